@@ -1,0 +1,41 @@
+"""metasum: train neural networks so that their weights can be added."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from metasum.assembly import train
+    from metasum.config import TrainConfig
+    from metasum.learners.networks import MetaSum
+    from metasum.weights.composition import average_parameters, sum_parameters
+    from metasum.weights.functional import functional_call
+    from metasum.weights.statistics import recalibrate
+
+# Public names and where they live; each is imported when it is first used, so that `metasum --help` is quick.
+_HOMES = {
+    "MetaSum": "metasum.learners.networks",
+    "TrainConfig": "metasum.config",
+    "average_parameters": "metasum.weights.composition",
+    "functional_call": "metasum.weights.functional",
+    "recalibrate": "metasum.weights.statistics",
+    "sum_parameters": "metasum.weights.composition",
+    "train": "metasum.assembly",
+}
+
+__all__ = [
+    "MetaSum",
+    "TrainConfig",
+    "average_parameters",
+    "functional_call",
+    "recalibrate",
+    "sum_parameters",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'metasum' has no attribute {name!r}")

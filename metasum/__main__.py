@@ -1,0 +1,5 @@
+"""`python -m metasum`."""
+
+from metasum.cli import main
+
+main()

@@ -1,0 +1,267 @@
+"""The command line: parses, builds settings, makes one call, prints. A command imports what it needs inside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metasum.config import BenchmarkConfig, TrainConfig
+from metasum.errors import Interrupted, MetaSumError, UsageError
+from metasum.flags import TolerantCommand, TolerantGroup, given_flags, settings_flags, train_config
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+plugin_flag = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE.py",
+    help="Run this Python file first; it registers datasets, pairs or learners. Can be repeated.",
+)
+root_flag = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder with datasets.",
+)
+
+
+@click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="metasum")
+def metasum() -> None:
+    r"""Train neural networks so that their weights can be added.
+
+    \b
+    Start here (no data, no network needed, about a minute):
+      metasum train
+    On real images (with mnist.npz and cifar10.npz in .data, or --download):
+      metasum train --target mnist --support cifar10
+    Compare with networks that were trained with no thought of being added:
+      metasum train --target mnist --support cifar10 --learner independent
+    """
+
+
+@metasum.command(cls=TolerantCommand)
+@settings_flags(TrainConfig)
+@plugin_flag
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs.")
+@click.option("--name", help="Name of the run's folder [default: LEARNER-seedSEED].")
+@click.option("--resume", is_flag=True, help="Continue this run where it was stopped.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@click.option("--download", is_flag=True, help="Let torchvision fetch a dataset that is not there.")
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
+@json_flag
+@quiet_flag
+@click.pass_context
+def train(context: click.Context, /, **values: Any) -> None:
+    """Train a target and a support network, and measure their sum.
+
+    Two networks of one architecture learn two datasets; a third, whose every weight is the sum of theirs, should
+    do on the target what the target network does alone. Accuracy is measured before the sum and after it.
+
+    With no options: handwritten digits and rendered letters, both embedded, in about a minute.
+    """
+    _load_plugins(values["plugin"])
+    config = train_config(values)
+    _refuse_foreign_sections(config, given_flags(context))
+    from metasum import assembly
+    from metasum.training.progress import display_for
+
+    result = assembly.train(
+        config,
+        out=values["out"],
+        name=values["name"],
+        resume=values["resume"],
+        overwrite=values["overwrite"],
+        download=values["download"],
+        report=values["report"],
+        display=display_for(quiet=values["quiet"]),
+    )
+    _print(result, as_json=values["as_json"], table=_train_table)
+
+
+@metasum.command(cls=TolerantCommand)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@json_flag
+def report(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Redraw report.html of finished runs, named by their folders."""
+    from metasum.report.page import write_report
+    from metasum.training.run_folder import RunFolder
+
+    paths = [str(write_report(RunFolder.open(run))) for run in runs]
+    _print({"reports": paths}, as_json=as_json, table=lambda result: "\n".join(result["reports"]))
+
+
+@metasum.command(cls=TolerantCommand)
+@root_flag
+@plugin_flag
+@json_flag
+def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
+    """List datasets and task pairs, with where each comes from."""
+    _load_plugins(plugin)
+    from metasum.tasks.registry import PAIRS, known_datasets
+
+    result = {
+        "datasets": [
+            {"name": name, "summary": summary, "source": source}
+            for name, (summary, source) in known_datasets(data_root).items()
+        ],
+        "pairs": [
+            {"target": pair.target, "support": pair.support, "recipe": vars(pair.recipe), "summary": pair.summary}
+            for pair in PAIRS.values()
+        ],
+    }
+    _print(result, as_json=as_json, table=_tasks_table)
+
+
+@metasum.command(cls=TolerantCommand)
+@plugin_flag
+@json_flag
+def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
+    """List ways of training, with where each comes from."""
+    _load_plugins(plugin)
+    from metasum.baselines.registry import LEARNERS
+
+    rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
+    _print({"learners": rows}, as_json=as_json, table=lambda result: _table(result["learners"]))
+
+
+@metasum.command(cls=TolerantCommand)
+@settings_flags(BenchmarkConfig)
+@json_flag
+def benchmark(as_json: bool, **values: Any) -> None:
+    """Time MetaSum's training step against three plain forward and backward passes of the same network.
+
+    Both are timed in turn in one process, so that their ratio holds on a noisy machine. The optimiser's update is
+    timed apart: it is the same for any way of training two networks.
+    """
+    config = BenchmarkConfig(**values)
+    from metasum.study.benchmark import run_benchmark
+
+    _print(run_benchmark(config), as_json=as_json, table=_benchmark_table)
+
+
+def _load_plugins(files: tuple[Path, ...]) -> None:
+    from metasum.plugins import load_entry_points, run_plugin
+
+    load_entry_points()
+    for file in files:
+        run_plugin(file)
+
+
+def _refuse_foreign_sections(config: TrainConfig, given: set[str]) -> None:
+    """A flag that the chosen learner does not read is an error, not a silence."""
+    from metasum.baselines.registry import LEARNERS, learner_named
+
+    own = learner_named(config.learner).sections
+    for entry in LEARNERS.values():
+        for section in set(entry.sections) - set(own):
+            foreign = sorted(given & set(vars(getattr(config, section))))
+            if foreign:
+                flag = "--" + foreign[0].replace("_", "-")
+                raise UsageError(f"{flag} says nothing to learner {config.learner!r}.")
+
+
+def _print(result: dict[str, Any], *, as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    from rich.console import Console
+
+    Console().print(table(result), highlight=False, markup=False, soft_wrap=isinstance(table, str))
+
+
+def _table(rows: list[dict[str, Any]], *, right: tuple[str, ...] = ()) -> Any:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def _train_table(result: dict[str, Any]) -> Any:
+    from rich.console import Group
+
+    rows = [
+        {
+            "dataset": f"{result[side]} ({side})",
+            "before": f"{accuracy['before']:.2%}",
+            "after the sum": f"{accuracy['after']:.2%}",
+            "change, points": f"{100 * (accuracy['after'] - accuracy['before']):+.2f}",
+        }
+        for side, accuracy in result["accuracy"].items()
+    ]
+    table = _table(rows, right=("before", "after the sum", "change, points"))
+    closing = (
+        f"{result['steps']} steps in {result['seconds']:.0f} s ({result['images_per_second']:.0f} images/s), "
+        f"measured in {result['evaluation_seconds']:.0f} s on {result['evaluated_on']} images\n{result['run']}"
+    )
+    return Group(table, closing)
+
+
+def _tasks_table(result: dict[str, Any]) -> Any:
+    from rich.console import Group
+
+    pairs = [
+        {"target": pair["target"], "support": pair["support"], **pair["recipe"], "summary": pair["summary"]}
+        for pair in result["pairs"]
+    ]
+    return Group(_table(result["datasets"]), _table(pairs, right=("width", "steps", "batch_size", "learning_rate")))
+
+
+def _benchmark_table(result: dict[str, Any]) -> Any:
+    from rich.console import Group
+
+    rows = [
+        {
+            "backend": row["backend"],
+            "step, s": f"{row['step_seconds']:.3f}",
+            "three plain passes, s": f"{row['minimum_seconds']:.3f}",
+            "ratio": f"{row['ratio']:.3f} ({row['ratio_range'][0]:.3f} to {row['ratio_range'][1]:.3f})",
+            "peak, GiB": f"{row['peak_bytes'] / 2**30:.2f}",
+        }
+        for row in result["rows"]
+    ]
+    title = (
+        f"joint MetaSum, VGG16 width {result['width']:g}, batch {result['batch']}, precision {result['precision']}, "
+        f"{result['device']}, {result['threads']} threads; optimiser's update {result['optimizer_seconds']:.3f} s"
+    )
+    return Group(title, _table(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB")))
+
+
+def main() -> None:
+    """Entry point: exit codes 0, 1 (failure), 2 (bad usage), 130 (interrupted); one line for an error."""
+    try:
+        metasum(standalone_mode=False)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2, error)
+    except Interrupted as error:
+        again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
+        _fail(f"{error} Continue with: metasum {again} --resume", error.exit_code, error)
+    except MetaSumError as error:
+        _fail(str(error), error.exit_code, error)
+    except (click.Abort, KeyboardInterrupt) as error:
+        _fail("interrupted.", Interrupted.exit_code, error)
+    except MemoryError as error:
+        _fail("there is not enough memory; try a smaller --width or --batch-size.", 1, error)
+    except OSError as error:
+        _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
+
+
+def _fail(sentence: str, code: int, error: BaseException) -> None:
+    if os.environ.get("METASUM_DEBUG") == "1":
+        raise error
+    click.echo(f"metasum: {sentence}", err=True)
+    sys.exit(code)

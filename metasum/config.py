@@ -1,0 +1,188 @@
+"""Every setting of a run, in the sections that read them. No torch here: `--help` should not wait for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from metasum.errors import CheckpointError, UsageError
+from metasum.options import Checked, option
+
+NETWORKS = ("vgg16", "resnet")
+NORMS = ("batch", "group", "none")
+OPERATORS = ("sum", "average")
+BACKENDS = ("learn2learn", "torch", "higher")
+STATISTICS = ("recalibrate", "target", "support", "learned")
+READINGS = ("cross-entropy", "gap", "consistency")
+AUGMENTATIONS = ("none", "shift", "shift-flip")
+PRECISIONS = ("32", "bf16-mixed", "16-mixed")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig(Checked):
+    """What the two networks are trained on."""
+
+    target: str = option("digits", "Dataset of the target network, whose accuracy counts.")
+    support: str = option("letters", "Dataset of the support network, which teaches the target the sum.")
+    data_root: str = option(".data", "Folder with NAME.npz files and torchvision's own dataset folders.")
+    evaluate_on: str = option(
+        "test",
+        "Held-out images that accuracies are measured on; validation is a fixed tenth of the training images, "
+        "taken out of training. Choose hyperparameters there.",
+        choices=("test", "validation"),
+    )
+    in_channels: int = option(1, "Channels the network sees: 1 (colour becomes luma) or 3.", minimum=1)
+    augment_target: str = option("none", "Random changes to the target's training images.", choices=AUGMENTATIONS)
+    augment_support: str = option("none", "Random changes to the support's training images.", choices=AUGMENTATIONS)
+    batch_size: int | None = option(
+        None, "Images of each dataset in a step [default: the pair's recipe].", unit="images", minimum=2
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.in_channels not in (1, 3):
+            raise UsageError(f"--in-channels takes 1 or 3, not {self.in_channels}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig(Checked):
+    """The architecture that target, support and sum share, and where it starts."""
+
+    network: str = option("vgg16", "Architecture of all three networks.", choices=NETWORKS)
+    width: float | None = option(
+        None, "Factor on every channel count and hidden size [default: the pair's recipe].", above=0
+    )
+    norm: str = option("batch", "Normalisation after each convolution.", choices=NORMS)
+    dropout: float = option(0.25, "Share of hidden units dropped in training (vgg16).", minimum=0, below=1)
+    num_classes: int | None = option(
+        None, "Outputs of both networks [default: the larger class count of the two datasets].", minimum=2
+    )
+    init: str | None = option(None, "Start both networks from this .safetensors file, not from a seed.")
+    init_seed: int = option(0, "Seed of the shared initialisation; runs with the same one can be summed.", minimum=0)
+    support_init_seed: int | None = option(
+        None, "Seed of an initialisation of the support's own [default: it shares the target's].", minimum=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class SumConfig(Checked):
+    """How the third network comes about."""
+
+    operator: str = option("sum", "What the third network is: θ_t + θ_s, or half of that.", choices=OPERATORS)
+    statistics: str = option(
+        "recalibrate",
+        "Batch-norm statistics of the sum when measured: recomputed on training images of the dataset it is "
+        "measured on, the target's or support's own, or those learned in training.",
+        choices=STATISTICS,
+    )
+    calibration_batches: int = option(
+        16, "Training batches that recalibration reads.", unit="batches of 256", minimum=1
+    )
+    backend: str = option("learn2learn", "Library that runs the network with summed parameters.", choices=BACKENDS)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObjectiveConfig(Checked):
+    """The three terms of joint MetaSum."""
+
+    reading: str = option(
+        "cross-entropy",
+        "What the third term asks of the sum on the target's images: cross-entropy to be right; gap to have "
+        "the target network's loss; consistency to predict what the target network predicts.",
+        choices=READINGS,
+    )
+    symmetric: bool = option(False, "Ask the same of the sum on the support's images.")
+    target_weight: float = option(1.0, "Weight of the target network's own loss.", minimum=0)
+    support_weight: float = option(1.0, "Weight of the support network's own loss.", minimum=0)
+    sum_weight: float = option(1.0, "Weight of the summed network's loss.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimisationConfig(Checked):
+    """How the weights move."""
+
+    steps: int | None = option(None, "Updates [default: the pair's recipe].", unit="steps", minimum=1)
+    learning_rate: float | None = option(None, "Step size at its highest [default: the pair's recipe].", above=0)
+    optimizer: str = option("adam", "Update rule.", choices=("adam", "adamw", "sgd"))
+    momentum: float = option(0.9, "Momentum of sgd.", minimum=0, below=1)
+    weight_decay: float = option(0.0, "L2 penalty (adam, sgd) or decoupled decay (adamw).", minimum=0)
+    schedule: str = option("cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine"))
+    warmup: int = option(0, "Steps in which the learning rate rises from 0.", unit="steps", minimum=0)
+    clip: float | None = option(None, "Largest gradient norm of each network [default: no clipping].", above=0)
+    precision: str = option("32", "Arithmetic of forward and backward; weights stay float32.", choices=PRECISIONS)
+    device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
+
+
+@dataclasses.dataclass(frozen=True)
+class MonitorConfig(Checked):
+    """How often a run looks up from its work."""
+
+    log_every: int = option(10, "Steps between lines in metrics.jsonl.", unit="steps", minimum=1)
+    evaluate_every: int = option(100, "Steps between evaluations on the way; 0 for none.", unit="steps", minimum=0)
+    evaluate_images: int = option(
+        2000, "Images of each dataset in an evaluation on the way (the last one takes all).", unit="images", minimum=1
+    )
+    checkpoint_every: int = option(100, "Steps between checkpoints; 0 for the last only.", unit="steps", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(Checked):
+    """One run. `TrainConfig()` is the embedded pair; sections are replaced with keywords.
+
+    Example:
+        >>> config = TrainConfig(data=DataConfig(target="mnist", support="cifar10"), seed=1)
+
+    Raises:
+        UsageError: a value is of the wrong type, outside its range or not among its choices.
+    """
+
+    learner: str = option("metasum", "Way of training; `metasum learners` lists them.")
+    seed: int = option(0, "Seed of batches, augmentation and dropout (not of the initialisation).", minimum=0)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
+    sum: SumConfig = dataclasses.field(default_factory=SumConfig)
+    objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
+    monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class BenchmarkConfig(Checked):
+    """What `metasum benchmark` times."""
+
+    backends: str = option("learn2learn,torch,higher", "Backends to time, separated by commas.")
+    width: float = option(1.0, "Factor on every channel count and hidden size.", above=0)
+    batch_size: int = option(64, "Images of each dataset in a step.", unit="images", minimum=2)
+    repeats: int = option(5, "Timed rounds; each times the plain passes and every backend's step.", minimum=1)
+    precision: str = option("32", "Arithmetic of forward and backward.", choices=PRECISIONS)
+    device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
+
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "network": NetworkConfig,
+    "sum": SumConfig,
+    "objective": ObjectiveConfig,
+    "optimisation": OptimisationConfig,
+    "monitor": MonitorConfig,
+}
+
+
+def to_dict(config: TrainConfig) -> dict[str, Any]:
+    """The settings as plain nested dictionaries, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: Mapping[str, Any]) -> TrainConfig:
+    """The inverse of `to_dict`.
+
+    Raises:
+        CheckpointError: a section or setting is missing or unknown.
+    """
+    try:
+        sections = {name: section(**values[name]) for name, section in SECTIONS.items()}
+        return TrainConfig(learner=values["learner"], seed=values["seed"], **sections)
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"these are not the settings of a metasum run: {error}.") from error

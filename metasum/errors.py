@@ -1,0 +1,59 @@
+"""What can go wrong through no fault of the code, each said in one sentence that a user can act on."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MetaSumError(Exception):
+    """Something failed while running. The command line prints the sentence and exits with 1."""
+
+    exit_code = 1
+
+
+class UsageError(MetaSumError):
+    """What was asked for makes no sense as written. The command line prints the sentence and exits with 2."""
+
+    exit_code = 2
+
+
+class DatasetError(MetaSumError):
+    """A dataset is not there, or is not what it should be."""
+
+
+class ArchitectureError(MetaSumError):
+    """Parameter sets that do not fit together: the first parameter that differs is named, with both shapes."""
+
+
+class CheckpointError(MetaSumError):
+    """A run folder, checkpoint or weights file is missing, damaged, or of something else."""
+
+
+class StorageError(MetaSumError):
+    """A file could not be written. Nothing half-written is left behind."""
+
+
+class DivergenceError(MetaSumError):
+    """Training reached a loss or weight that is NaN or infinite."""
+
+
+class Interrupted(MetaSumError):  # noqa: N818 (no error of anybody's)
+    """The user, or the machine's scheduler, asked a run to stop; it saved its state first."""
+
+    exit_code = 130
+
+
+def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> UsageError:
+    """The error for a name that nobody registered, with the nearest known name where one is near.
+
+    Args:
+        kind: what was named, for instance "dataset".
+        name: as the user wrote it.
+        known: every name that would have worked.
+        more: a closing sentence on where such names come from.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    return UsageError(f"unknown {kind} {name!r}; {hint}{' ' + more if more else ''}")

@@ -1,0 +1,112 @@
+"""Command-line flags read off settings dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from metasum.config import SECTIONS, TrainConfig
+from metasum.errors import UsageError, unknown
+from metasum.options import Option, options_of
+
+
+class Choice(click.ParamType[str]):
+    """A word from a list, with the nearest one in the error."""
+
+    name = "choice"
+
+    def __init__(self, choices: tuple[str, ...]) -> None:
+        self.choices = choices
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "[" + "|".join(self.choices) + "]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value in self.choices:
+            return value
+        flag = param.opts[0] if param else "this option"
+        self.fail(str(unknown(f"value for {flag}", value, self.choices)), param, ctx)
+
+
+class TolerantGroup(click.Group):
+    """Names the nearest command where one is misspelt."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in self.commands:
+            raise unknown("command", args[0], self.commands)
+        return super().resolve_command(ctx, args)
+
+
+class TolerantCommand(click.Command):
+    """Takes `--batch_size` for `--batch-size`, and `--symmetric=true` for `--symmetric`: sweep agents send them so."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        switches = {
+            name: (option.opts[0], option.secondary_opts[0])
+            for option in self.params
+            if isinstance(option, click.Option) and option.is_flag and option.secondary_opts
+            for name in option.opts
+        }
+        return super().parse_args(ctx, [_normal(argument, switches) for argument in args])
+
+
+def _normal(argument: str, switches: dict[str, tuple[str, str]]) -> str:
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    name = "--" + name[2:].replace("_", "-")
+    if equals and name in switches:
+        if value.lower() not in ("true", "false"):
+            raise UsageError(f"{name} takes true or false, not {value!r}.")
+        return switches[name][0 if value.lower() == "true" else 1]
+    return f"{name}{equals}{value}"
+
+
+def settings_flags(*settings: type, skip: Iterable[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that gives a command one flag for each field of the settings, nested sections included."""
+    leaves = [leaf for section in settings for leaf in options_of(section) if leaf.name not in set(skip)]
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for leaf in reversed(leaves):
+            function = _flag(leaf)(function)
+        return function
+
+    return decorate
+
+
+def _flag(leaf: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    names = f"{leaf.flag}/--no-{leaf.flag[2:]}" if leaf.type is bool else leaf.flag
+    choices = leaf.metadata["choices"]
+    unit = leaf.metadata["unit"]
+    return click.option(
+        names,
+        leaf.name,
+        type=None if leaf.type is bool else Choice(choices) if choices else leaf.type,
+        default=leaf.default,
+        show_default=leaf.default is not None,
+        help=leaf.metadata["help"] + (f" Unit: {unit}." if unit else ""),
+    )
+
+
+def train_config(values: dict[str, Any]) -> TrainConfig:
+    """The settings that the flags' values describe.
+
+    Raises:
+        UsageError: a value is out of its range.
+    """
+    sections = {
+        name: section(**{field.name: values[field.name] for field in dataclasses.fields(section)})
+        for name, section in SECTIONS.items()
+    }
+    return TrainConfig(learner=values["learner"], seed=values["seed"], **sections)
+
+
+def given_flags(context: click.Context) -> set[str]:
+    """Names of the settings that were written on the command line."""
+    source = click.core.ParameterSource.COMMANDLINE
+    return {name for name in context.params if context.get_parameter_source(name) is source}

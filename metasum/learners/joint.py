@@ -1,0 +1,63 @@
+"""MetaSum, joint: target and support network trained together with the loss of their sum."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from metasum.config import ObjectiveConfig
+from metasum.learners.networks import MetaSum
+from metasum.learners.objective import sum_loss
+from metasum.learners.protocol import Backward, PairLearner
+from metasum.types import Batch
+
+
+class JointLearner(PairLearner):
+    """L = w_t CE(f(θ_t; x_t), y_t) + w_s CE(f(θ_s; x_s), y_s) + w_sum L_sum(θ_t ⊕ θ_s; x_t, y_t).
+
+    With `symmetric`, L_sum is added for the support's images too. The gradient of L_sum reaches θ_t and θ_s alike.
+    A step costs one forward and backward for each term. Each term's backward runs before the next term's
+    forward, so that only one term's activations are in memory at a time.
+
+    Args:
+        networks: the pair to train.
+        objective: weights, reading and symmetry.
+    """
+
+    def __init__(self, networks: MetaSum, objective: ObjectiveConfig) -> None:
+        super().__init__(networks)
+        self.objective = objective
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target", "support", "sum" and, where symmetric, "sum_support", each in nats per image."""
+        self.train()
+        settings, terms = self.objective, dict[str, Tensor]()
+        sides: list[tuple[str, nn.Module, Batch, float, str | None]] = [
+            ("target", self.networks.target, target, settings.target_weight, "sum"),
+            (
+                "support",
+                self.networks.support,
+                support,
+                settings.support_weight,
+                "sum_support" if settings.symmetric else None,
+            ),
+        ]
+        for name, network, batch, weight, sum_name in sides:
+            logits = network(batch.images)
+            loss = cross_entropy(logits, batch.labels)
+            terms[name] = loss.detach()
+            if sum_name is None or settings.sum_weight == 0:
+                backward(weight * loss)
+                continue
+            if settings.reading != "gap":  # the gap's gradient passes through this loss too: one backward for both
+                backward(weight * loss)
+            third = sum_loss(
+                settings.reading, self.networks.summed(batch.images), batch.labels, logits=logits, loss=loss
+            )
+            terms[sum_name] = third.detach()
+            both = weight * loss + settings.sum_weight * third
+            backward(both if settings.reading == "gap" else settings.sum_weight * third)
+        return terms

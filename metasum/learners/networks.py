@@ -1,0 +1,119 @@
+"""MetaSum: two networks of one architecture, and the third that is their sum."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from metasum.errors import UsageError, unknown
+from metasum.weights.composition import operator_named
+from metasum.weights.functional import BACKENDS, functional_call
+from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.statistics import normalisers, recalibrate
+
+
+class MetaSum(nn.Module):
+    """Target network θ_t, support network θ_s, and the network θ_t + θ_s, which has no weights of its own.
+
+    Wraps any `nn.Module` whose forward takes one tensor. The summed network keeps batch-norm statistics of its own,
+    so that a forward through it leaves those of target and support alone.
+
+    Args:
+        model: the architecture and the initialisation of both networks; it is copied, never changed.
+        support: the support's own initialisation, where it should differ from the target's.
+        operator: "sum" or "average": what the third network is.
+        backend: library that runs the third network: "learn2learn", "torch" or "higher".
+
+    Raises:
+        ArchitectureError: `support` is of another architecture; the first difference is named.
+        UsageError: unknown operator or backend.
+
+    Example:
+        >>> networks = MetaSum(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
+        >>> loss = cross_entropy(networks.summed(images), labels)
+        >>> loss.backward()  # reaches networks.target and networks.support alike
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        support: nn.Module | None = None,
+        operator: str = "sum",
+        backend: str = "learn2learn",
+    ) -> None:
+        super().__init__()
+        if backend not in BACKENDS:
+            raise unknown("backend", backend, BACKENDS)
+        self.operator, self.backend = operator, backend
+        self._compose = operator_named(operator)
+        self.target = copy.deepcopy(model)
+        self.support = copy.deepcopy(model if support is None else support)
+        check_same_architecture(
+            [parameters_of(self.target), parameters_of(self.support)], names=["the target network", "the support"]
+        )
+        self._statistics = _BufferSet(buffers_of(model))
+
+    def summed_parameters(self) -> dict[str, Tensor]:
+        """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""
+        return self._compose([parameters_of(self.target), parameters_of(self.support)])
+
+    def summed(self, images: Tensor) -> Tensor:
+        """Logits `[N, classes]` of the summed network, with gradients to both networks.
+
+        In train mode batch normalisation uses the batch's own statistics and updates the sum's running ones.
+        """
+        return functional_call(
+            self.target, self.summed_parameters(), self._statistics.by_name(), images, backend=self.backend
+        )
+
+    def summed_network(
+        self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> nn.Module:
+        """The summed network as a module of its own, in eval mode, cut off from the gradient.
+
+        Args:
+            calibration: unlabelled images `[N, C, H, W]`, read where `statistics` is "recalibrate".
+            operator: another operator than the one trained with.
+            statistics: whose batch-norm statistics it normalises by: "recalibrate" computes them on
+                `calibration`; "target" and "support" copy that network's; "learned" takes those kept in training.
+
+        Raises:
+            UsageError: an unknown policy; or "learned" where training never ran the sum.
+        """
+        network = copy.deepcopy(self.target)
+        composed = operator_named(operator or self.operator)([parameters_of(self.target), parameters_of(self.support)])
+        for name, parameter in network.named_parameters():
+            parameter.data = composed[name].detach()
+        if statistics == "recalibrate":
+            return recalibrate(network, calibration)
+        sources = {
+            "target": buffers_of(self.target),
+            "support": buffers_of(self.support),
+            "learned": self._statistics.by_name(),
+        }
+        if statistics not in sources:
+            raise unknown("statistics policy", statistics, ["recalibrate", *sources])
+        if statistics == "learned" and normalisers(network) and not self._ran_in_training():
+            raise UsageError("there are no learned statistics: training never ran the summed network.")
+        for name, buffer in network.named_buffers():
+            buffer.copy_(sources[statistics][name])
+        return network.eval()
+
+    def _ran_in_training(self) -> bool:
+        counters = [b for name, b in self._statistics.by_name().items() if name.endswith("num_batches_tracked")]
+        return any(int(counter) > 0 for counter in counters)
+
+
+class _BufferSet(nn.Module):
+    """Copies of a network's buffers, kept where `state_dict` and `.to` find them."""
+
+    def __init__(self, buffers: dict[str, Tensor]) -> None:
+        super().__init__()
+        for name, buffer in buffers.items():
+            self.register_buffer(name.replace(".", "/"), buffer.detach().clone())
+
+    def by_name(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}

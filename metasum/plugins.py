@@ -1,0 +1,54 @@
+"""Other people's code: entry points of installed packages, and files named with `--plugin`."""
+
+from __future__ import annotations
+
+import runpy
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from metasum.errors import MetaSumError, UsageError
+
+GROUPS = ("metasum.tasks", "metasum.baselines")
+
+
+def load_entry_points() -> None:
+    """Calls the registering function behind every entry point of the groups `metasum.tasks` and `metasum.baselines`.
+
+    Raises:
+        UsageError: one of them failed; it is named.
+    """
+    for group in GROUPS:
+        for entry in entry_points(group=group):
+            try:
+                entry.load()()
+            except MetaSumError:
+                raise
+            except Exception as error:
+                raise UsageError(f"the entry point {entry.name!r} ({entry.value}) failed: {error!r}.") from error
+
+
+def run_plugin(path: Path) -> None:
+    """Runs a Python file, which registers datasets, pairs or learners.
+
+    Raises:
+        UsageError: there is no such file, or it raised; its error and line are in the message.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no plugin file {path}.")
+    try:
+        runpy.run_path(str(path), run_name="metasum_plugin")
+    except MetaSumError:
+        raise
+    except SyntaxError as error:
+        raise UsageError(f"the plugin file {path} is not Python: {error.msg} (line {error.lineno}).") from error
+    except (Exception, SystemExit) as error:
+        raise UsageError(f"the plugin file {path} failed{_line_in(path, error)}: {error!r}.") from error
+
+
+def _line_in(path: Path, error: BaseException) -> str:
+    lines, trace = [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == str(path):
+            lines.append(trace.tb_lineno)
+        trace = trace.tb_next
+    return f" in line {lines[-1]}" if lines else ""

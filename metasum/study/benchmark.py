@@ -1,0 +1,122 @@
+"""Step time against the arithmetic minimum, as a ratio in one process."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from metasum.config import BenchmarkConfig, NetworkConfig, ObjectiveConfig, OptimisationConfig
+from metasum.learners.joint import JointLearner
+from metasum.learners.networks import MetaSum
+from metasum.networks.build import build_network
+from metasum.training.memory import peak_bytes
+from metasum.training.optimisation import Updater, make_fabric
+from metasum.types import Batch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
+    """Times joint MetaSum's gradients against three plain forward-backward passes of the same network.
+
+    In every round the plain passes and each backend's step run one after another on the same random images; a
+    ratio is that of one round, and the median over rounds is reported with the least and greatest. The optimiser's
+    update is timed apart.
+
+    Returns:
+        "rows", one for each backend: "learner", "backend", "width", "batch", "precision", "step_seconds" and
+        "minimum_seconds" (medians), "ratio", "ratio_range", "peak_bytes"; and what they have in common.
+
+    Raises:
+        UsageError: an unknown backend; a device that is not there.
+    """
+    names = [name.strip() for name in config.backends.split(",")]
+    fabric = make_fabric(OptimisationConfig(device=config.device, precision=config.precision))
+    contenders = {name: _Contender(config, name, fabric) for name in names}
+    plain = contenders[names[0]].plain_passes
+    seconds = {name: list[float]() for name in names}
+    minimum = list[float]()
+    for _ in range(config.repeats + 1):
+        minimum.append(_timed(plain, fabric.device))
+        for name, contender in contenders.items():
+            seconds[name].append(_timed(contender.step, fabric.device))
+    peak = peak_bytes(fabric.device)
+    rows = []
+    for name in names:
+        ratios = [step / plain for step, plain in zip(seconds[name], minimum, strict=True)][1:]  # the first warms up
+        rows.append(
+            {
+                "learner": "metasum",
+                "backend": name,
+                "width": config.width,
+                "batch": config.batch_size,
+                "precision": config.precision,
+                "step_seconds": statistics.median(seconds[name][1:]),
+                "minimum_seconds": statistics.median(minimum[1:]),
+                "ratio": statistics.median(ratios),
+                "ratio_range": [min(ratios), max(ratios)],
+                "peak_bytes": peak,
+            }
+        )
+    updates = [_timed(contenders[names[0]].updater.update, fabric.device) for _ in range(config.repeats + 1)]
+    return {
+        "rows": rows,
+        "width": config.width,
+        "batch": config.batch_size,
+        "precision": config.precision,
+        "device": str(fabric.device),
+        "threads": torch.get_num_threads(),
+        "repeats": config.repeats,
+        "optimizer_seconds": statistics.median(updates[1:]),
+    }
+
+
+class _Contender:
+    """One backend's joint learner on fixed random images, and the plain passes it is measured against."""
+
+    def __init__(self, config: BenchmarkConfig, backend: str, fabric: Fabric) -> None:
+        model = build_network(NetworkConfig(width=config.width, num_classes=10), in_channels=1, seed=0)
+        self.networks = MetaSum(model, backend=backend).to(fabric.device)
+        self.learner = JointLearner(self.networks, ObjectiveConfig())
+        settings = OptimisationConfig(steps=1, learning_rate=1e-3, device=config.device, precision=config.precision)
+        self.updater = Updater(self.learner, settings, fabric)
+        generator = torch.Generator().manual_seed(0)
+        self.target, self.support = (_random_batch(config.batch_size, generator, fabric.device) for _ in range(2))
+        self.autocast = fabric.autocast
+
+    def plain_passes(self) -> None:
+        """Target, support and target once more: each forward and backward, with nothing added."""
+        self.learner.zero_grad(set_to_none=True)
+        passes = [(self.networks.target, self.target), (self.networks.support, self.support)]
+        for network, batch in [*passes, passes[0]]:
+            with self.autocast():
+                loss = cross_entropy(network(batch.images), batch.labels)
+            self.updater.backward(loss)
+
+    def step(self) -> None:
+        """Everything of a training step but the optimiser's update."""
+        self.learner.zero_grad(set_to_none=True)
+        with self.autocast():
+            self.learner.training_step(self.target, self.support, backward=self.updater.backward)
+
+
+def _random_batch(size: int, generator: torch.Generator, device: torch.device) -> Batch:
+    images = torch.randn(size, 1, 32, 32, generator=generator)
+    return Batch(images.to(device), torch.randint(10, (size,), generator=generator).to(device))
+
+
+def _timed(work: Callable[[], None], device: torch.device) -> float:
+    """Seconds that `work` takes, its kernels included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,72 @@
+"""What a run is: its settings, data, initialisation and versions, as config.json holds them."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasum.config import TrainConfig, from_dict, to_dict
+from metasum.errors import CheckpointError, UsageError
+from metasum.training.run_folder import RunFolder
+from metasum.types import Dataset
+
+PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
+
+
+def describe(config: TrainConfig, datasets: list[Dataset], initial_checksum: str) -> dict[str, Any]:
+    """What config.json holds: "settings" (resolved), "data", "initial_checksum", "versions", "machine"."""
+    data = {
+        side: {
+            "name": dataset.name,
+            "source": dataset.source,
+            "checksum": dataset.checksum(),
+            "train": len(dataset.train),
+            "test": len(dataset.test),
+            "classes": dataset.num_classes,
+        }
+        for side, dataset in zip(("target", "support"), datasets, strict=True)
+    }
+    return {
+        "settings": to_dict(config),
+        "data": data,
+        "initial_checksum": initial_checksum,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
+    """The run folder at `path`, to continue it.
+
+    Raises:
+        CheckpointError: there is no run, or its config.json is damaged or foreign.
+        UsageError: it has other settings, data or initialisation than `description`; the first difference is named.
+    """
+    if not path.exists():
+        raise CheckpointError(f"there is no run to resume in {path}.")
+    run = RunFolder.open(path)
+    before = run.read_json("config.json")
+    from_dict(before.get("settings", {}))  # a foreign file is told apart from a different setting
+    for section in ("settings", "data", "initial_checksum"):
+        difference = _first_difference(section, before.get(section), description[section])
+        if difference:
+            raise UsageError(f"cannot resume {path} with other settings: {difference}.")
+    return run
+
+
+def _first_difference(name: str, before: Any, now: Any) -> str | None:
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = (_first_difference(key, before.get(key), value) for key, value in now.items() if key != "source")
+        return next((difference for difference in found if difference), None)
+    return None if before == now else f"{name} was {before}, now {now}"

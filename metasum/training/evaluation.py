@@ -1,0 +1,103 @@
+"""The only evaluation loop: accuracy before and after the sum, on the target's images and on the support's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from metasum.config import OPERATORS, SumConfig
+from metasum.learners.protocol import Learner
+from metasum.types import Batch, Task
+
+Autocast = Callable[[], AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class BeforeAfter:
+    """Accuracies in [0, 1] on one dataset: of its own network alone, and of the sum."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies on the target's and the support's held-out images."""
+
+    target: BeforeAfter
+    support: BeforeAfter
+
+
+def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
+    """Share of images whose largest logit is their label's, in [0, 1]. No gradient is recorded."""
+    from torchmetrics.classification import MulticlassAccuracy
+
+    metric: MulticlassAccuracy | None = None
+    with torch.inference_mode():
+        for images, labels in batches:
+            logits = network(images)
+            if metric is None:
+                metric = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+            metric.update(logits, labels)
+    if metric is None:
+        raise ValueError("accuracy needs at least one batch")
+    return float(metric.compute())
+
+
+class Evaluator:
+    """Measures a learner on fixed images.
+
+    Where statistics are recalibrated, a sum that is measured on a dataset gets them from that dataset.
+
+    Args:
+        target: the target's task; `support` likewise.
+        settings: the operator and the statistics policy.
+        autocast: the precision that networks run in.
+    """
+
+    def __init__(self, target: Task, support: Task, *, settings: SumConfig, autocast: Autocast) -> None:
+        self._target, self._support = target, support
+        self._settings, self._autocast = settings, autocast
+
+    def before_and_after(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
+        """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
+        with self._autocast():
+            return Evaluation(
+                BeforeAfter(
+                    accuracy(learner.target_network(), self._target.evaluation(limit)),
+                    self._after(learner, self._target, limit),
+                ),
+                BeforeAfter(
+                    accuracy(learner.support_network(), self._support.evaluation(limit)),
+                    self._after(learner, self._support, limit),
+                ),
+            )
+
+    def after_by_operator(self, learner: Learner) -> dict[str, dict[str, float]]:
+        """Accuracy after each operator, whichever was trained with, statistics recalibrated on each dataset."""
+        with self._autocast():
+            return {
+                operator: {
+                    side: accuracy(
+                        learner.summed_network(self._calibration(task), operator=operator), task.evaluation()
+                    )
+                    for side, task in (("target", self._target), ("support", self._support))
+                }
+                for operator in OPERATORS
+            }
+
+    def summed_network(self, learner: Learner) -> nn.Module:
+        """The sum as it is measured on the target."""
+        with self._autocast():
+            return learner.summed_network(self._calibration(self._target), statistics=self._settings.statistics)
+
+    def _after(self, learner: Learner, task: Task, limit: int | None) -> float:
+        summed = learner.summed_network(self._calibration(task), statistics=self._settings.statistics)
+        return accuracy(summed, task.evaluation(limit))
+
+    def _calibration(self, task: Task) -> Iterable[torch.Tensor]:
+        return task.calibration(self._settings.calibration_batches)

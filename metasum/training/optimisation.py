@@ -1,0 +1,120 @@
+"""From settings to a device, a precision and an update rule, all through Lightning Fabric."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from metasum.config import OptimisationConfig
+from metasum.errors import UsageError
+from metasum.learners.protocol import Learner
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def make_fabric(config: OptimisationConfig) -> Fabric:
+    """The device and precision a run uses.
+
+    Raises:
+        UsageError: the device is not there, or cannot do the precision.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: this machine has no CUDA device that PyTorch can use; try --device cpu.")
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise UsageError("--device mps: this machine has no Metal device that PyTorch can use; try --device cpu.")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from lightning_fabric import Fabric
+
+        on_gpu = config.device in ("cuda", "mps") or (
+            config.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+        )
+        if config.precision == "16-mixed" and not on_gpu:
+            raise UsageError("--precision 16-mixed needs a GPU; on the CPU use bf16-mixed.")
+        return Fabric(accelerator=config.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
+
+
+def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
+    """Share of the highest learning rate in step `step` (from 0): up to 1 over `warmup` steps, then down to 0."""
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / max(1, steps - warmup)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * progress))
+    return 1 - progress if schedule == "linear" else 1.0
+
+
+class Updater:
+    """Turns gradients into updates: scaling, clipping of each network, the optimiser's step, the schedule.
+
+    Args:
+        learner: whose parameters move.
+        config: the update rule; `steps` and `learning_rate` must be set.
+        fabric: device and precision.
+    """
+
+    def __init__(self, learner: Learner, config: OptimisationConfig, fabric: Fabric) -> None:
+        if config.steps is None or config.learning_rate is None:
+            raise ValueError("steps and learning_rate must be resolved before training")
+        steps = config.steps
+        self._fabric, self._clip = fabric, config.clip
+        self._groups = [_Group(parameters) for parameters in learner.parameter_groups()]
+        self._raw = _optimizer(config, [p for group in self._groups for p in group.parameters()])
+        self._optimizer: Any = fabric.setup_optimizers(self._raw)
+        self._scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self._raw,
+            lambda step: learning_rate_factor(step, steps=steps, warmup=config.warmup, schedule=config.schedule),
+        )
+
+    @property
+    def learning_rate(self) -> float:
+        """What the next update uses."""
+        return float(self._raw.param_groups[0]["lr"])
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of a scalar loss to the parameters' (scaled, where the precision asks for it)."""
+        with torch.autocast(loss.device.type, enabled=False):
+            self._fabric.backward(loss)
+
+    def update(self) -> None:
+        """One update from the gradients gathered since the last, which are then forgotten."""
+        if self._clip is not None:
+            for group in self._groups:
+                self._fabric.clip_gradients(group, self._optimizer, max_norm=self._clip, error_if_nonfinite=False)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._scheduler.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "optimizer": self._raw.state_dict(),
+            "scheduler": self._scheduler.state_dict(),
+            "precision": self._fabric.strategy.precision.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._raw.load_state_dict(state["optimizer"])
+        self._scheduler.load_state_dict(state["scheduler"])
+        self._fabric.strategy.precision.load_state_dict(state["precision"])
+
+
+class _Group(nn.Module):
+    """A list of parameters as the module that Fabric's clipping wants."""
+
+    def __init__(self, parameters: list[nn.Parameter]) -> None:
+        super().__init__()
+        self._members = nn.ParameterList(parameters)
+
+
+def _optimizer(config: OptimisationConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    fused = config.precision != "16-mixed"  # a fused optimiser unscales by itself, and could not be clipped
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=config.momentum, **shared)
+    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, **shared)

@@ -1,0 +1,130 @@
+"""What a run says while it works: a live display in a terminal, plain lines elsewhere, on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Protocol, TextIO
+
+from metasum.training.evaluation import Evaluation
+
+
+class Display(Protocol):
+    """Hears of a run's steps, losses and evaluations."""
+
+    def begin(self, title: str, *, step: int, steps: int) -> None:
+        """A run starts, or continues at `step`."""
+        ...
+
+    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
+        """Step `step` is done; `losses` (nats per image) are given where they were just read."""
+        ...
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        """Accuracies at `step`."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+        ...
+
+    def end(self) -> None:
+        """The run is over, well or not."""
+        ...
+
+
+class SilentDisplay:
+    """Says nothing."""
+
+    def begin(self, title: str, *, step: int, steps: int) -> None: ...
+    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None: ...
+    def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
+    def note(self, text: str) -> None: ...
+    def end(self) -> None: ...
+
+
+class LineDisplay:
+    """A line for every tenth of the way and every evaluation, for logs and pipes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._steps, self._next = stream, 0, 0
+
+    def begin(self, title: str, *, step: int, steps: int) -> None:
+        self._steps, self._next = steps, step
+        self.note(title)
+
+    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
+        if losses is None or (step < self._next and step < self._steps):
+            return
+        self._next = step + max(1, self._steps // 10)
+        self.note(f"step {step}/{self._steps}  {_losses_text(losses)}  {images_per_second:.0f} images/s")
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        self.note(f"step {step}/{self._steps}  {_accuracy_text(evaluation)}")
+
+    def note(self, text: str) -> None:
+        print(text, file=self._stream, flush=True)
+
+    def end(self) -> None: ...
+
+
+class RichDisplay:
+    """A progress bar with losses, accuracy before and after, images per second and time left."""
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console, Group
+        from rich.live import Live
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]:.0f} images/s"),
+            TimeRemainingColumn(),
+            console=Console(file=stream),
+        )
+        self._losses = Progress(TextColumn("  loss      {task.description}"), console=self._progress.console)
+        self._accuracy = Progress(TextColumn("  accuracy  {task.description}"), console=self._progress.console)
+        parts = Group(self._progress, self._losses, self._accuracy)
+        self._live = Live(parts, console=self._progress.console, refresh_per_second=8)
+
+    def begin(self, title: str, *, step: int, steps: int) -> None:
+        self._bar = self._progress.add_task(title, total=steps, completed=step, speed=0.0)
+        self._loss_line = self._losses.add_task("…")
+        self._accuracy_line = self._accuracy.add_task("first evaluation to come")
+        self._live.start()
+
+    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
+        self._progress.update(self._bar, completed=step, speed=images_per_second)
+        if losses is not None:
+            self._losses.update(self._loss_line, description=_losses_text(losses))
+
+    def evaluated(self, step: int, evaluation: Evaluation) -> None:
+        self._accuracy.update(self._accuracy_line, description=f"{_accuracy_text(evaluation)}  (step {step})")
+
+    def note(self, text: str) -> None:
+        self._progress.console.print(text, markup=False, highlight=False)
+
+    def end(self) -> None:
+        self._live.stop()
+
+
+def display_for(*, quiet: bool, stream: TextIO | None = None) -> Display:
+    """The display that suits `stream` [default: stderr]."""
+    stream = stream or sys.stderr
+    if quiet:
+        return SilentDisplay()
+    return RichDisplay(stream) if stream.isatty() else LineDisplay(stream)
+
+
+def _losses_text(losses: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+
+
+def _accuracy_text(evaluation: Evaluation) -> str:
+    target, support = evaluation.target, evaluation.support
+    return (
+        f"target {target.before:.2%} alone, {target.after:.2%} in the sum"
+        f"  support {support.before:.2%} alone, {support.after:.2%} in the sum"
+    )

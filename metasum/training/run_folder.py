@@ -1,0 +1,172 @@
+"""Everything a run leaves behind, in one folder."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from metasum.errors import CheckpointError, StorageError, UsageError
+from metasum.files import replacing, write_json
+from metasum.weights.storage import load_weights, save_weights
+
+CHECKPOINT_FORMAT = "metasum checkpoint 1"
+CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "scheduler", "precision", "sampler", "random", "seconds"}
+
+
+class RunFolder:
+    """Reads and writes the files of one run; each appears whole or not at all (metrics.jsonl grows by lines)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, description: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
+        """Makes the folder and writes config.json.
+
+        Args:
+            path: where.
+            description: what config.json will hold.
+            overwrite: delete a run that is there.
+
+        Raises:
+            UsageError: there is something already.
+            StorageError: the folder cannot be made.
+        """
+        run = cls(path)
+        try:
+            if path.exists():
+                run._make_way(overwrite)
+            path.mkdir(parents=True)
+        except OSError as error:
+            raise StorageError(f"cannot make the run folder {path}: {error.strerror or error}.") from error
+        write_json(path / "config.json", description)
+        return run
+
+    def _make_way(self, overwrite: bool) -> None:
+        if not (self.path / "config.json").is_file():
+            if self.path.is_dir() and not any(self.path.iterdir()):
+                self.path.rmdir()
+                return
+            raise UsageError(f"{self.path} exists and is not a run folder; choose another --name or --out.")
+        if not overwrite:
+            state = "a finished run" if self.finished else "an unfinished run (--resume continues it)"
+            raise UsageError(f"{self.path} holds {state}; use --overwrite to replace it, or another --name or --seed.")
+        shutil.rmtree(self.path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run folder that is there; what a killed process left half-written is removed.
+
+        Raises:
+            CheckpointError: it is not a run folder.
+        """
+        if not (path / "config.json").is_file():
+            raise CheckpointError(f"{path} is not a run folder (it has no config.json).")
+        for partial in path.glob(".*.partial"):
+            partial.unlink()
+        return cls(path)
+
+    @property
+    def finished(self) -> bool:
+        return (self.path / "result.json").is_file()
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """A JSON object of the run: "config.json" or "result.json".
+
+        Raises:
+            CheckpointError: it is missing or damaged.
+        """
+        path = self.path / name
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{self.path} has no {name}: the run is not finished (--resume continues it)."
+            ) from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged ({error}).") from error
+        if not isinstance(value, dict):
+            raise CheckpointError(f"{path} is damaged (it holds no object).")
+        return value
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Adds a line to metrics.jsonl."""
+        path = self.path / "metrics.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
+
+    def metrics(self) -> Iterator[dict[str, Any]]:
+        """The lines of metrics.jsonl; raises CheckpointError where one is damaged."""
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise CheckpointError(f"{path} is damaged in line {number}.") from error
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops what was logged after `step`: a resumed run will log it again."""
+        kept = []
+        path = self.path / "metrics.jsonl"
+        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                break  # the killed process was writing this line
+            if record["step"] > step:
+                break
+            kept.append(line + "\n")
+        with replacing(path) as partial:
+            partial.write_text("".join(kept), encoding="utf-8")
+
+    def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:
+        """Writes `<name>.safetensors`."""
+        save_weights(self.path / f"{name}.safetensors", tensors, metadata=metadata)
+
+    def weights(self, name: str) -> dict[str, Tensor]:
+        """Reads `<name>.safetensors`; raises CheckpointError where it is missing or damaged."""
+        return load_weights(self.path / f"{name}.safetensors")
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replaces last.ckpt.
+
+        Raises:
+            StorageError: it could not be written; the last one is untouched.
+        """
+        path = self.path / "last.ckpt"
+        with replacing(path) as partial:
+            try:
+                torch.save({"format": CHECKPOINT_FORMAT, **state}, partial)
+            except RuntimeError as error:  # PyTorch's zip writer reports a full disk so
+                raise StorageError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The state in last.ckpt, on the CPU; None where there is none yet.
+
+        Raises:
+            CheckpointError: it is damaged, or not a metasum checkpoint. Nothing in it is executed.
+        """
+        path = self.path / "last.ckpt"
+        if not path.is_file():
+            return None
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise CheckpointError(
+                f"{path} is damaged or is not a checkpoint ({str(error).splitlines()[0]})."
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not set(state) >= CHECKPOINT_KEYS:
+            raise CheckpointError(f"{path} is not a checkpoint of metasum.")
+        return state

@@ -1,0 +1,83 @@
+"""The words every room speaks."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeAlias
+
+from torch import Tensor
+
+Parameters: TypeAlias = Mapping[str, Tensor]
+"""θ: every `nn.Parameter` of a network by its dotted name. Buffers are not parameters."""
+
+Buffers: TypeAlias = Mapping[str, Tensor]
+"""A network's buffers (batch-norm running mean, variance, counter) by dotted name."""
+
+Classifier: TypeAlias = Callable[[Tensor], Tensor]
+"""Images `[N, C, 32, 32]` float to logits `[N, classes]`."""
+
+
+class Batch(NamedTuple):
+    """Images as the network sees them, with labels."""
+
+    images: Tensor
+    """`[N, C, 32, 32]`, float, normalised, on the training device."""
+    labels: Tensor
+    """`[N]`, int64."""
+
+
+class Episode(NamedTuple):
+    """What one training step is given."""
+
+    target: Batch
+    support: Batch
+
+
+@dataclass(frozen=True)
+class Split:
+    """A whole split in memory."""
+
+    images: Tensor
+    """`[N, C, H, W]`, uint8, C 1 or 3."""
+    labels: Tensor
+    """`[N]`, int64."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Two splits with the same classes. `source` says in a few words where they came from."""
+
+    name: str
+    train: Split
+    test: Split
+    num_classes: int
+    source: str
+
+    def checksum(self) -> str:
+        """SHA-256 over all images and labels, shortened to 16 hexadecimal digits."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            digest.update(repr(tuple(split.images.shape)).encode())
+            digest.update(split.images.contiguous().numpy().data)
+            digest.update(split.labels.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+class Task(Protocol):
+    """A dataset as the harness needs it: ready batches, always the same ones."""
+
+    @property
+    def name(self) -> str: ...
+
+    def evaluation(self, limit: int | None = None) -> Iterable[Batch]:
+        """Batches of held-out images in a fixed order, at most `limit` images."""
+        ...
+
+    def calibration(self, batches: int) -> Iterable[Tensor]:
+        """`batches` unlabelled batches of training images, drawn once and for all."""
+        ...

@@ -1,0 +1,52 @@
+"""What becomes of several networks' parameters: pure functions, differentiable in every argument.
+
+Each takes N >= 2 parameter sets of one architecture and returns a new one; the inputs are never changed, and
+the result's gradient flows back to all of them (for `sum`, the same tensor to each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from metasum.errors import UsageError, unknown
+from metasum.types import Parameters
+from metasum.weights.parameters import check_same_architecture
+
+Operator = Callable[[Sequence[Parameters]], dict[str, Tensor]]
+
+
+def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
+    """θ_1 + θ_2 + …, tensor by tensor; dL/dθ_i is the same for every i.
+
+    Raises:
+        ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
+    """
+    if len(parameter_sets) < 2:
+        raise UsageError(f"a sum takes at least two networks, not {len(parameter_sets)}.")
+    check_same_architecture(parameter_sets)
+    first, second, *others = parameter_sets
+    total = {name: tensor + second[name] for name, tensor in first.items()}
+    for other in others:
+        total = {name: tensor + other[name] for name, tensor in total.items()}
+    return total
+
+
+def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
+    """(θ_1 + … + θ_N) / N, tensor by tensor; dL/dθ_i is the same for every i.
+
+    Raises:
+        ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
+    """
+    return {name: tensor / len(parameter_sets) for name, tensor in sum_parameters(parameter_sets).items()}
+
+
+OPERATORS: dict[str, Operator] = {"sum": sum_parameters, "average": average_parameters}
+
+
+def operator_named(name: str) -> Operator:
+    """The operator called `name`; raises UsageError where there is none."""
+    if name not in OPERATORS:
+        raise unknown("operator", name, OPERATORS)
+    return OPERATORS[name]

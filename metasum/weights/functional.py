@@ -1,0 +1,74 @@
+"""Running a network with given parameters and given buffers, through any of three libraries.
+
+All three compute the same function and gradients. In train mode batch normalisation updates the *given* buffers in
+place; the network's own are never touched (learn2learn's clones share them: here they are replaced).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.func import functional_call as torch_functional_call
+
+from metasum import third_party
+from metasum.errors import unknown
+from metasum.types import Buffers, Parameters
+from metasum.weights.parameters import check_same_architecture, parameters_of
+
+Backend = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
+
+
+def functional_call(
+    network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor, *, backend: str = "learn2learn"
+) -> Tensor:
+    """`network(images)` as if it had these parameters and buffers.
+
+    Args:
+        network: lends its structure and its train or eval mode; none of its tensors is read or changed.
+        parameters: every parameter by name; gradients flow to them.
+        buffers: every buffer by name; changed in place by batch normalisation in train mode.
+        images: `[N, C, H, W]`.
+        backend: "learn2learn", "torch" or "higher".
+
+    Raises:
+        ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
+    """
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    names = ("the network", "the given parameters")
+    check_same_architecture([parameters_of(network), parameters], names=names)
+    check_same_architecture([dict(network.named_buffers()), buffers], names=("the network", "the given buffers"))
+    return BACKENDS[backend](network, parameters, buffers, images)
+
+
+def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+    # clone_module looks each parameter up in `memo` before it clones it, under the key `parameter.data_ptr` (the bound
+    # method). Filled in beforehand, the clone is made of the given tensors: no copy, no rounding, any operator.
+    memo = {own.data_ptr: parameters[name] for name, own in network.named_parameters()}
+    clone: nn.Module = third_party.learn2learn().clone_module(network, memo=memo)
+    _set_buffers(clone, network, buffers)
+    return clone(images)  # type: ignore[no-any-return]
+
+
+def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+    return torch_functional_call(network, {**parameters, **buffers}, (images,))  # type: ignore[no-any-return]
+
+
+def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+    patched = third_party.higher().patch.make_functional(network)
+    _set_buffers(patched, network, buffers)
+    return patched(images, params=[parameters[name] for name, _ in network.named_parameters()])  # type: ignore[no-any-return]
+
+
+def _set_buffers(copy: nn.Module, network: nn.Module, buffers: Buffers) -> None:
+    """Gives a structural copy of `network` the given buffers; a buffer shared by two modules stays shared."""
+    names = {id(buffer): name for name, buffer in network.named_buffers()}
+    copies = dict(copy.named_modules(remove_duplicate=False))
+    for path, module in network.named_modules(remove_duplicate=False):
+        own = copies[path]._buffers
+        for key, buffer in module._buffers.items():
+            own[key] = None if buffer is None else buffers[names[id(buffer)]]
+
+
+BACKENDS: dict[str, Backend] = {"learn2learn": _with_learn2learn, "torch": _with_torch, "higher": _with_higher}

@@ -1,0 +1,60 @@
+"""Parameter sets: taking them from a network, comparing them, naming what differs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+from torch import Tensor, nn
+
+from metasum.errors import ArchitectureError
+from metasum.types import Parameters
+
+
+def parameters_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's parameters by dotted name: the very tensors, so gradients reach them. Buffers are left out."""
+    return dict(network.named_parameters())
+
+
+def buffers_of(network: nn.Module) -> dict[str, Tensor]:
+    """The network's buffers by dotted name: the very tensors, so a forward in train mode may change them."""
+    return dict(network.named_buffers())
+
+
+def check_same_architecture(parameter_sets: Sequence[Parameters], *, names: Sequence[str] | None = None) -> None:
+    """Raises ArchitectureError unless all sets have the same names, shapes and dtypes.
+
+    Args:
+        parameter_sets: at least one.
+        names: what to call the sets in the message [default: network 1, network 2, …].
+
+    Raises:
+        ArchitectureError: names the first parameter that differs, and both shapes (or dtypes).
+    """
+    labels = names or [f"network {number}" for number in range(1, len(parameter_sets) + 1)]
+    first = parameter_sets[0]
+    for label, other in zip(labels[1:], parameter_sets[1:], strict=True):
+        for name in [*first, *(name for name in other if name not in first)]:
+            mine, theirs = _describe(first, name), _describe(other, name)
+            if mine != theirs:
+                raise ArchitectureError(
+                    f"the networks differ in architecture: parameter {name!r} is {mine} in {labels[0]} "
+                    f"and {theirs} in {label}."
+                )
+
+
+def _describe(parameters: Parameters, name: str) -> str:
+    if name not in parameters:
+        return "missing"
+    tensor = parameters[name]
+    return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and values, shortened to 16 hexadecimal digits; the same on every machine."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,64 @@
+"""Whose batch-norm statistics the summed network uses.
+
+Running means and variances are not parameters: they are never added. A sum needs its own, and this is where most
+attempts at adding networks break.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from metasum.errors import UsageError
+
+
+def normalisers(network: nn.Module) -> list[_NormBase]:
+    """The modules of `network` that keep running statistics."""
+    return [m for m in network.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+
+
+@contextmanager
+def _accumulating(modules: list[_NormBase]) -> Iterator[None]:
+    """Within the block these modules average the statistics of every batch they see, each with equal weight."""
+    before = [(module.momentum, module.training) for module in modules]
+    try:
+        for module in modules:
+            module.reset_running_stats()
+            module.momentum = None  # PyTorch's spelling of a cumulative average
+            module.train()
+        yield
+    finally:
+        for module, (momentum, training) in zip(modules, before, strict=True):
+            module.momentum = momentum
+            module.train(training)
+
+
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+    """Recomputes the running statistics of `network` from unlabelled images, in place, and returns it in eval mode.
+
+    Reset, cumulative average, dropout off (Izmailov et al. 2018, arXiv:1803.05407, section 3.2, for averaged
+    weights). A network that keeps no running statistics reads no image. No gradient is recorded.
+
+    Args:
+        network: whose buffers are rewritten; its parameters are untouched.
+        batches: images `[N, C, H, W]` as the network is trained on.
+
+    Raises:
+        UsageError: there was no batch to read.
+    """
+    network.eval()
+    modules = normalisers(network)
+    if not modules:
+        return network
+    seen = 0
+    with torch.no_grad(), _accumulating(modules):
+        for images in batches:
+            network(images)
+            seen += 1
+    if not seen:
+        raise UsageError("recalibrating batch-norm statistics needs at least one batch of images.")
+    return network

@@ -1,0 +1,63 @@
+"""Weights on disk: safetensors, which hold numbers and nothing that could run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from metasum.errors import CheckpointError, StorageError
+from metasum.files import replacing
+from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+
+
+def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes named tensors to a .safetensors file, whole or not at all.
+
+    Raises:
+        StorageError: the file could not be written.
+    """
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as partial:
+        try:
+            save_file(plain, partial, metadata=dict(metadata or {}))
+        except SafetensorError as error:
+            raise StorageError(f"cannot write {path}: {error}") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors file, on the CPU.
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a whole safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no weights file {path}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged or is not a safetensors file ({error}).") from error
+
+
+def load_into(network: nn.Module, path: Path) -> None:
+    """Gives `network` the parameters in a file, and the buffers where the file has them.
+
+    Raises:
+        CheckpointError: the file is missing or damaged.
+        ArchitectureError: its parameters are not those of `network`; the first difference is named.
+    """
+    tensors = load_weights(path)
+    own, buffers = parameters_of(network), buffers_of(network)
+    given = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    names = ["the network asked for", str(path)]
+    check_same_architecture([own, given], names=names)
+    kept = {name: buffer for name, buffer in buffers.items() if name in tensors}
+    check_same_architecture([kept, {name: tensors[name] for name in kept}], names=names)
+    with torch.no_grad():
+        for name, tensor in {**own, **kept}.items():
+            tensor.copy_(tensors[name])

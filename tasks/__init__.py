@@ -1,0 +1,8 @@
+"""What is trained on. Imported as `metasum.tasks`."""
+
+from metasum.tasks.pairs import Recipe, TaskPair
+from metasum.tasks.registry import load_dataset, register_dataset, register_pair
+from metasum.tasks.sampler import PairSampler
+from metasum.tasks.task import ImageTask
+
+__all__ = ["ImageTask", "PairSampler", "Recipe", "TaskPair", "load_dataset", "register_dataset", "register_pair"]

@@ -1,0 +1,109 @@
+"""From four arrays in the Keras layout to a checked dataset: the one door through which every dataset comes in."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from metasum.errors import DatasetError
+from metasum.types import Dataset, Split
+
+SIZE = 32
+KEYS = ("x_train", "y_train", "x_test", "y_test")
+
+Arrays: TypeAlias = tuple[tuple[Any, Any], tuple[Any, Any]]
+"""((x_train, y_train), (x_test, y_test)): images uint8 `[N, H, W]` or `[N, H, W, C]`, labels `[N]`, 0 to K-1."""
+
+
+def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
+    """Checks the arrays and makes a `Dataset` of them.
+
+    Args:
+        name: the dataset's name.
+        arrays: numpy arrays, or anything numpy makes arrays of.
+        source: in a few words, where they come from.
+
+    Raises:
+        DatasetError: wrong shape, dtype, size or labels; the array is named.
+    """
+    try:
+        (x_train, y_train), (x_test, y_test) = arrays
+    except (TypeError, ValueError) as error:
+        raise DatasetError(
+            f"dataset {name!r} ({source}) is not ((x_train, y_train), (x_test, y_test)): {error}."
+        ) from error
+    where = f"dataset {name!r} ({source})"
+    train, test = _split(where, "train", x_train, y_train), _split(where, "test", x_test, y_test)
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DatasetError(
+            f"{where}: training images are {_size(train)} and test images {_size(test)}; they must be alike."
+        )
+    num_classes = int(train.labels.max()) + 1
+    if num_classes > len(train):
+        raise DatasetError(f"{where}: y_train has label {num_classes - 1} out of range for {len(train)} images.")
+    if num_classes < 2:
+        raise DatasetError(f"{where}: y_train has one class only.")
+    if int(test.labels.max()) >= num_classes:
+        raise DatasetError(
+            f"{where}: y_test has label {int(test.labels.max())} out of range: y_train has 0 to {num_classes - 1}."
+        )
+    return Dataset(name, train, test, num_classes, source)
+
+
+def _split(where: str, split: str, images: Any, labels: Any) -> Split:
+    x, y = np.asarray(images), np.asarray(labels)
+    if x.dtype != np.uint8:
+        raise DatasetError(f"{where}: x_{split} must be uint8, not {x.dtype}.")
+    if x.ndim == 3:
+        x = x[..., None]
+    if x.ndim != 4 or x.shape[3] not in (1, 3):
+        raise DatasetError(
+            f"{where}: x_{split} must have shape [N, H, W] or [N, H, W, C] with C 1 or 3, not {list(x.shape)}."
+        )
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if not np.issubdtype(y.dtype, np.integer):
+        raise DatasetError(f"{where}: y_{split} must be integers, not {y.dtype}.")
+    if y.shape != (len(x),):
+        raise DatasetError(f"{where}: y_{split} must have shape [{len(x)}], as x_{split} has, not {list(y.shape)}.")
+    if not len(x):
+        raise DatasetError(f"{where}: the {split} split is empty.")
+    if y.min() < 0:
+        raise DatasetError(f"{where}: y_{split} has label {y.min()} out of range: labels start at 0.")
+    if not 0 < min(x.shape[1:3]) <= max(x.shape[1:3]) <= SIZE:
+        raise DatasetError(
+            f"{where}: images of {x.shape[1]}x{x.shape[2]} cannot be padded to {SIZE}x{SIZE}; resize them first."
+        )
+    pixels = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+    return Split(pixels, torch.from_numpy(y.astype(np.int64)))
+
+
+def _size(split: Split) -> str:
+    channels, height, width = split.images.shape[1:]
+    return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
+
+
+def read_npz(path: Path) -> Arrays:
+    """The four arrays of a .npz file in the Keras layout. Pickled objects are refused, not loaded.
+
+    Raises:
+        DatasetError: the file is truncated, is not a .npz file, or lacks one of the four arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise DatasetError(f"{path} is not a .npz file (it holds a single array).")
+            missing = [key for key in KEYS if key not in file]
+            if missing:
+                raise DatasetError(
+                    f"{path} lacks {missing[0]}; the Keras layout is {', '.join(KEYS)}, and it has "
+                    f"{', '.join(file.files) or 'nothing'}."
+                )
+            arrays = [file[key] for key in KEYS]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
+        raise DatasetError(f"{path} is damaged or is not a .npz file ({error}).") from error
+    return (arrays[0], arrays[1]), (arrays[2], arrays[3])

@@ -1,0 +1,39 @@
+"""Task pairs: which network is to be added to which, and settings that suit them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Defaults of a pair; any flag overrides them. Chosen on validation images, never on test images."""
+
+    width: float = 0.25
+    """Factor on the network's channel counts."""
+    steps: int = 300
+    batch_size: int = 64
+    """Images of each dataset in a step."""
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TaskPair:
+    """A target and a support dataset by name, with their recipe."""
+
+    target: str
+    support: str
+    recipe: Recipe = Recipe()
+    summary: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}+{self.support}"
+
+
+BUILT_IN_PAIRS = (
+    TaskPair("digits", "letters", Recipe(), "the embedded pair, what runs with no options"),
+    TaskPair("printed-digits", "letters", Recipe(), "step 2 offline: colour digits stand in for SVHN"),
+    TaskPair("mnist", "cifar10", Recipe(), "step 1 of the experiment"),
+    TaskPair("svhn", "cifar10", Recipe(), "step 2 of the experiment"),
+)

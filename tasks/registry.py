@@ -1,0 +1,109 @@
+"""Datasets and task pairs by name: two dictionaries to read, and the order in which a name is looked up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
+from metasum.tasks import embedded
+from metasum.tasks.arrays import Arrays, dataset_from_arrays, read_npz
+from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
+from metasum.tasks.vision import VISION, vision_arrays
+from metasum.types import Dataset
+
+Loader = Callable[[], Arrays]
+"""Returns ((x_train, y_train), (x_test, y_test)), as Keras's datasets do."""
+
+
+@dataclass(frozen=True)
+class DatasetEntry:
+    """A registered dataset."""
+
+    loader: Loader
+    summary: str
+    source: str
+
+
+DATASETS: dict[str, DatasetEntry] = {
+    "digits": DatasetEntry(embedded.digits, "1,797 real handwritten digits, 8x8 enlarged to 24x24", "embedded"),
+    "letters": DatasetEntry(embedded.letters, "5,000 rendered letters A to J, grey", "embedded"),
+    "printed-digits": DatasetEntry(embedded.printed_digits, "5,000 rendered digits in colour scenes", "embedded"),
+}
+PAIRS: dict[str, TaskPair] = {pair.name: pair for pair in BUILT_IN_PAIRS}
+
+
+def register_dataset(name: str, loader: Loader, *, summary: str = "", source: str = "Python") -> None:
+    """Adds a dataset under `name`.
+
+    Args:
+        name: as `--target` and `--support` will take it.
+        loader: called when the dataset is needed; returns ((x_train, y_train), (x_test, y_test)): images uint8
+            `[N, H, W]` or `[N, H, W, C]` up to 32x32, integer labels `[N]` from 0.
+        summary: one line for `metasum tasks`.
+        source: where it comes from, for the same list.
+
+    Raises:
+        UsageError: the name is taken, or cannot name a folder.
+    """
+    if not name or any(character in name for character in "/\\+:\0") or name.startswith("."):
+        raise UsageError(f"a dataset cannot be called {name!r}: its name becomes part of a folder's.")
+    if name in DATASETS:
+        raise UsageError(f"there is a dataset {name!r} already (from {DATASETS[name].source}).")
+    DATASETS[name] = DatasetEntry(loader, summary, source)
+
+
+def register_pair(pair: TaskPair) -> None:
+    """Adds a pair with its recipe; its datasets need not be registered yet.
+
+    Raises:
+        UsageError: there is such a pair already.
+    """
+    if pair.name in PAIRS:
+        raise UsageError(f"there is a pair {pair.name!r} already.")
+    PAIRS[pair.name] = pair
+
+
+def pair_of(target: str, support: str) -> TaskPair:
+    """The registered pair of these datasets, or one with the default recipe."""
+    return PAIRS.get(f"{target}+{support}", TaskPair(target, support, Recipe()))
+
+
+def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
+    """The dataset called `name`: registered, else `<root>/<name>.npz`, else torchvision's.
+
+    Args:
+        name: of the dataset.
+        root: the data root.
+        download: let torchvision fetch what is not there.
+
+    Raises:
+        UsageError: nobody knows the name; the nearest known one is in the message.
+        DatasetError: it is known and not there, or damaged, or not what a dataset should be.
+    """
+    if name in DATASETS:
+        entry = DATASETS[name]
+        try:
+            arrays = entry.loader()
+        except (MetaSumError, MemoryError):
+            raise
+        except Exception as error:
+            raise DatasetError(f"the loader of dataset {name!r} ({entry.source}) failed: {error!r}.") from error
+        return dataset_from_arrays(name, arrays, source=entry.source)
+    path = root / f"{name}.npz"
+    if path.is_file():
+        return dataset_from_arrays(name, read_npz(path), source=str(path))
+    if name in VISION:
+        return dataset_from_arrays(name, vision_arrays(name, root, download=download), source="torchvision")
+    raise unknown("dataset", name, known_datasets(root), more=f"Or put {name}.npz into {root}.")
+
+
+def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
+    """Every name that `load_dataset` would look for, with a summary and where it comes from."""
+    known = {name: (entry.summary, entry.source) for name, entry in DATASETS.items()}
+    for path in sorted(root.glob("*.npz")) if root.is_dir() else []:
+        known.setdefault(path.stem, ("Keras layout", str(path)))
+    for name, (kind, *_) in VISION.items():
+        known.setdefault(name, (f"torchvision.datasets.{kind}", f"torchvision, in {root} or with --download"))
+    return known

@@ -1,0 +1,81 @@
+"""A dataset made ready to train on: splits on the device, normalised batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from metasum.tasks.images import augment, moments, prepare
+from metasum.types import Batch, Dataset, Split
+
+EVALUATION_BATCH = 256
+VALIDATION_SHARE = 0.1
+FIXED_SEED = 0  # of the validation split and the calibration images, which are the same in every run
+
+
+class ImageTask:
+    """One dataset as training and evaluation see it.
+
+    Args:
+        dataset: its whole splits.
+        in_channels: 1 or 3: what the network takes.
+        device: where batches are made; the splits are moved there.
+        augmentation: "none", "shift" or "shift-flip", for training batches.
+        evaluate_on: "test", or "validation": a fixed tenth of the training images, taken out of training.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        in_channels: int = 1,
+        device: torch.device | str = "cpu",
+        augmentation: str = "none",
+        evaluate_on: str = "test",
+    ) -> None:
+        train, held_out = dataset.train, dataset.test
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(FIXED_SEED))
+        if evaluate_on == "validation":
+            count = max(1, round(len(train) * VALIDATION_SHARE))
+            held_out, train = _subset(train, order[:count]), _subset(train, order[count:])
+            order = torch.arange(len(train))
+        self.name, self.num_classes = dataset.name, dataset.num_classes
+        self._train, self._held_out = _moved(train, device), _moved(held_out, device)
+        self._order = order.to(device)
+        mean, deviation = moments(train.images, in_channels=in_channels)
+        self._mean, self._deviation = mean.to(device), deviation.to(device)
+        self._augmentation = augmentation
+
+    def __len__(self) -> int:
+        """The number of training images."""
+        return len(self._train)
+
+    def training_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
+        """The training images at `indices` `[N]`, augmented with draws from `generator`."""
+        indices = indices.to(self._train.labels.device)
+        images = self._prepared(self._train.images[indices])
+        return Batch(augment(images, self._augmentation, generator), self._train.labels[indices])
+
+    def evaluation(self, limit: int | None = None) -> Iterator[Batch]:
+        """Held-out images in their own order, at most `limit` of them, in batches of 256."""
+        images, labels = self._held_out.images[:limit], self._held_out.labels[:limit]
+        for pixels, answers in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+            yield Batch(self._prepared(pixels), answers)
+
+    def calibration(self, batches: int) -> Iterator[Tensor]:
+        """At most `batches` batches of 256 training images, the same ones every time, not augmented."""
+        for indices in self._order[: batches * EVALUATION_BATCH].split(EVALUATION_BATCH):
+            yield self._prepared(self._train.images[indices])
+
+    def _prepared(self, pixels: Tensor) -> Tensor:
+        return prepare(pixels, self._mean, self._deviation)
+
+
+def _subset(split: Split, indices: Tensor) -> Split:
+    return Split(split.images[indices], split.labels[indices])
+
+
+def _moved(split: Split, device: torch.device | str) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))

@@ -1,0 +1,78 @@
+"""What the tests share: clean registries, a tiny data root, the command line in this process."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from tiny import blob_arrays, write_npz
+
+from metasum import cli
+from metasum.baselines import registry as learners
+from metasum.tasks import registry as tasks
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is gone after it."""
+    monkeypatch.setattr(tasks, "DATASETS", dict(tasks.DATASETS))
+    monkeypatch.setattr(tasks, "PAIRS", dict(tasks.PAIRS))
+    monkeypatch.setattr(learners, "LEARNERS", dict(learners.LEARNERS))
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    """A data root with two tiny datasets, `rows` and `lines`."""
+    root = tmp_path / "data"
+    write_npz(root / "rows.npz", blob_arrays(0))
+    write_npz(root / "lines.npz", blob_arrays(1))
+    return root
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def metasum(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the command line in this process."""
+    monkeypatch.delenv("METASUM_DEBUG", raising=False)
+
+    def run(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["metasum", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def tiny(data_root: Path, tmp_path: Path) -> list[object]:
+    """Flags of a training that takes a second."""
+    return [
+        *("--target", "rows", "--support", "lines", "--data-root", data_root, "--out", tmp_path / "runs"),
+        *("--width", 0.02, "--steps", 6, "--batch-size", 8, "--evaluate-every", 3, "--checkpoint-every", 2),
+        *("--log-every", 2, "--device", "cpu", "--calibration-batches", 1, "--dropout", 0.1, "--no-report"),
+    ]
+
+
+@pytest.fixture
+def rng() -> Iterator[torch.Generator]:
+    return torch.Generator().manual_seed(0)

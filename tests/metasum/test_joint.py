@@ -1,0 +1,93 @@
+"""The joint objective: three terms, three readings, and its limits."""
+
+import pytest
+import torch
+from tiny import images, labels, small_network
+from torch.nn.functional import cross_entropy, softmax
+
+from metasum import MetaSum
+from metasum.baselines.independent import IndependentLearner
+from metasum.config import READINGS, ObjectiveConfig
+from metasum.learners.joint import JointLearner
+from metasum.learners.objective import sum_loss
+from metasum.types import Batch
+
+TARGET = Batch(images(seed=1), labels(seed=1))
+SUPPORT = Batch(images(seed=2), labels(seed=2))
+
+
+def learner(**objective):
+    return JointLearner(MetaSum(small_network(0), support=small_network(1)), ObjectiveConfig(**objective))
+
+
+def written_out(networks, settings):
+    """The objective as one expression, from the definition."""
+    total = 0
+    for network, batch, weight, counts in (
+        (networks.target, TARGET, settings.target_weight, True),
+        (networks.support, SUPPORT, settings.support_weight, settings.symmetric),
+    ):
+        logits, summed = network(batch.images), networks.summed(batch.images)
+        alone, after = cross_entropy(logits, batch.labels), cross_entropy(summed, batch.labels)
+        third = {
+            "cross-entropy": after,
+            "gap": (after - alone).abs(),
+            "consistency": -(softmax(logits, 1).detach() * summed.log_softmax(1)).sum(1).mean(),
+        }[settings.reading]
+        total = total + weight * alone + (settings.sum_weight * third if counts else 0)
+    return total
+
+
+@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_gradients_are_those_of_the_objective_written_out(reading, symmetric):
+    settings = ObjectiveConfig(
+        reading=reading, symmetric=symmetric, target_weight=0.5, support_weight=2.0, sum_weight=3.0
+    )
+    stepped, whole = learner(), MetaSum(small_network(0), support=small_network(1))
+    stepped.objective = settings
+    terms = stepped.training_step(TARGET, SUPPORT)
+    loss = written_out(whole, settings)
+    loss.backward()
+    weights = {"target": 0.5, "support": 2.0, "sum": 3.0, "sum_support": 3.0}
+    torch.testing.assert_close(sum(weights[n] * t for n, t in terms.items()), loss.detach())
+    for mine, theirs in zip(stepped.networks.parameters(), whole.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-12)
+    assert set(terms) == {"target", "support", "sum"} | ({"sum_support"} if symmetric else set())
+    assert not any(t.requires_grad for t in terms.values())
+
+
+def test_no_weight_on_the_sum_is_independent_training():
+    joint, alone = learner(sum_weight=0.0), IndependentLearner(MetaSum(small_network(0), support=small_network(1)))
+    optimizers = [torch.optim.Adam(x.parameters(), 1e-2) for x in (joint, alone)]
+    for _ in range(5):
+        for trained, optimizer in zip((joint, alone), optimizers, strict=True):
+            optimizer.zero_grad()
+            trained.training_step(TARGET, SUPPORT)
+            optimizer.step()
+    for mine, theirs in zip(joint.parameters(), alone.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_consistency_holds_the_networks_own_prediction_constant():
+    logits = torch.randn(3, 4, requires_grad=True)
+    summed = torch.randn(3, 4, requires_grad=True)
+    loss = sum_loss("consistency", summed, labels(3), logits=logits, loss=cross_entropy(logits, labels(3)))
+    loss.backward()
+    assert logits.grad is None
+    torch.testing.assert_close(summed.grad, (softmax(summed, 1) - softmax(logits, 1)).detach() / 3)
+
+
+def test_training_makes_the_sum_right_where_plain_training_does_not():
+    def after(make):
+        pair = make(MetaSum(small_network(0), support=small_network(0)))
+        optimizer = torch.optim.Adam(pair.parameters(), 3e-2)
+        for _ in range(60):
+            optimizer.zero_grad()
+            pair.training_step(TARGET, SUPPORT)
+            optimizer.step()
+        with torch.no_grad():
+            return float(cross_entropy(pair.summed_network([TARGET.images])(TARGET.images), TARGET.labels))
+
+    joint = after(lambda networks: JointLearner(networks, ObjectiveConfig()))
+    assert joint < 0.5 * after(IndependentLearner)
