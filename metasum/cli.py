@@ -85,7 +85,7 @@ def train(context: click.Context, /, **values: Any) -> None:
         report=values["report"],
         display=display_for(quiet=values["quiet"]),
     )
-    _print(result, as_json=values["as_json"], table=_train_table)
+    _print(result, as_json=values["as_json"], shown=_train_table)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -97,7 +97,7 @@ def report(runs: tuple[Path, ...], as_json: bool) -> None:
     from metasum.training.run_folder import RunFolder
 
     paths = [str(write_report(RunFolder.open(run))) for run in runs]
-    _print({"reports": paths}, as_json=as_json, table=lambda result: "\n".join(result["reports"]))
+    _print({"reports": paths}, as_json=as_json, shown=lambda result: result["reports"])
 
 
 @metasum.command(cls=TolerantCommand)
@@ -119,7 +119,7 @@ def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
             for pair in PAIRS.values()
         ],
     }
-    _print(result, as_json=as_json, table=_tasks_table)
+    _print(result, as_json=as_json, shown=_tasks_table)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -131,7 +131,7 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
     from metasum.baselines.registry import LEARNERS
 
     rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
-    _print({"learners": rows}, as_json=as_json, table=lambda result: _table(result["learners"]))
+    _print({"learners": rows}, as_json=as_json, shown=lambda result: [_table(result["learners"])])
 
 
 @metasum.command(cls=TolerantCommand)
@@ -146,7 +146,7 @@ def benchmark(as_json: bool, **values: Any) -> None:
     config = BenchmarkConfig(**values)
     from metasum.study.benchmark import run_benchmark
 
-    _print(run_benchmark(config), as_json=as_json, table=_benchmark_table)
+    _print(run_benchmark(config), as_json=as_json, shown=_benchmark_table)
 
 
 def _load_plugins(files: tuple[Path, ...]) -> None:
@@ -170,13 +170,15 @@ def _refuse_foreign_sections(config: TrainConfig, given: set[str]) -> None:
                 raise UsageError(f"{flag} says nothing to learner {config.learner!r}.")
 
 
-def _print(result: dict[str, Any], *, as_json: bool, table: Callable[[dict[str, Any]], Any]) -> None:
+def _print(result: dict[str, Any], *, as_json: bool, shown: Callable[[dict[str, Any]], list[Any]]) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2))
         return
     from rich.console import Console
 
-    Console().print(table(result), highlight=False, markup=False, soft_wrap=isinstance(table, str))
+    console = Console()
+    for part in shown(result):
+        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))  # no path is broken
 
 
 def _table(rows: list[dict[str, Any]], *, right: tuple[str, ...] = ()) -> Any:
@@ -191,9 +193,7 @@ def _table(rows: list[dict[str, Any]], *, right: tuple[str, ...] = ()) -> Any:
     return table
 
 
-def _train_table(result: dict[str, Any]) -> Any:
-    from rich.console import Group
-
+def _train_table(result: dict[str, Any]) -> list[Any]:
     rows = [
         {
             "dataset": f"{result[side]} ({side})",
@@ -208,22 +208,22 @@ def _train_table(result: dict[str, Any]) -> Any:
         f"{result['steps']} steps in {result['seconds']:.0f} s ({result['images_per_second']:.0f} images/s), "
         f"measured in {result['evaluation_seconds']:.0f} s on {result['evaluated_on']} images\n{result['run']}"
     )
-    return Group(table, closing)
+    return [table, closing]
 
 
-def _tasks_table(result: dict[str, Any]) -> Any:
-    from rich.console import Group
-
+def _tasks_table(result: dict[str, Any]) -> list[Any]:
     pairs = [
-        {"target": pair["target"], "support": pair["support"], **pair["recipe"], "summary": pair["summary"]}
+        {
+            "pair": f"{pair['target']} + {pair['support']}",
+            "summary": pair["summary"],
+            "recipe": ", ".join(f"{name} {value:g}" for name, value in pair["recipe"].items()).replace("_", " "),
+        }
         for pair in result["pairs"]
     ]
-    return Group(_table(result["datasets"]), _table(pairs, right=("width", "steps", "batch_size", "learning_rate")))
+    return [_table(result["datasets"]), _table(pairs)]
 
 
-def _benchmark_table(result: dict[str, Any]) -> Any:
-    from rich.console import Group
-
+def _benchmark_table(result: dict[str, Any]) -> list[Any]:
     rows = [
         {
             "backend": row["backend"],
@@ -238,7 +238,7 @@ def _benchmark_table(result: dict[str, Any]) -> Any:
         f"joint MetaSum, VGG16 width {result['width']:g}, batch {result['batch']}, precision {result['precision']}, "
         f"{result['device']}, {result['threads']} threads; optimiser's update {result['optimizer_seconds']:.3f} s"
     )
-    return Group(title, _table(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB")))
+    return [title, _table(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB"))]
 
 
 def main() -> None:

@@ -44,6 +44,11 @@ class Interrupted(MetaSumError):  # noqa: N818 (no error of anybody's)
     exit_code = 130
 
 
+def reason(error: BaseException) -> str:
+    """The first line of what another library's error says, or its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> UsageError:
     """The error for a name that nobody registered, with the nearest known name where one is near.
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from metasum.errors import DatasetError
+from metasum.errors import DatasetError, reason
 from metasum.types import Dataset, Split
 
 SIZE = 32
@@ -94,7 +94,8 @@ def read_npz(path: Path) -> Arrays:
         DatasetError: the file is truncated, is not a .npz file, or lacks one of the four arrays.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as opened:
+            file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DatasetError(f"{path} is not a .npz file (it holds a single array).")
             missing = [key for key in KEYS if key not in file]
@@ -105,5 +106,5 @@ def read_npz(path: Path) -> Arrays:
                 )
             arrays = [file[key] for key in KEYS]
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
-        raise DatasetError(f"{path} is damaged or is not a .npz file ({error}).") from error
+        raise DatasetError(f"{path} is damaged or is not a .npz file ({reason(error)}).") from error
     return (arrays[0], arrays[1]), (arrays[2], arrays[3])

@@ -105,5 +105,5 @@ def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
     for path in sorted(root.glob("*.npz")) if root.is_dir() else []:
         known.setdefault(path.stem, ("Keras layout", str(path)))
     for name, (kind, *_) in VISION.items():
-        known.setdefault(name, (f"torchvision.datasets.{kind}", f"torchvision, in {root} or with --download"))
+        known.setdefault(name, (f"torchvision.datasets.{kind}, fetched with --download", "torchvision"))
     return known

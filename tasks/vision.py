@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from metasum.errors import DatasetError
+from metasum.errors import DatasetError, reason
 from metasum.tasks.arrays import Arrays
 
 # name: (torchvision class, keywords of its training split, keywords of its test split)
@@ -51,14 +51,19 @@ def vision_arrays(name: str, root: Path, *, download: bool) -> Arrays:
         except (ImportError, MemoryError):
             raise
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            if download:
-                raise DatasetError(f"dataset {name!r} could not be downloaded to {root} ({reason}).") from error
-            raise DatasetError(
-                f"dataset {name!r} is not in {root} (neither {name}.npz nor torchvision's folder); "
-                f"add --download to fetch it, or --data-root to look elsewhere."
-            ) from error
+            raise _explained(error, name, root, download) from error
     return splits[0], splits[1]
+
+
+def _explained(error: Exception, name: str, root: Path, download: bool) -> DatasetError:
+    if download:
+        return DatasetError(f"dataset {name!r} could not be downloaded to {root} ({reason(error)}).")
+    if isinstance(error, FileNotFoundError) or "not found" in str(error):
+        return DatasetError(
+            f"dataset {name!r} is not in {root} (neither {name}.npz nor torchvision's folder); "
+            f"add --download to fetch it, or --data-root to look elsewhere."
+        )
+    return DatasetError(f"torchvision could not read dataset {name!r} in {root} ({reason(error)}).")
 
 
 def _arrays_of(name: str, dataset: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:

@@ -22,11 +22,14 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
+def _registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    monkeypatch.setattr(tasks, "DATASETS", dict(tasks.DATASETS))
-    monkeypatch.setattr(tasks, "PAIRS", dict(tasks.PAIRS))
-    monkeypatch.setattr(learners, "LEARNERS", dict(learners.LEARNERS))
+    registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, learners.LEARNERS]
+    before = [dict(registry) for registry in registries]
+    yield
+    for registry, entries in zip(registries, before, strict=True):
+        registry.clear()
+        registry.update(entries)
 
 
 @pytest.fixture

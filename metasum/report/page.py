@@ -24,6 +24,8 @@ def write_report(run: RunFolder) -> Path:
     """
     config, result = run.read_json("config.json"), run.read_json("result.json")
     records = list(run.metrics())
+    from jinja2 import UndefinedError
+
     try:
         page = (
             _environment()
@@ -37,7 +39,7 @@ def write_report(run: RunFolder) -> Path:
                 figures=_figures(run, records),
             )
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, UndefinedError) as error:
         raise CheckpointError(f"{run.path} holds files of another version or program ({error!r}).") from error
     path = run.path / "report.html"
     write_text(path, page)

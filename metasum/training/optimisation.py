@@ -63,8 +63,8 @@ class Updater:
             raise ValueError("steps and learning_rate must be resolved before training")
         steps = config.steps
         self._fabric, self._clip = fabric, config.clip
-        self._groups = [_Group(parameters) for parameters in learner.parameter_groups()]
-        self._raw = _optimizer(config, [p for group in self._groups for p in group.parameters()])
+        self._groups = learner.parameter_groups()
+        self._raw = _optimizer(config, [parameter for group in self._groups for parameter in group])
         self._optimizer: Any = fabric.setup_optimizers(self._raw)
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(
             self._raw,
@@ -84,8 +84,10 @@ class Updater:
     def update(self) -> None:
         """One update from the gradients gathered since the last, which are then forgotten."""
         if self._clip is not None:
+            # Fabric's own clipping takes all of an optimiser's parameters as one; here no network's may touch another's
+            self._fabric.strategy.precision.unscale_gradients(self._raw)
             for group in self._groups:
-                self._fabric.clip_gradients(group, self._optimizer, max_norm=self._clip, error_if_nonfinite=False)
+                nn.utils.clip_grad_norm_(group, self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._scheduler.step()
@@ -101,14 +103,6 @@ class Updater:
         self._raw.load_state_dict(state["optimizer"])
         self._scheduler.load_state_dict(state["scheduler"])
         self._fabric.strategy.precision.load_state_dict(state["precision"])
-
-
-class _Group(nn.Module):
-    """A list of parameters as the module that Fabric's clipping wants."""
-
-    def __init__(self, parameters: list[nn.Parameter]) -> None:
-        super().__init__()
-        self._members = nn.ParameterList(parameters)
 
 
 def _optimizer(config: OptimisationConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

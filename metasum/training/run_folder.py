@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from metasum.errors import CheckpointError, StorageError, UsageError
+from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import replacing, write_json
 from metasum.weights.storage import load_weights, save_weights
 
@@ -150,7 +150,7 @@ class RunFolder:
             try:
                 torch.save({"format": CHECKPOINT_FORMAT, **state}, partial)
             except RuntimeError as error:  # PyTorch's zip writer reports a full disk so
-                raise StorageError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+                raise StorageError(f"cannot write {path}: {reason(error)}") from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state in last.ckpt, on the CPU; None where there is none yet.
@@ -164,9 +164,7 @@ class RunFolder:
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{path} is damaged or is not a checkpoint ({str(error).splitlines()[0]})."
-            ) from error
+            raise CheckpointError(f"{path} is damaged or is not a checkpoint ({reason(error)}).") from error
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not set(state) >= CHECKPOINT_KEYS:
             raise CheckpointError(f"{path} is not a checkpoint of metasum.")
         return state

@@ -24,7 +24,10 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as partial:
         try:
+            partial.touch()
+            mode = partial.stat().st_mode
             save_file(plain, partial, metadata=dict(metadata or {}))
+            partial.chmod(mode)  # safetensors leaves its files to their owner alone
         except SafetensorError as error:
             raise StorageError(f"cannot write {path}: {error}") from error
 

@@ -1,0 +1,97 @@
+"""What every learner must do, whoever wrote it."""
+
+import io
+
+import pytest
+import torch
+from tiny import images, labels, small_network
+
+from metasum import MetaSum, TrainConfig
+from metasum.baselines.registry import LEARNERS
+from metasum.types import Batch
+
+TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
+
+
+@pytest.fixture(params=LEARNERS)
+def learner(request):
+    networks = MetaSum(small_network(0))
+    return LEARNERS[request.param].factory(networks, TrainConfig(learner=request.param))
+
+
+def take_steps(learner, count=3):
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
+    for _ in range(count):
+        optimizer.zero_grad()
+        terms = learner.training_step(TARGET, SUPPORT)
+        optimizer.step()
+    return terms
+
+
+def answers(learner):
+    with torch.no_grad():
+        return [
+            network(images(seed=3))
+            for network in (
+                learner.target_network(),
+                learner.support_network(),
+                learner.summed_network([images(seed=4)]),
+            )
+        ]
+
+
+def test_a_step_returns_finite_detached_scalars_and_fills_gradients(learner):
+    terms = learner.training_step(TARGET, SUPPORT)
+    assert {"target", "support"} <= set(terms)
+    for value in terms.values():
+        assert value.shape == ()
+        assert value.isfinite()
+        assert not value.requires_grad
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in learner.parameters())
+
+
+def test_gradients_go_through_the_backward_it_is_given(learner):
+    learner.training_step(TARGET, SUPPORT)
+    plain = [p.grad.clone() for p in learner.parameters()]
+    learner.zero_grad()
+    learner.training_step(TARGET, SUPPORT, backward=lambda loss: (2 * loss).backward())
+    for parameter, gradient in zip(learner.parameters(), plain, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def test_its_losses_fall(learner):
+    first = learner.training_step(TARGET, SUPPORT)
+    last = take_steps(learner, 60)
+    assert last["target"] < first["target"]
+    assert last["support"] < first["support"]
+
+
+def test_it_answers_three_questions_with_logits_in_eval_mode(learner):
+    take_steps(learner)
+    for network in (learner.target_network(), learner.support_network(), learner.summed_network([images()])):
+        assert not any(module.training for module in network.modules())
+        assert network(images()).shape == (6, 4)
+
+
+def test_asking_changes_nothing_that_training_sees(learner):
+    take_steps(learner)
+    before = {n: t.clone() for n, t in learner.state_dict().items()}
+    answers(learner)
+    assert all(torch.equal(t, before[n]) for n, t in learner.state_dict().items())
+
+
+def test_its_state_is_complete_and_holds_tensors_only(learner):
+    take_steps(learner)
+    file = io.BytesIO()
+    torch.save(learner.state_dict(), file)
+    expected = answers(learner)
+    file.seek(0)
+    take_steps(learner)
+    learner.load_state_dict(torch.load(file, weights_only=True))
+    for mine, theirs in zip(answers(learner), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_its_groups_hold_every_trained_parameter_once(learner):
+    grouped = [id(p) for group in learner.parameter_groups() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in learner.parameters())

@@ -1,0 +1,139 @@
+"""The command line: one spelling, help for everything, results for people and for programs."""
+
+import io
+import json
+
+import click
+import pytest
+
+from metasum.cli import metasum as group
+from metasum.config import TrainConfig, from_dict, to_dict
+from metasum.errors import UsageError
+from metasum.options import options_of
+from metasum.training.evaluation import BeforeAfter, Evaluation
+from metasum.training.progress import LineDisplay, RichDisplay, SilentDisplay, display_for
+
+
+def test_every_setting_is_a_flag_with_help(metasum):
+    text = " ".join(metasum("train", "--help").out.split())
+    for leaf in options_of(TrainConfig):
+        assert leaf.flag in text
+        assert leaf.metadata["help"].split("[")[0].split()[0] in text
+
+
+def test_every_number_has_a_range_and_every_flag_a_sentence():
+    for leaf in options_of(TrainConfig):
+        assert leaf.metadata["help"].rstrip().endswith((".", "]", "].")), leaf.name
+        if leaf.type in (int, float) and leaf.name != "in_channels":
+            assert leaf.metadata["minimum"] is not None or leaf.metadata["above"] is not None, leaf.name
+
+
+def test_names_of_settings_are_unique_across_sections():
+    names = [leaf.name for leaf in options_of(TrainConfig)]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("command", sorted(group.commands))
+def test_every_option_of_every_command_has_help(metasum, command):
+    outcome = metasum(command, "--help")
+    assert outcome.code == 0
+    for parameter in group.commands[command].params:
+        assert isinstance(parameter, click.Argument) or parameter.help, parameter.name
+
+
+def test_underscores_and_booleans_are_taken_as_sweep_agents_send_them(metasum, tiny, tmp_path):
+    flags = ["--batch_size=4", "--symmetric=True", "--sum_weight=2", "--report=false", "--seed=3"]
+    outcome = metasum("train", *tiny, *flags, "--json")
+    assert outcome.code == 0, outcome.err
+    run = tmp_path / "runs" / "rows+lines" / "metasum-seed3"
+    settings = json.loads((run / "config.json").read_text())["settings"]
+    assert settings["data"]["batch_size"] == 4
+    assert settings["objective"]["symmetric"] is True
+    assert settings["objective"]["sum_weight"] == 2.0
+    assert not (run / "report.html").exists()
+
+
+def test_a_command_prints_its_result_and_nothing_else_on_stdout(metasum, tiny):
+    outcome = metasum("train", *tiny)
+    assert "before" in outcome.out
+    assert "rows (target)" in outcome.out
+    assert "step 2/6" in outcome.err
+    assert "step" not in outcome.out.splitlines()[0]
+    quiet = metasum("train", *tiny, "--overwrite", "--quiet", "--json")
+    assert quiet.err == ""
+    json.loads(quiet.out)
+
+
+def test_settings_survive_json():
+    config = TrainConfig(seed=4)
+    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
+
+
+@pytest.mark.parametrize("wrong", [{"seed": "1"}, {"seed": True}, {"seed": 1.5}, {"learner": 3}])
+def test_python_gets_the_same_checks(wrong):
+    with pytest.raises(UsageError, match="takes"):
+        TrainConfig(**wrong)
+
+
+EVALUATION = Evaluation(BeforeAfter(0.5, 0.25), BeforeAfter(0.75, 1.0))
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def drive(display):
+    display.begin("metasum a+b", step=0, steps=100)
+    for step in range(1, 101):
+        losses = {"target": 1.0, "sum": 2.0} if step % 10 == 0 else None
+        display.stepped(step, losses=losses, images_per_second=123.0)
+    display.evaluated(100, EVALUATION)
+    display.note("a [bracketed] note")
+    display.end()
+
+
+def test_lines_where_output_is_no_terminal():
+    stream = io.StringIO()
+    display = display_for(quiet=False, stream=stream)
+    assert isinstance(display, LineDisplay)
+    drive(display)
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == "metasum a+b"
+    assert "step 10/100  target 1.000  sum 2.000  123 images/s" in lines
+    assert "\x1b" not in stream.getvalue()
+    assert 11 <= len(lines) <= 14
+    assert "target 50.00% alone, 25.00% in the sum  support 75.00% alone, 100.00% in the sum" in stream.getvalue()
+
+
+def test_a_live_display_in_a_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    display = display_for(quiet=False, stream=stream)
+    assert isinstance(display, RichDisplay)
+    drive(display)
+    for words in ("100/100", "123 images/s", "target 1.000", "25.00% in the sum", "a [bracketed] note"):
+        assert words in stream.getvalue()
+
+
+def test_quiet_says_nothing():
+    stream = Terminal()
+    display = display_for(quiet=True, stream=stream)
+    assert isinstance(display, SilentDisplay)
+    drive(display)
+    assert stream.getvalue() == ""
+
+
+def test_benchmark_reports_each_backend_as_a_ratio(metasum):
+    outcome = metasum("benchmark", "--width", 0.02, "--batch-size", 4, "--repeats", 2, "--device", "cpu", "--json")
+    result = json.loads(outcome.out)
+    assert [row["backend"] for row in result["rows"]] == ["learn2learn", "torch", "higher"]
+    for row in result["rows"]:
+        assert set(row) >= {
+            *("learner", "backend", "width", "batch", "precision"),
+            *("step_seconds", "minimum_seconds", "ratio", "peak_bytes"),
+        }
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high
+    assert "unknown backend 'jax'" in metasum("benchmark", "--backends", "jax", "--device", "cpu").err
