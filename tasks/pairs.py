@@ -11,10 +11,10 @@ class Recipe:
 
     width: float = 0.25
     """Factor on the network's channel counts."""
-    steps: int = 300
+    steps: int = 600
     batch_size: int = 64
     """Images of each dataset in a step."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class TaskPair:
 
 
 BUILT_IN_PAIRS = (
-    TaskPair("digits", "letters", Recipe(), "the embedded pair, what runs with no options"),
-    TaskPair("printed-digits", "letters", Recipe(), "step 2 offline: colour digits stand in for SVHN"),
+    TaskPair("digits", "letters", Recipe(steps=300), "the embedded pair, what runs with no options"),
+    TaskPair("printed-digits", "letters", Recipe(steps=300), "step 2 offline: colour digits stand in for SVHN"),
     TaskPair("mnist", "cifar10", Recipe(), "step 1 of the experiment"),
     TaskPair("svhn", "cifar10", Recipe(), "step 2 of the experiment"),
 )
