@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasum.assembly import train
-    from metasum.config import TrainConfig
+    from metasum.config import TrainConfig, settings
     from metasum.learners.networks import MetaSum
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
@@ -20,6 +20,7 @@ _HOMES = {
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
     "recalibrate": "metasum.weights.statistics",
+    "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
     "train": "metasum.assembly",
 }
@@ -30,6 +31,7 @@ __all__ = [
     "average_parameters",
     "functional_call",
     "recalibrate",
+    "settings",
     "sum_parameters",
     "train",
 ]

@@ -67,6 +67,8 @@ def train(
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
     """
     config, display = config or TrainConfig(), display or SilentDisplay()
+    if name is not None and Path(name).name != name:
+        raise UsageError(f"--name {name!r} must be a plain folder name; --out says where it goes.")
     entry = learner_named(config.learner)
     fabric = make_fabric(config.optimisation)
     root = Path(config.data.data_root)
@@ -75,7 +77,7 @@ def train(
     networks = _networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     learner = entry.factory(networks.to(fabric.device), config)
-    if config.sum.statistics == "learned" and not _keeps_statistics(config):
+    if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     tasks = _tasks(config, datasets, fabric)
     description = describe(config, datasets, checksum(parameters_of(networks.target)))
@@ -87,7 +89,7 @@ def train(
             return run.read_json("result.json")
     else:
         run = RunFolder.create(path, description, overwrite=overwrite)
-        run.save_weights("initial", initial)
+    run.save_weights("initial", initial)
     harness = _harness(learner, tasks, config, fabric, run, display)
     if resume:
         harness.resume()
@@ -134,10 +136,6 @@ def _networks(config: TrainConfig) -> MetaSum:
     model = initial_network(config.network, in_channels=channels)
     support = None if own_seed is None else build_network(config.network, in_channels=channels, seed=own_seed)
     return MetaSum(model, support=support, operator=config.sum.operator, backend=config.sum.backend)
-
-
-def _keeps_statistics(config: TrainConfig) -> bool:
-    return "objective" in learner_named(config.learner).sections and config.objective.sum_weight > 0
 
 
 def _tasks(config: TrainConfig, datasets: list[Dataset], fabric: Fabric) -> list[ImageTask]:

@@ -12,9 +12,9 @@ from typing import Any
 
 import click
 
-from metasum.config import BenchmarkConfig, TrainConfig
+from metasum.config import BenchmarkConfig, TrainConfig, settings
 from metasum.errors import Interrupted, MetaSumError, UsageError
-from metasum.flags import TolerantCommand, TolerantGroup, given_flags, settings_flags, train_config
+from metasum.flags import TolerantCommand, TolerantGroup, chosen, given_flags, settings_flags
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -70,7 +70,7 @@ def train(context: click.Context, /, **values: Any) -> None:
     With no options: handwritten digits and rendered letters, both embedded, in about a minute.
     """
     _load_plugins(values["plugin"])
-    config = train_config(values)
+    config = settings(**chosen(TrainConfig, values))
     _refuse_foreign_sections(config, given_flags(context))
     from metasum import assembly
     from metasum.training.progress import display_for
@@ -253,7 +253,7 @@ def main() -> None:
     except MetaSumError as error:
         _fail(str(error), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail("interrupted.", Interrupted.exit_code, error)
+        _fail("interrupted; a run that was under way can be continued with --resume.", Interrupted.exit_code, error)
     except MemoryError as error:
         _fail("there is not enough memory; try a smaller --width or --batch-size.", 1, error)
     except OSError as error:

@@ -6,8 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from metasum.errors import CheckpointError, UsageError
-from metasum.options import Checked, option
+from metasum.errors import CheckpointError, UsageError, unknown
+from metasum.options import Checked, option, options_of
 
 NETWORKS = ("vgg16", "resnet")
 NORMS = ("batch", "group", "none")
@@ -129,10 +129,7 @@ class MonitorConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig(Checked):
-    """One run. `TrainConfig()` is the embedded pair; sections are replaced with keywords.
-
-    Example:
-        >>> config = TrainConfig(data=DataConfig(target="mnist", support="cifar10"), seed=1)
+    """One run. `TrainConfig()` is the embedded pair; `settings` makes others by flat names.
 
     Raises:
         UsageError: a value is of the wrong type, outside its range or not among its choices.
@@ -168,6 +165,26 @@ SECTIONS: dict[str, type] = {
     "optimisation": OptimisationConfig,
     "monitor": MonitorConfig,
 }
+
+
+def settings(**values: Any) -> TrainConfig:
+    """The settings of a run by their flat names, those of the command line's flags; the rest keep their defaults.
+
+    Example:
+        >>> config = settings(target="mnist", support="cifar10", width=0.25, symmetric=True)
+
+    Raises:
+        UsageError: a name that no setting has, or a value that its setting does not take.
+    """
+    sections: dict[str, dict[str, Any]] = {name: {} for name in SECTIONS}
+    own: dict[str, Any] = {}
+    places = {leaf.name: leaf.path[:-1] for leaf in options_of(TrainConfig)}
+    for name, value in values.items():
+        if name not in places:
+            raise unknown("setting", name, places)
+        place = sections[places[name][0]] if places[name] else own
+        place[name] = value
+    return TrainConfig(**own, **{name: SECTIONS[name](**given) for name, given in sections.items()})
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import click
 
-from metasum.config import SECTIONS, TrainConfig
 from metasum.errors import UsageError, unknown
 from metasum.options import Option, options_of
 
@@ -67,9 +65,9 @@ def _normal(argument: str, switches: dict[str, tuple[str, str]]) -> str:
     return f"{name}{equals}{value}"
 
 
-def settings_flags(*settings: type, skip: Iterable[str] = ()) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def settings_flags(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that gives a command one flag for each field of the settings, nested sections included."""
-    leaves = [leaf for section in settings for leaf in options_of(section) if leaf.name not in set(skip)]
+    leaves = list(options_of(settings))
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for leaf in reversed(leaves):
@@ -93,17 +91,10 @@ def _flag(leaf: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     )
 
 
-def train_config(values: dict[str, Any]) -> TrainConfig:
-    """The settings that the flags' values describe.
-
-    Raises:
-        UsageError: a value is out of its range.
-    """
-    sections = {
-        name: section(**{field.name: values[field.name] for field in dataclasses.fields(section)})
-        for name, section in SECTIONS.items()
-    }
-    return TrainConfig(learner=values["learner"], seed=values["seed"], **sections)
+def chosen(settings: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Of a command's parameters, those that are fields of `settings`."""
+    names = {leaf.name for leaf in options_of(settings)}
+    return {name: value for name, value in values.items() if name in names}
 
 
 def given_flags(context: click.Context) -> set[str]:

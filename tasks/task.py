@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -65,8 +66,9 @@ class ImageTask:
             yield Batch(self._prepared(pixels), answers)
 
     def calibration(self, batches: int) -> Iterator[Tensor]:
-        """At most `batches` batches of 256 training images, the same ones every time, not augmented."""
-        for indices in self._order[: batches * EVALUATION_BATCH].split(EVALUATION_BATCH):
+        """At most `batches` equal batches of up to 256 training images, the same every time, not augmented."""
+        used = self._order[: batches * EVALUATION_BATCH]
+        for indices in used.tensor_split(math.ceil(len(used) / EVALUATION_BATCH)):
             yield self._prepared(self._train.images[indices])
 
     def _prepared(self, pixels: Tensor) -> Tensor:

@@ -29,6 +29,10 @@ class JointLearner(PairLearner):
         super().__init__(networks)
         self.objective = objective
 
+    @property
+    def trains_sum(self) -> bool:
+        return self.objective.sum_weight > 0
+
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:

@@ -23,6 +23,11 @@ class Learner(Protocol):
     answers three questions with networks in eval mode, from images `[N, C, 32, 32]` to logits `[N, classes]`.
     """
 
+    @property
+    def trains_sum(self) -> bool:
+        """Whether training runs the summed network, which then has learned statistics of its own."""
+        ...
+
     def training_step(self, target: Batch, support: Batch, *, backward: Backward = ...) -> dict[str, Tensor]:
         """Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached)."""
         ...
@@ -58,6 +63,10 @@ class PairLearner(nn.Module, ABC):
     def __init__(self, networks: MetaSum) -> None:
         super().__init__()
         self.networks = networks
+
+    @property
+    def trains_sum(self) -> bool:
+        return False
 
     @abstractmethod
     def training_step(

@@ -33,6 +33,7 @@ def loss_curves(records: Sequence[Record]) -> str:
         values = [record["losses"][name] for record in records]
         axes.plot(steps, values, label=NAMES.get(name, name), color=COLOURS.get(name), linewidth=1.6)
     axes.set_yscale("log")
+    axes.set_xlim(left=0)
     return _svg(figure, axes)
 
 
@@ -46,6 +47,7 @@ def accuracy_curves(records: Sequence[Record]) -> str:
             label = f"{side}, {'alone' if when == 'before' else 'in the sum'}"
             axes.plot(steps, values, style, marker="o", markersize=4, color=colour, label=label, linewidth=1.6)
     axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
     return _svg(figure, axes)
 
 
@@ -63,7 +65,7 @@ def layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], *, quantity: str)
 def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(5.8, 3.5), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x, color=INK)
     axes.set_ylabel(y, color=INK)
@@ -78,7 +80,7 @@ def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
 def _svg(figure: Figure, axes: Axes) -> str:
     import matplotlib
 
-    axes.legend(frameon=False, labelcolor=INK, fontsize=8)
+    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metasum"}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})

@@ -14,6 +14,7 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset
 
+FREE = {"data_root", "device", "monitor", "source"}  # may differ in a resumed run: they change no weight
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
@@ -52,6 +53,7 @@ def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
     Raises:
         CheckpointError: there is no run, or its config.json is damaged or foreign.
         UsageError: it has other settings, data or initialisation than `description`; the first difference is named.
+            Where to run, where the data lies and how often to look up may differ.
     """
     if not path.exists():
         raise CheckpointError(f"there is no run to resume in {path}.")
@@ -67,6 +69,6 @@ def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
 
 def _first_difference(name: str, before: Any, now: Any) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
-        found = (_first_difference(key, before.get(key), value) for key, value in now.items() if key != "source")
+        found = (_first_difference(key, before.get(key), value) for key, value in now.items() if key not in FREE)
         return next((difference for difference in found if difference), None)
     return None if before == now else f"{name} was {before}, now {now}"

@@ -65,6 +65,7 @@ class Harness:
         self.images_per_step = 2 * config.data.batch_size
         self.updater = Updater(learner, config.optimisation, fabric)
         self.step, self.seconds, self.evaluation_seconds = 0, 0.0, 0.0
+        self._random: dict[str, Any] | None = None
         self._unread: list[dict[str, Tensor]] = []  # loss terms of steps since the last log line, on the device
 
     def train(self, *, title: str) -> None:
@@ -74,16 +75,23 @@ class Harness:
             DivergenceError: a loss or weight became NaN or infinite; the last good checkpoint is kept.
             Interrupted: SIGINT or SIGTERM came; the state is saved.
         """
-        if self.step == 0:
-            torch.manual_seed(self.config.seed)  # dropout
         self.display.begin(title, step=self.step, steps=self.steps)
+        gpus = [self.fabric.device] if self.fabric.device.type == "cuda" else []
         try:
-            with Interruption() as interruption:
+            with Interruption() as interruption, torch.random.fork_rng(gpus):
+                self._start_randomness()
                 while self.step < self.steps:
                     self._train_step()
                     self._look_up(interrupted=interruption.requested)
         finally:
             self.display.end()
+
+    def _start_randomness(self) -> None:
+        """Dropout's: seeded, or as the checkpoint left it. The caller's own random state comes back after training."""
+        if self._random is None:
+            torch.manual_seed(self.config.seed)
+        else:
+            _set_random_state(self._random)
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -184,10 +192,9 @@ class Harness:
         try:
             self.updater.load_state_dict(state)
             self.sampler.load_state_dict(state["sampler"])
-            _set_random_state(state["random"])
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not fit this run ({error}).") from error
-        self.step, self.seconds = state["step"], state["seconds"]
+        self.step, self.seconds, self._random = state["step"], state["seconds"], state["random"]
 
     @property
     def images_per_second(self) -> float:

@@ -50,6 +50,7 @@ def nothing_written(tmp_path: Path) -> bool:
         (["--learner", "independent", "--statistics", "learned"], ["does not run the sum in training"]),
         (["--precision", "16-mixed"], ["--precision 16-mixed needs a GPU"]),
         (["--plugin", "nowhere.py"], ["there is no plugin file nowhere.py"]),
+        (["--name", "../elsewhere"], ["--name '../elsewhere' must be a plain folder name"]),
         (["extra"], ["extra"]),
     ],
     ids=lambda value: "" if isinstance(value[0], str) and " " in value[0] else "_".join(value),
@@ -212,6 +213,7 @@ def test_nothing_to_resume(metasum, tiny, tmp_path):
 def test_resuming_with_other_settings_names_the_first_that_differs(metasum, tiny, tmp_path):
     unfinished(metasum, tiny, tmp_path)
     refused(metasum("train", *tiny, "--resume", "--clip", 1), 2, "clip was None, now 1.0")
+    assert metasum("train", *tiny, "--resume", "--evaluate-every", 0, "--device", "auto").code == 0, "changes no weight"
 
 
 def test_resuming_with_other_data(metasum, tiny, tmp_path):

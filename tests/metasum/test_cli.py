@@ -7,7 +7,7 @@ import click
 import pytest
 
 from metasum.cli import metasum as group
-from metasum.config import TrainConfig, from_dict, to_dict
+from metasum.config import TrainConfig, from_dict, settings, to_dict
 from metasum.errors import UsageError
 from metasum.options import options_of
 from metasum.training.evaluation import BeforeAfter, Evaluation
@@ -73,6 +73,19 @@ def test_settings_survive_json():
 def test_python_gets_the_same_checks(wrong):
     with pytest.raises(UsageError, match="takes"):
         TrainConfig(**wrong)
+
+
+def test_settings_by_flat_names_are_those_of_the_flags():
+    config = settings(target="mnist", width=0.5, symmetric=True, seed=2)
+    assert (config.data.target, config.network.width, config.objective.symmetric, config.seed) == (
+        "mnist",
+        0.5,
+        True,
+        2,
+    )
+    assert settings() == TrainConfig()
+    with pytest.raises(UsageError, match=r"unknown setting 'widht'; did you mean 'width'\?"):
+        settings(widht=1)
 
 
 EVALUATION = Evaluation(BeforeAfter(0.5, 0.25), BeforeAfter(0.75, 1.0))

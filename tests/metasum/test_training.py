@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from metasum import settings, train
 from metasum.errors import DivergenceError, Interrupted
 from metasum.learners.joint import JointLearner
 from metasum.training.optimisation import learning_rate_factor
@@ -218,6 +219,15 @@ def test_the_support_can_have_an_initialisation_of_its_own(metasum, tiny, tmp_pa
     for name, equal in (("same", True), ("own", False)):
         networks = [load_file(run_folder(tmp_path, name) / f"{n}.safetensors") for n in ("target", "support")]
         assert torch.allclose(*(n["block_1.0.weight"] for n in networks), atol=1e-9) == equal
+
+
+def test_training_from_python_leaves_the_callers_randomness_alone(data_root, tmp_path):
+    flat = {"target": "rows", "support": "lines", "data_root": str(data_root), "width": 0.02, "steps": 2}
+    state = torch.get_rng_state()
+    result = train(settings(**flat, batch_size=4, device="cpu"), out=tmp_path / "runs")
+    assert torch.equal(state, torch.get_rng_state())
+    assert result["steps"] == 2
+    assert (Path(result["run"]) / "report.html").is_file()
 
 
 @pytest.mark.parametrize("flags", [["--precision", "bf16-mixed"], ["--norm", "group"], ["--network", "resnet"]])

@@ -106,3 +106,9 @@ def test_evaluation_and_calibration_are_always_the_same():
     assert sum(len(b.labels) for b in one.evaluation(limit=30)) == 30
     first, second = (torch.cat(list(t.calibration(2))) for t in (one, other))
     assert torch.equal(first, second)
+
+
+def test_calibration_batches_are_equal_so_that_each_image_counts_alike():
+    sizes = [len(batch) for batch in task(0, train=600).calibration(9)]
+    assert sizes == [200, 200, 200]
+    assert [len(batch) for batch in task(0, train=600).calibration(2)] == [256, 256]
