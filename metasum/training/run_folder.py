@@ -146,11 +146,12 @@ class RunFolder:
             StorageError: it could not be written; the last one is untouched.
         """
         path = self.path / "last.ckpt"
-        with replacing(path) as partial:
+        with replacing(path) as partial, partial.open("wb") as file:
             try:
-                torch.save({"format": CHECKPOINT_FORMAT, **state}, partial)
-            except RuntimeError as error:  # PyTorch's zip writer reports a full disk so
-                raise StorageError(f"cannot write {path}: {reason(error)}") from error
+                torch.save({"format": CHECKPOINT_FORMAT, **state}, file)
+            except RuntimeError as error:  # PyTorch's zip writer raises it over the file's own error
+                cause = error.__context__ if isinstance(error.__context__, OSError) else error
+                raise StorageError(f"cannot write {path}: {reason(cause)}.") from error
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The state in last.ckpt, on the CPU; None where there is none yet.

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import blob_arrays, write_npz
 
+from metasum.errors import StorageError
 from metasum.training.run_folder import RunFolder
 
 
@@ -304,12 +305,15 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
     run.save_checkpoint({"step": 1})
     before = (run.path / "last.ckpt").read_bytes()
 
-    def torn(state, path):
-        Path(path).write_bytes(b"half")
-        raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
+    def torn(state, file):
+        file.write(b"half")
+        try:
+            full_disk()
+        except OSError:
+            raise RuntimeError("[enforce fail at inline_container.cc] . unexpected pos")  # noqa: B904 (as PyTorch does)
 
     monkeypatch.setattr(torch, "save", torn)
-    with pytest.raises(Exception, match=r"cannot write .*last.ckpt"):
+    with pytest.raises(StorageError, match=r"cannot write .*last.ckpt: .*No space left on device"):
         run.save_checkpoint({"step": 2})
     assert (run.path / "last.ckpt").read_bytes() == before
     assert [p.name for p in run.path.iterdir() if p.name.startswith(".")] == []
