@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from metasum.config import TrainConfig
 from metasum.errors import UsageError, unknown
+from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 
@@ -58,8 +59,9 @@ def register(name: str, factory: Factory, *, summary: str = "", source: str = "P
         source: where it comes from, for the same list.
 
     Raises:
-        UsageError: the name is taken.
+        UsageError: the name is taken, or cannot be part of a folder's.
     """
+    check_folder_name("a learner called", name)
     if name in LEARNERS:
         raise UsageError(f"there is a learner {name!r} already (from {LEARNERS[name].source}).")
     LEARNERS[name] = LearnerEntry(factory, summary, source)

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from metasum.baselines.registry import learner_named
-from metasum.config import NetworkConfig, TrainConfig
+from metasum.baselines.registry import LEARNERS, learner_named
+from metasum.config import SECTIONS, NetworkConfig, TrainConfig
 from metasum.errors import UsageError
-from metasum.files import write_json
+from metasum.files import check_folder_name, write_json
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.networks.build import build_network
+from metasum.plugins import load_entry_points
 from metasum.tasks.registry import load_dataset, pair_of
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -67,13 +68,17 @@ def train(
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
     """
     config, display = config or TrainConfig(), display or SilentDisplay()
-    if name is not None and Path(name).name != name:
-        raise UsageError(f"--name {name!r} must be a plain folder name; --out says where it goes.")
+    if name is not None:
+        check_folder_name("--name", name)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite ask for opposite things.")
+    load_entry_points()
     entry = learner_named(config.learner)
     fabric = make_fabric(config.optimisation)
     root = Path(config.data.data_root)
     datasets = [load_dataset(n, root=root, download=download) for n in (config.data.target, config.data.support)]
     config = resolve(config, datasets)
+    _refuse_settings_of_other_learners(config)
     networks = _networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     learner = entry.factory(networks.to(fabric.device), config)
@@ -86,7 +91,7 @@ def train(
         run = reopen(path, description)
         if run.finished:
             display.note(f"{path} is finished already.")
-            return run.read_json("result.json")
+            return _reported(run, run.read_json("result.json"), report)
     else:
         run = RunFolder.create(path, description, overwrite=overwrite)
     run.save_weights("initial", initial)
@@ -96,8 +101,12 @@ def train(
     sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
     display.note(f"{sizes}; {sum(p.numel() for p in networks.target.parameters()):,} parameters a network")
     harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
-    result = _finish(harness, config, display)
-    if report:
+    return _reported(run, _finish(harness, config, display), report)
+
+
+def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
+    """The result, once report.html is there (where it is wanted)."""
+    if report and not (run.path / "report.html").is_file():
         from metasum.report.page import write_report
 
         write_report(run)
@@ -121,6 +130,15 @@ def resolve(config: TrainConfig, datasets: list[Dataset]) -> TrainConfig:
         network=filled(config.network, width=recipe.width, num_classes=classes),
         optimisation=filled(config.optimisation, steps=recipe.steps, learning_rate=recipe.learning_rate),
     )
+
+
+def _refuse_settings_of_other_learners(config: TrainConfig) -> None:
+    """A setting that the chosen learner does not read is an error, not a silence."""
+    own = learner_named(config.learner).sections
+    for section in {name for entry in LEARNERS.values() for name in entry.sections} - set(own):
+        for name, default in asdict(SECTIONS[section]()).items():
+            if getattr(getattr(config, section), name) != default:
+                raise UsageError(f"--{name.replace('_', '-')} says nothing to learner {config.learner!r}.")
 
 
 def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:
@@ -175,13 +193,13 @@ def _finish(harness: Harness, config: TrainConfig, display: Display) -> dict[str
     learner, run = harness.learner, harness.run
     display.note("measuring on all held-out images …")
     started = time.perf_counter()
-    evaluation = harness.evaluator.before_and_after(learner)
-    by_operator = harness.evaluator.after_by_operator(learner)
-    summed = harness.evaluator.summed_network(learner)
-    harness.record_evaluation(evaluation)
+    final = harness.evaluator.everything(learner)
+    harness.record_final(final.accuracy)
     run.save_weights("target", learner.target_network().state_dict())
     run.save_weights("support", learner.support_network().state_dict())
-    run.save_weights("summed", summed.state_dict(), operator=config.sum.operator, statistics=config.sum.statistics)
+    run.save_weights(
+        "summed", final.summed.state_dict(), operator=config.sum.operator, statistics=config.sum.statistics
+    )
     result = {
         "learner": config.learner,
         "target": config.data.target,
@@ -192,8 +210,9 @@ def _finish(harness: Harness, config: TrainConfig, display: Display) -> dict[str
         "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
         "peak_bytes": peak_bytes(harness.fabric.device),
         "images_per_second": round(harness.images_per_second, 1),
-        "accuracy": asdict(evaluation),
-        "after_by_operator": by_operator,
+        "operator": config.sum.operator,
+        "accuracy": asdict(final.accuracy),
+        "after_by_operator": final.after_by_operator,
         "evaluated_on": config.data.evaluate_on,
         "run": str(run.path),
     }

@@ -7,14 +7,15 @@ import os
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.config import BenchmarkConfig, TrainConfig, settings
-from metasum.errors import Interrupted, MetaSumError, UsageError
-from metasum.flags import TolerantCommand, TolerantGroup, chosen, given_flags, settings_flags
+from metasum.errors import Interrupted, MetaSumError, reason
+from metasum.flags import TolerantCommand, TolerantGroup, chosen, settings_flags
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -37,7 +38,7 @@ root_flag = click.option(
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="metasum")
 def metasum() -> None:
-    r"""Train neural networks so that their weights can be added.
+    """Train neural networks so that their weights can be added.
 
     \b
     Start here (no data, no network needed, about a minute):
@@ -46,7 +47,7 @@ def metasum() -> None:
       metasum train --target mnist --support cifar10
     Compare with networks that were trained with no thought of being added:
       metasum train --target mnist --support cifar10 --learner independent
-    """
+    """  # noqa: D301 (click reads the backspace)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -60,8 +61,7 @@ def metasum() -> None:
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
 @json_flag
 @quiet_flag
-@click.pass_context
-def train(context: click.Context, /, **values: Any) -> None:
+def train(**values: Any) -> None:
     """Train a target and a support network, and measure their sum.
 
     Two networks of one architecture learn two datasets; a third, whose every weight is the sum of theirs, should
@@ -71,7 +71,6 @@ def train(context: click.Context, /, **values: Any) -> None:
     """
     _load_plugins(values["plugin"])
     config = settings(**chosen(TrainConfig, values))
-    _refuse_foreign_sections(config, given_flags(context))
     from metasum import assembly
     from metasum.training.progress import display_for
 
@@ -114,10 +113,7 @@ def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
             {"name": name, "summary": summary, "source": source}
             for name, (summary, source) in known_datasets(data_root).items()
         ],
-        "pairs": [
-            {"target": pair.target, "support": pair.support, "recipe": vars(pair.recipe), "summary": pair.summary}
-            for pair in PAIRS.values()
-        ],
+        "pairs": [{**asdict(pair), "name": pair.name} for pair in PAIRS.values()],
     }
     _print(result, as_json=as_json, shown=_tasks_table)
 
@@ -157,19 +153,6 @@ def _load_plugins(files: tuple[Path, ...]) -> None:
         run_plugin(file)
 
 
-def _refuse_foreign_sections(config: TrainConfig, given: set[str]) -> None:
-    """A flag that the chosen learner does not read is an error, not a silence."""
-    from metasum.baselines.registry import LEARNERS, learner_named
-
-    own = learner_named(config.learner).sections
-    for entry in LEARNERS.values():
-        for section in set(entry.sections) - set(own):
-            foreign = sorted(given & set(vars(getattr(config, section))))
-            if foreign:
-                flag = "--" + foreign[0].replace("_", "-")
-                raise UsageError(f"{flag} says nothing to learner {config.learner!r}.")
-
-
 def _print(result: dict[str, Any], *, as_json: bool, shown: Callable[[dict[str, Any]], list[Any]]) -> None:
     if as_json:
         click.echo(json.dumps(result, indent=2))
@@ -198,12 +181,12 @@ def _train_table(result: dict[str, Any]) -> list[Any]:
         {
             "dataset": f"{result[side]} ({side})",
             "before": f"{accuracy['before']:.2%}",
-            "after the sum": f"{accuracy['after']:.2%}",
+            f"after the {result['operator']}": f"{accuracy['after']:.2%}",
             "change, points": f"{100 * (accuracy['after'] - accuracy['before']):+.2f}",
         }
         for side, accuracy in result["accuracy"].items()
     ]
-    table = _table(rows, right=("before", "after the sum", "change, points"))
+    table = _table(rows, right=tuple(rows[0])[1:])
     closing = (
         f"{result['steps']} steps in {result['seconds']:.0f} s ({result['images_per_second']:.0f} images/s), "
         f"measured in {result['evaluation_seconds']:.0f} s on {result['evaluated_on']} images\n{result['run']}"
@@ -214,8 +197,9 @@ def _train_table(result: dict[str, Any]) -> list[Any]:
 def _tasks_table(result: dict[str, Any]) -> list[Any]:
     pairs = [
         {
-            "pair": f"{pair['target']} + {pair['support']}",
+            "pair": pair["name"],
             "summary": pair["summary"],
+            "source": pair["source"],
             "recipe": ", ".join(f"{name} {value:g}" for name, value in pair["recipe"].items()).replace("_", " "),
         }
         for pair in result["pairs"]
@@ -245,6 +229,8 @@ def main() -> None:
     """Entry point: exit codes 0, 1 (failure), 2 (bad usage), 130 (interrupted); one line for an error."""
     try:
         metasum(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
     except click.ClickException as error:
         _fail(error.format_message(), 2, error)
     except Interrupted as error:
@@ -254,10 +240,12 @@ def main() -> None:
         _fail(str(error), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt) as error:
         _fail("interrupted; a run that was under way can be continued with --resume.", Interrupted.exit_code, error)
-    except MemoryError as error:
-        _fail("there is not enough memory; try a smaller --width or --batch-size.", 1, error)
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
+    except Exception as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)
+        if isinstance(error, MemoryError) or "memory" in reason(error).lower():
+            _fail(f"there is not enough memory ({reason(error)}); try a smaller --width or --batch-size.", 1, error)
+        _fail(f"{type(error).__name__}: {reason(error)} (METASUM_DEBUG=1 shows where).", 1, error)
 
 
 def _fail(sentence: str, code: int, error: BaseException) -> None:

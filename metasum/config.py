@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from metasum.errors import CheckpointError, UsageError, unknown
 from metasum.options import Checked, option, options_of
@@ -59,11 +59,23 @@ class NetworkConfig(Checked):
     num_classes: int | None = option(
         None, "Outputs of both networks [default: the larger class count of the two datasets].", minimum=2
     )
-    init: str | None = option(None, "Start both networks from this .safetensors file, not from a seed.")
-    init_seed: int = option(0, "Seed of the shared initialisation; runs with the same one can be summed.", minimum=0)
-    support_init_seed: int | None = option(
-        None, "Seed of an initialisation of the support's own [default: it shares the target's].", minimum=0
+    init: str | None = option(None, "Start from the parameters in this .safetensors file, not from --init-seed.")
+    init_seed: int = option(
+        0, "Seed of the shared initialisation; runs with the same one can be summed.", minimum=0, below=2**63
     )
+    support_init_seed: int | None = option(
+        None,
+        "Seed of an initialisation of the support's own [default: it shares the target's].",
+        minimum=0,
+        below=2**63,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.init is not None and self.init_seed != 0:
+            raise UsageError("--init and --init-seed ask for different initialisations; give one.")
+        if self.network != "vgg16" and self.dropout != NetworkConfig.dropout:
+            raise UsageError(f"--dropout says nothing to network {self.network!r}, which has none.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +126,13 @@ class OptimisationConfig(Checked):
     precision: str = option("32", "Arithmetic of forward and backward; weights stay float32.", choices=PRECISIONS)
     device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.optimizer != "sgd" and self.momentum != OptimisationConfig.momentum:
+            raise UsageError(f"--momentum says nothing to optimizer {self.optimizer!r}.")
+        if self.steps is not None and self.warmup >= self.steps:
+            raise UsageError(f"--warmup {self.warmup} leaves nothing of --steps {self.steps}.")
+
 
 @dataclasses.dataclass(frozen=True)
 class MonitorConfig(Checked):
@@ -136,7 +155,9 @@ class TrainConfig(Checked):
     """
 
     learner: str = option("metasum", "Way of training; `metasum learners` lists them.")
-    seed: int = option(0, "Seed of batches, augmentation and dropout (not of the initialisation).", minimum=0)
+    seed: int = option(
+        0, "Seed of batches, augmentation and dropout (not of the initialisation).", minimum=0, below=2**63
+    )
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     sum: SumConfig = dataclasses.field(default_factory=SumConfig)
@@ -157,13 +178,8 @@ class BenchmarkConfig(Checked):
     device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
 
 
-SECTIONS: dict[str, type] = {
-    "data": DataConfig,
-    "network": NetworkConfig,
-    "sum": SumConfig,
-    "objective": ObjectiveConfig,
-    "optimisation": OptimisationConfig,
-    "monitor": MonitorConfig,
+SECTIONS: dict[str, Any] = {
+    name: hint for name, hint in get_type_hints(TrainConfig).items() if dataclasses.is_dataclass(hint)
 }
 
 

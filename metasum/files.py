@@ -9,7 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import StorageError
+from metasum.errors import StorageError, UsageError
+
+
+def check_folder_name(kind: str, name: str) -> None:
+    """Raises UsageError where `name` could not be (part of) one folder's name on any system."""
+    if not name or name.startswith(".") or any(character in name for character in "/\\:\0"):
+        raise UsageError(f"{kind} {name!r} does not work: it becomes part of a folder's name.")
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from metasum.errors import UsageError, unknown
 from metasum.options import Option, options_of
 
 
-class Choice(click.ParamType[str]):
+class Choice(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
     """A word from a list, with the nearest one in the error."""
 
     name = "choice"
@@ -45,24 +45,24 @@ class TolerantCommand(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         switches = {
-            name: (option.opts[0], option.secondary_opts[0])
+            option.opts[0]: option.secondary_opts
             for option in self.params
-            if isinstance(option, click.Option) and option.is_flag and option.secondary_opts
-            for name in option.opts
+            if isinstance(option, click.Option) and option.is_flag
         }
-        return super().parse_args(ctx, [_normal(argument, switches) for argument in args])
+        return super().parse_args(ctx, [plain for argument in args for plain in _normal(argument, switches)])
 
 
-def _normal(argument: str, switches: dict[str, tuple[str, str]]) -> str:
+def _normal(argument: str, switches: dict[str, list[str]]) -> list[str]:
+    """The argument as click wants it; nothing for a plain switch that is sent as false."""
     if not argument.startswith("--"):
-        return argument
+        return [argument]
     name, equals, value = argument.partition("=")
     name = "--" + name[2:].replace("_", "-")
     if equals and name in switches:
         if value.lower() not in ("true", "false"):
             raise UsageError(f"{name} takes true or false, not {value!r}.")
-        return switches[name][0 if value.lower() == "true" else 1]
-    return f"{name}{equals}{value}"
+        return [name] if value.lower() == "true" else switches[name][:1]
+    return [f"{name}{equals}{value}"]
 
 
 def settings_flags(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -95,9 +95,3 @@ def chosen(settings: type, values: dict[str, Any]) -> dict[str, Any]:
     """Of a command's parameters, those that are fields of `settings`."""
     names = {leaf.name for leaf in options_of(settings)}
     return {name: value for name, value in values.items() if name in names}
-
-
-def given_flags(context: click.Context) -> set[str]:
-    """Names of the settings that were written on the command line."""
-    source = click.core.ParameterSource.COMMANDLINE
-    return {name for name in context.params if context.get_parameter_source(name) is source}

@@ -1,7 +1,7 @@
 """Settings that carry their own documentation: a dataclass field with help, unit, range and choices.
 
-The command line, the checks and the README's tables are all read off these fields, so that a flag, a line in
-a sweep file and a keyword in Python are one thing under one name.
+The command line and the checks are read off these fields, so that a flag, a line in a sweep file and a keyword in
+Python are one thing under one name.
 """
 
 from __future__ import annotations

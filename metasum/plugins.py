@@ -9,16 +9,20 @@ from pathlib import Path
 from metasum.errors import MetaSumError, UsageError
 
 GROUPS = ("metasum.tasks", "metasum.baselines")
+_called: set[str] = set()  # each function registers once in a process
 
 
 def load_entry_points() -> None:
-    """Calls the registering function behind every entry point of the groups `metasum.tasks` and `metasum.baselines`.
+    """Calls, once, the function behind every entry point of the groups `metasum.tasks` and `metasum.baselines`.
 
     Raises:
         UsageError: one of them failed; it is named.
     """
     for group in GROUPS:
         for entry in entry_points(group=group):
+            if entry.value in _called:
+                continue
+            _called.add(entry.value)
             try:
                 entry.load()()
             except MetaSumError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -14,9 +14,6 @@ Parameters: TypeAlias = Mapping[str, Tensor]
 
 Buffers: TypeAlias = Mapping[str, Tensor]
 """A network's buffers (batch-norm running mean, variance, counter) by dotted name."""
-
-Classifier: TypeAlias = Callable[[Tensor], Tensor]
-"""Images `[N, C, 32, 32]` float to logits `[N, classes]`."""
 
 
 class Batch(NamedTuple):
@@ -71,13 +68,10 @@ class Dataset:
 class Task(Protocol):
     """A dataset as the harness needs it: ready batches, always the same ones."""
 
-    @property
-    def name(self) -> str: ...
-
     def evaluation(self, limit: int | None = None) -> Iterable[Batch]:
         """Batches of held-out images in a fixed order, at most `limit` images."""
         ...
 
     def calibration(self, batches: int) -> Iterable[Tensor]:
-        """`batches` unlabelled batches of training images, drawn once and for all."""
+        """At most `batches` unlabelled batches of training images, drawn once and for all."""
         ...

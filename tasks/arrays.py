@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from metasum.errors import DatasetError, reason
+from metasum.errors import DatasetError, MetaSumError, reason
 from metasum.types import Dataset, Split
 
 SIZE = 32
@@ -72,8 +71,8 @@ def _split(where: str, split: str, images: Any, labels: Any) -> Split:
         raise DatasetError(f"{where}: y_{split} must have shape [{len(x)}], as x_{split} has, not {list(y.shape)}.")
     if not len(x):
         raise DatasetError(f"{where}: the {split} split is empty.")
-    if y.min() < 0:
-        raise DatasetError(f"{where}: y_{split} has label {y.min()} out of range: labels start at 0.")
+    if y.min() < 0 or y.max() >= 2**31:
+        raise DatasetError(f"{where}: y_{split} has a label out of range: {y.min()} to {y.max()}, not 0 to K-1.")
     if not 0 < min(x.shape[1:3]) <= max(x.shape[1:3]) <= SIZE:
         raise DatasetError(
             f"{where}: images of {x.shape[1]}x{x.shape[2]} cannot be padded to {SIZE}x{SIZE}; resize them first."
@@ -105,6 +104,8 @@ def read_npz(path: Path) -> Arrays:
                     f"{', '.join(file.files) or 'nothing'}."
                 )
             arrays = [file[key] for key in KEYS]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, MemoryError, NotImplementedError) as error:
+    except MetaSumError:
+        raise
+    except Exception as error:  # zipfile, zlib, numpy and its header parser raise a dozen kinds
         raise DatasetError(f"{path} is damaged or is not a .npz file ({reason(error)}).") from error
     return (arrays[0], arrays[1]), (arrays[2], arrays[3])

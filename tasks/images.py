@@ -26,7 +26,7 @@ def moments(images: Tensor, *, in_channels: int) -> tuple[Tensor, Tensor]:
     """
     channels = images.shape[1]
     mean, second = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, channels, dtype=torch.float64)
-    for chunk in images.split(4096):
+    for chunk in torch.split(images, 4096):
         pixels = chunk.transpose(0, 1).reshape(channels, -1).double() / 255
         mean, second = mean + pixels.sum(1), second + pixels @ pixels.T
     count = images.numel() / channels

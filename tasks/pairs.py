@@ -25,6 +25,7 @@ class TaskPair:
     support: str
     recipe: Recipe = Recipe()
     summary: str = ""
+    source: str = "Python"
 
     @property
     def name(self) -> str:
@@ -32,8 +33,10 @@ class TaskPair:
 
 
 BUILT_IN_PAIRS = (
-    TaskPair("digits", "letters", Recipe(steps=300), "the embedded pair, what runs with no options"),
-    TaskPair("printed-digits", "letters", Recipe(steps=300), "step 2 offline: colour digits stand in for SVHN"),
-    TaskPair("mnist", "cifar10", Recipe(), "step 1 of the experiment"),
-    TaskPair("svhn", "cifar10", Recipe(), "step 2 of the experiment"),
+    TaskPair("digits", "letters", Recipe(steps=300), "the embedded pair, what runs with no options", "metasum"),
+    TaskPair(
+        "printed-digits", "letters", Recipe(steps=300), "step 2 offline: colour digits stand in for SVHN", "metasum"
+    ),
+    TaskPair("mnist", "cifar10", Recipe(), "step 1 of the experiment", "metasum"),
+    TaskPair("svhn", "cifar10", Recipe(), "step 2 of the experiment", "metasum"),
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
+from metasum.files import check_folder_name
 from metasum.tasks import embedded
 from metasum.tasks.arrays import Arrays, dataset_from_arrays, read_npz
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
@@ -47,8 +48,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     Raises:
         UsageError: the name is taken, or cannot name a folder.
     """
-    if not name or any(character in name for character in "/\\+:\0") or name.startswith("."):
-        raise UsageError(f"a dataset cannot be called {name!r}: its name becomes part of a folder's.")
+    check_folder_name("a dataset called", name)
     if name in DATASETS:
         raise UsageError(f"there is a dataset {name!r} already (from {DATASETS[name].source}).")
     DATASETS[name] = DatasetEntry(loader, summary, source)
@@ -82,6 +82,7 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
         UsageError: nobody knows the name; the nearest known one is in the message.
         DatasetError: it is known and not there, or damaged, or not what a dataset should be.
     """
+    check_folder_name("a dataset called", name)
     if name in DATASETS:
         entry = DATASETS[name]
         try:

@@ -42,7 +42,6 @@ class ImageTask:
             count = max(1, round(len(train) * VALIDATION_SHARE))
             held_out, train = _subset(train, order[:count]), _subset(train, order[count:])
             order = torch.arange(len(train))
-        self.name, self.num_classes = dataset.name, dataset.num_classes
         self._train, self._held_out = _moved(train, device), _moved(held_out, device)
         self._order = order.to(device)
         mean, deviation = moments(train.images, in_channels=in_channels)
@@ -62,7 +61,7 @@ class ImageTask:
     def evaluation(self, limit: int | None = None) -> Iterator[Batch]:
         """Held-out images in their own order, at most `limit` of them, in batches of 256."""
         images, labels = self._held_out.images[:limit], self._held_out.labels[:limit]
-        for pixels, answers in zip(images.split(EVALUATION_BATCH), labels.split(EVALUATION_BATCH), strict=True):
+        for pixels, answers in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
             yield Batch(self._prepared(pixels), answers)
 
     def calibration(self, batches: int) -> Iterator[Tensor]:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from tiny import blob_arrays, write_npz
 
-from metasum import cli
+from metasum import cli, plugins
 from metasum.baselines import registry as learners
 from metasum.tasks import registry as tasks
 
@@ -26,6 +26,7 @@ def _registries() -> Iterator[None]:
     """What a test registers is gone after it."""
     registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, learners.LEARNERS]
     before = [dict(registry) for registry in registries]
+    plugins._called.clear()
     yield
     for registry, entries in zip(registries, before, strict=True):
         registry.clear()

@@ -27,7 +27,8 @@ def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            names.add(node.module or "")
+            names |= {node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)}
+    assert not {name.split(".")[0] for name in names} & {"tasks", "baselines"}, f"{path}: metasum.tasks is meant"
     return names
 
 

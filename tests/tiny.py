@@ -10,7 +10,7 @@ from torch import nn
 
 
 def small_network(seed: int = 0, *, classes: int = 4) -> nn.Module:
-    """A convolution, batch norm, dropout and two linear layers on `[N, 1, 8, 8]`, in float64."""
+    """A convolution, batch norm and two linear layers on `[N, 1, 8, 8]`, in float64."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = nn.Sequential(

@@ -17,8 +17,8 @@ class JointLearner(PairLearner):
     """L = w_t CE(f(θ_t; x_t), y_t) + w_s CE(f(θ_s; x_s), y_s) + w_sum L_sum(θ_t ⊕ θ_s; x_t, y_t).
 
     With `symmetric`, L_sum is added for the support's images too. The gradient of L_sum reaches θ_t and θ_s alike.
-    A step costs one forward and backward for each term. Each term's backward runs before the next term's
-    forward, so that only one term's activations are in memory at a time.
+    A step costs one forward and backward for each term. A term's backward runs before the next term's forward, so
+    that one term's activations are in memory at a time (with the reading "gap" two, whose gradients are coupled).
 
     Args:
         networks: the pair to train.

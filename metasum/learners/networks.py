@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError, unknown
 from metasum.weights.composition import operator_named
-from metasum.weights.functional import BACKENDS, functional_call
+from metasum.weights.functional import functional_call, import_backend
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 from metasum.weights.statistics import normalisers, recalibrate
 
@@ -17,7 +17,9 @@ from metasum.weights.statistics import normalisers, recalibrate
 class MetaSum(nn.Module):
     """Target network θ_t, support network θ_s, and the network θ_t + θ_s, which has no weights of its own.
 
-    Wraps any `nn.Module` whose forward takes one tensor. The summed network keeps batch-norm statistics of its own,
+    Wraps any `nn.Module` whose forward takes one tensor. (A module that keeps one of its own bound methods in an
+    attribute needs the backend "torch": the other two would call the original. So do the few that higher cannot
+    patch, `nn.ParameterList` among them.) The summed network keeps batch-norm statistics of its own,
     so that a forward through it leaves those of target and support alone.
 
     Args:
@@ -45,8 +47,7 @@ class MetaSum(nn.Module):
         backend: str = "learn2learn",
     ) -> None:
         super().__init__()
-        if backend not in BACKENDS:
-            raise unknown("backend", backend, BACKENDS)
+        import_backend(backend)
         self.operator, self.backend = operator, backend
         self._compose = operator_named(operator)
         self.target = copy.deepcopy(model)

@@ -11,11 +11,11 @@ def scaled(size: int, width: float) -> int:
 
 
 def normalisation(norm: str, channels: int) -> list[nn.Module]:
-    """The layers that follow a convolution: one, or none. Groups are of 16 channels where that divides, else one."""
+    """The layers that follow a convolution: one, or none. Groups are of 16 channels where that divides, else of all."""
     if norm == "batch":
         return [nn.BatchNorm2d(channels)]
     if norm == "group":
-        return [nn.GroupNorm(max(1, channels // 16) if channels % 16 == 0 else 1, channels)]
+        return [nn.GroupNorm(channels // 16 if channels % 16 == 0 else 1, channels)]
     return []
 
 

@@ -23,7 +23,7 @@ def write_report(run: RunFolder) -> Path:
         CheckpointError: the run is not finished, or one of its files is missing or damaged.
     """
     config, result = run.read_json("config.json"), run.read_json("result.json")
-    records = list(run.metrics())
+    records = run.metrics()
     from jinja2 import UndefinedError
 
     try:
@@ -39,7 +39,7 @@ def write_report(run: RunFolder) -> Path:
                 figures=_figures(run, records),
             )
         )
-    except (KeyError, TypeError, UndefinedError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise CheckpointError(f"{run.path} holds files of another version or program ({error!r}).") from error
     path = run.path / "report.html"
     write_text(path, page)
@@ -67,6 +67,8 @@ def _figures(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, s
     """(title, caption, SVG) in reading order."""
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
+    if not steps or not evaluations:
+        raise CheckpointError(f"{run.path / 'metrics.jsonl'} is missing or lacks its lines.")
     layers = _layers(run)
     return [
         (
@@ -77,7 +79,7 @@ def _figures(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, s
         ("Loss", "Each term's mean between two log lines.", loss_curves(steps)),
         (
             "Angle between the two networks",
-            "Cosine similarity of the layers' weights, and of what training changed in them since the initialisation.",
+            "Cosine similarity of the layers' weights, and of what they are apart from the target's initialisation.",
             layer_curves(layers, quantity="cosine"),
         ),
         (
@@ -91,10 +93,10 @@ def _figures(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, s
 def _layers(run: RunFolder) -> dict[str, list[LayerGeometry]]:
     initial, target, support = (run.weights(name) for name in ("initial", "target", "support"))
 
-    def change(weights: Parameters) -> Parameters:
+    def difference(weights: Parameters) -> Parameters:
         return {name: tensor - initial[name] for name, tensor in weights.items()}
 
     return {
         "weights": layer_geometry(target, support),
-        "change since the target's initialisation": layer_geometry(change(target), change(support)),
+        "difference from the target's initialisation": layer_geometry(difference(target), difference(support)),
     }

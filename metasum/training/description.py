@@ -14,7 +14,7 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset
 
-FREE = {"data_root", "device", "monitor", "source"}  # may differ in a resumed run: they change no weight
+MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "source"}  # they change no weight
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
@@ -69,6 +69,10 @@ def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
 
 def _first_difference(name: str, before: Any, now: Any) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
-        found = (_first_difference(key, before.get(key), value) for key, value in now.items() if key not in FREE)
+        found = (
+            _first_difference(key, before.get(key), value)
+            for key, value in now.items()
+            if key not in MAY_DIFFER_ON_RESUME
+        )
         return next((difference for difference in found if difference), None)
     return None if before == now else f"{name} was {before}, now {now}"

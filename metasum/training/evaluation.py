@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -30,6 +31,16 @@ class Evaluation:
 
     target: BeforeAfter
     support: BeforeAfter
+
+
+class FinalEvaluation(NamedTuple):
+    """What a finished run is measured by."""
+
+    accuracy: Evaluation
+    after_by_operator: dict[str, dict[str, float]]
+    """Accuracy of the sum on "target" and "support" under each operator, statistics recalibrated on each."""
+    summed: nn.Module
+    """The sum as it was measured on the target."""
 
 
 def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
@@ -77,23 +88,25 @@ class Evaluator:
                 ),
             )
 
-    def after_by_operator(self, learner: Learner) -> dict[str, dict[str, float]]:
-        """Accuracy after each operator, whichever was trained with, statistics recalibrated on each dataset."""
+    def everything(self, learner: Learner) -> FinalEvaluation:
+        """Accuracies on all images, under every operator, and the sum itself; each sum is made once."""
+        wanted = {(operator, "recalibrate") for operator in OPERATORS}
+        own = (self._settings.operator, self._settings.statistics)
+        after: dict[tuple[str, str], dict[str, float]] = {}
         with self._autocast():
-            return {
-                operator: {
-                    side: accuracy(
-                        learner.summed_network(self._calibration(task), operator=operator), task.evaluation()
-                    )
-                    for side, task in (("target", self._target), ("support", self._support))
-                }
-                for operator in OPERATORS
+            for operator, statistics in sorted(wanted | {own}):
+                after[operator, statistics] = {}
+                for side, task in (("support", self._support), ("target", self._target)):
+                    network = learner.summed_network(self._calibration(task), operator=operator, statistics=statistics)
+                    after[operator, statistics][side] = accuracy(network, task.evaluation())
+                if (operator, statistics) == own:
+                    summed = network  # as it was measured on the target
+            alone = {
+                "target": accuracy(learner.target_network(), self._target.evaluation()),
+                "support": accuracy(learner.support_network(), self._support.evaluation()),
             }
-
-    def summed_network(self, learner: Learner) -> nn.Module:
-        """The sum as it is measured on the target."""
-        with self._autocast():
-            return learner.summed_network(self._calibration(self._target), statistics=self._settings.statistics)
+        evaluation = Evaluation(*(BeforeAfter(alone[side], after[own][side]) for side in ("target", "support")))
+        return FinalEvaluation(evaluation, {operator: after[operator, "recalibrate"] for operator in OPERATORS}, summed)
 
     def _after(self, learner: Learner, task: Task, limit: int | None) -> float:
         summed = learner.summed_network(self._calibration(task), statistics=self._settings.statistics)

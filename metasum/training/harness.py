@@ -16,6 +16,7 @@ from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, 
 from metasum.learners.protocol import Learner
 from metasum.training.evaluation import Evaluation, Evaluator
 from metasum.training.interruption import Interruption
+from metasum.training.memory import reset_peak
 from metasum.training.optimisation import Updater
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
@@ -65,8 +66,9 @@ class Harness:
         self.images_per_step = 2 * config.data.batch_size
         self.updater = Updater(learner, config.optimisation, fabric)
         self.step, self.seconds, self.evaluation_seconds = 0, 0.0, 0.0
+        reset_peak(fabric.device)
         self._random: dict[str, Any] | None = None
-        self._unread: list[dict[str, Tensor]] = []  # loss terms of steps since the last log line, on the device
+        self._unlogged: list[dict[str, Tensor]] = []  # loss terms of steps since the last log line, on the device
 
     def train(self, *, title: str) -> None:
         """Runs the steps that are left, then leaves a checkpoint.
@@ -82,16 +84,15 @@ class Harness:
                 self._start_randomness()
                 while self.step < self.steps:
                     self._train_step()
-                    self._look_up(interrupted=interruption.requested)
+                    self._evaluate_and_save(interrupted=interruption.requested)
         finally:
             self.display.end()
 
     def _start_randomness(self) -> None:
         """Dropout's: seeded, or as the checkpoint left it. The caller's own random state comes back after training."""
-        if self._random is None:
-            torch.manual_seed(self.config.seed)
-        else:
-            _set_random_state(self._random)
+        torch.manual_seed(self.config.seed)
+        if self._random is not None:
+            _set_random_state(self._random, self.fabric.device)
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -100,15 +101,17 @@ class Harness:
             terms = self.learner.training_step(episode.target, episode.support, backward=self.updater.backward)
         self.updater.update()
         self.step += 1
-        self._unread.append(terms)
-        if self._due(self.monitor.log_every):
-            self._log()  # reads the losses: the device is in step with us here
+        self._unlogged.append(terms)
+        if self.step % self.monitor.log_every == 0 or self.step == self.steps:
+            self._read_losses()  # waits for the device
         self.seconds += time.perf_counter() - started
+        if not self._unlogged:
+            self._log()
         speed = self.step * self.images_per_step / self.seconds
-        self.display.stepped(self.step, losses=None if self._unread else self._last_losses, images_per_second=speed)
+        self.display.stepped(self.step, losses=None if self._unlogged else self._mean_losses, images_per_second=speed)
 
-    def _look_up(self, *, interrupted: bool) -> None:
-        """Evaluates and saves where that is due."""
+    def _evaluate_and_save(self, *, interrupted: bool) -> None:
+        """Where that is due."""
         last = self.step == self.steps
         if self.monitor.evaluate_every and self.step % self.monitor.evaluate_every == 0 and not last:
             self._evaluate_on_the_way()
@@ -117,25 +120,25 @@ class Harness:
         if interrupted and not last:
             raise Interrupted(f"stopped at step {self.step} of {self.steps}; the state is saved in {self.run.path}.")
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.steps
-
-    def _log(self) -> None:
-        rows = [[float(value) for value in terms.values()] for terms in self._unread]
+    def _read_losses(self) -> None:
+        """Means over the steps since the last log line; raises DivergenceError where one is NaN or infinite."""
+        rows = [[float(value) for value in terms.values()] for terms in self._unlogged]
         first = self.step - len(rows) + 1
         for number, row in enumerate(rows, start=first):
             if not all(math.isfinite(value) for value in row):
-                terms = dict(zip(self._unread[0], row, strict=True))
+                terms = dict(zip(self._unlogged[0], row, strict=True))
                 bad = next(name for name, value in terms.items() if not math.isfinite(value))
                 raise self._diverged(f"the {bad} loss became {terms[bad]} in step {number}")
         means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        self._last_losses = dict(zip(self._unread[0], means, strict=True))
-        self._unread = []
+        self._mean_losses = dict(zip(self._unlogged[0], means, strict=True))
+        self._unlogged = []
+
+    def _log(self) -> None:
         self.run.append_metrics(
             {
                 "kind": "step",
                 "step": self.step,
-                "losses": self._last_losses,
+                "losses": self._mean_losses,
                 "learning_rate": self.updater.learning_rate,
                 "seconds": round(self.seconds, 3),
             }
@@ -149,15 +152,20 @@ class Harness:
         started = time.perf_counter()
         evaluation = self.evaluator.before_and_after(self.learner, limit=self.monitor.evaluate_images)
         self.evaluation_seconds += time.perf_counter() - started
-        self.record_evaluation(evaluation)
+        self._record_evaluation(evaluation)
 
-    def record_evaluation(self, evaluation: Evaluation) -> None:
-        """Tells the run folder and the display."""
+    def _record_evaluation(self, evaluation: Evaluation) -> None:
         self.run.append_metrics({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
         self.display.evaluated(self.step, evaluation)
 
+    def record_final(self, evaluation: Evaluation) -> None:
+        """Logs the evaluation after the last step, unless a run that was killed right after it has done so."""
+        if {"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)} not in self.run.metrics():
+            self._record_evaluation(evaluation)
+
     def _save(self) -> None:
-        if self._unread:
+        if self._unlogged:
+            self._read_losses()
             self._log()
         if not all(bool(parameter.isfinite().all()) for parameter in self.learner.parameters()):
             raise self._diverged(f"a weight became NaN or infinite by step {self.step}")
@@ -167,8 +175,9 @@ class Harness:
                 "learner": self.learner.state_dict(),
                 **self.updater.state_dict(),
                 "sampler": self.sampler.state_dict(),
-                "random": _random_state(),
+                "random": _random_state(self.fabric.device),
                 "seconds": self.seconds,
+                "evaluation_seconds": self.evaluation_seconds,
             }
         )
 
@@ -180,8 +189,8 @@ class Harness:
             ArchitectureError: it is of another architecture.
         """
         state = self.run.load_checkpoint()
-        self.run.forget_metrics_after(0 if state is None else state["step"])
         if state is None:
+            self.run.forget_metrics_after(0)
             return
         path = self.run.path / "last.ckpt"
         try:
@@ -194,7 +203,9 @@ class Harness:
             self.sampler.load_state_dict(state["sampler"])
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not fit this run ({error}).") from error
-        self.step, self.seconds, self._random = state["step"], state["seconds"], state["random"]
+        self.run.forget_metrics_after(state["step"])
+        self.step, self._random = state["step"], state["random"]
+        self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
 
     @property
     def images_per_second(self) -> float:
@@ -202,12 +213,15 @@ class Harness:
         return self.steps * self.images_per_step / self.seconds
 
 
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The CPU's generator and, where training runs on a GPU, that GPU's."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
 
 
-def _set_random_state(state: dict[str, Any]) -> None:
+def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(state["cpu"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

@@ -61,15 +61,13 @@ class Updater:
     def __init__(self, learner: Learner, config: OptimisationConfig, fabric: Fabric) -> None:
         if config.steps is None or config.learning_rate is None:
             raise ValueError("steps and learning_rate must be resolved before training")
-        steps = config.steps
         self._fabric, self._clip = fabric, config.clip
         self._groups = learner.parameter_groups()
         self._raw = _optimizer(config, [parameter for group in self._groups for parameter in group])
         self._optimizer: Any = fabric.setup_optimizers(self._raw)
-        self._scheduler = torch.optim.lr_scheduler.LambdaLR(
-            self._raw,
-            lambda step: learning_rate_factor(step, steps=steps, warmup=config.warmup, schedule=config.schedule),
-        )
+        self._config, self._steps, self._peak = config, config.steps, config.learning_rate
+        self._updates = 0
+        self._set_learning_rate()
 
     @property
     def learning_rate(self) -> float:
@@ -90,18 +88,26 @@ class Updater:
                 nn.utils.clip_grad_norm_(group, self._clip)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
-        self._scheduler.step()
+        self._updates += 1
+        self._set_learning_rate()
+
+    def _set_learning_rate(self) -> None:
+        factor = learning_rate_factor(
+            self._updates, steps=self._steps, warmup=self._config.warmup, schedule=self._config.schedule
+        )
+        for group in self._raw.param_groups:
+            group["lr"] = self._peak * factor
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "optimizer": self._raw.state_dict(),
-            "scheduler": self._scheduler.state_dict(),
+            "updates": self._updates,
             "precision": self._fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._raw.load_state_dict(state["optimizer"])
-        self._scheduler.load_state_dict(state["scheduler"])
+        self._updates = state["updates"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
 

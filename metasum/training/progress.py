@@ -77,15 +77,19 @@ class RichDisplay:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("{task.fields[speed]:.0f} images/s"),
             TimeRemainingColumn(),
             console=Console(file=stream),
         )
-        self._losses = Progress(TextColumn("  loss      {task.description}"), console=self._progress.console)
-        self._accuracy = Progress(TextColumn("  accuracy  {task.description}"), console=self._progress.console)
+        self._losses = Progress(
+            TextColumn("  loss      {task.description}", markup=False), console=self._progress.console
+        )
+        self._accuracy = Progress(
+            TextColumn("  accuracy  {task.description}", markup=False), console=self._progress.console
+        )
         parts = Group(self._progress, self._losses, self._accuracy)
         self._live = Live(parts, console=self._progress.console, refresh_per_second=8)
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
-from metasum.files import replacing, write_json
+from metasum.files import replacing, write_json, write_text
 from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 1"
-CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "scheduler", "precision", "sampler", "random", "seconds"}
+CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "updates", "precision", "sampler", "random"}
+CHECKPOINT_KEYS |= {"seconds", "evaluation_seconds"}
 
 
 class RunFolder:
@@ -46,13 +47,17 @@ class RunFolder:
             path.mkdir(parents=True)
         except OSError as error:
             raise StorageError(f"cannot make the run folder {path}: {error.strerror or error}.") from error
-        write_json(path / "config.json", description)
+        try:
+            write_json(path / "config.json", description)
+        except StorageError:
+            path.rmdir()
+            raise
         return run
 
     def _make_way(self, overwrite: bool) -> None:
         if not (self.path / "config.json").is_file():
-            if self.path.is_dir() and not any(self.path.iterdir()):
-                self.path.rmdir()
+            if self.path.is_dir() and all(file.suffix == ".partial" for file in self.path.iterdir()):
+                shutil.rmtree(self.path)  # empty, but for what a killed process left half-written
                 return
             raise UsageError(f"{self.path} exists and is not a run folder; choose another --name or --out.")
         if not overwrite:
@@ -105,31 +110,31 @@ class RunFolder:
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
 
-    def metrics(self) -> Iterator[dict[str, Any]]:
-        """The lines of metrics.jsonl; raises CheckpointError where one is damaged."""
-        path = self.path / "metrics.jsonl"
-        if not path.is_file():
-            return
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise CheckpointError(f"{path} is damaged in line {number}.") from error
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; raises CheckpointError where one is damaged."""
+        records, whole = self._read_metrics()
+        if not whole:
+            raise CheckpointError(f"{self.path / 'metrics.jsonl'} is damaged in line {len(records) + 1}.")
+        return records
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drops what was logged after `step`: a resumed run will log it again."""
-        kept = []
-        path = self.path / "metrics.jsonl"
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        """Drops what was logged after `step`, and a line that a killed process was writing."""
+        records, _ = self._read_metrics()
+        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+        write_text(self.path / "metrics.jsonl", "".join(kept))
+
+    def _read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
+        """The records up to the first damaged one, and whether that was all."""
+        path, records = self.path / "metrics.jsonl", list[dict[str, Any]]()
+        for line in path.read_bytes().splitlines() if path.is_file() else []:
             try:
                 record = json.loads(line)
-            except ValueError:
-                break  # the killed process was writing this line
-            if record["step"] > step:
-                break
-            kept.append(line + "\n")
-        with replacing(path) as partial:
-            partial.write_text("".join(kept), encoding="utf-8")
+                if not isinstance(record["step"], int) or record["kind"] not in ("step", "evaluation"):
+                    return records, False
+            except (ValueError, KeyError, TypeError):
+                return records, False
+            records.append(record)
+        return records, True
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:
         """Writes `<name>.safetensors`."""
@@ -163,8 +168,12 @@ class RunFolder:
         if not path.is_file():
             return None
         try:
+            with zipfile.ZipFile(path) as archive:
+                torn = archive.testzip()  # PyTorch itself does not compare the checksums it writes
+            if torn is not None:
+                raise ValueError(f"the checksum of {torn} is wrong")
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, ValueError, EOFError, KeyError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a torn pickle raises whatever its next byte happens to mean
             raise CheckpointError(f"{path} is damaged or is not a checkpoint ({reason(error)}).") from error
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not set(state) >= CHECKPOINT_KEYS:
             raise CheckpointError(f"{path} is not a checkpoint of metasum.")

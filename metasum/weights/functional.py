@@ -42,6 +42,18 @@ def functional_call(
     return BACKENDS[backend](network, parameters, buffers, images)
 
 
+def import_backend(backend: str) -> None:
+    """Imports the library behind a backend, which takes seconds the first time.
+
+    Raises:
+        UsageError: there is no such backend.
+    """
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
+    if backend != "torch":
+        getattr(third_party, backend)()
+
+
 def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
     # clone_module looks each parameter up in `memo` before it clones it, under the key `parameter.data_ptr` (the bound
     # method). Filled in beforehand, the clone is made of the given tensors: no copy, no rounding, any operator.

@@ -38,8 +38,7 @@ def check_same_architecture(parameter_sets: Sequence[Parameters], *, names: Sequ
             mine, theirs = _describe(first, name), _describe(other, name)
             if mine != theirs:
                 raise ArchitectureError(
-                    f"the networks differ in architecture: parameter {name!r} is {mine} in {labels[0]} "
-                    f"and {theirs} in {label}."
+                    f"the networks differ in architecture: {name!r} is {mine} in {labels[0]} and {theirs} in {label}."
                 )
 
 

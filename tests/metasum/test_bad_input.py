@@ -51,7 +51,16 @@ def nothing_written(tmp_path: Path) -> bool:
         (["--learner", "independent", "--statistics", "learned"], ["does not run the sum in training"]),
         (["--precision", "16-mixed"], ["--precision 16-mixed needs a GPU"]),
         (["--plugin", "nowhere.py"], ["there is no plugin file nowhere.py"]),
-        (["--name", "../elsewhere"], ["--name '../elsewhere' must be a plain folder name"]),
+        (["--name", "../elsewhere"], ["--name '../elsewhere' does not work", "folder's name"]),
+        (["--name", ""], ["--name '' does not work"]),
+        (["--target", "/etc/rows"], ["a dataset called '/etc/rows' does not work"]),
+        (["--resume", "--overwrite"], ["ask for opposite things"]),
+        (["--seed", str(2**64)], ["--seed must be less than"]),
+        (["--init-seed", str(2**64)], ["--init-seed must be less than"]),
+        (["--init", "x.safetensors", "--init-seed", "3"], ["--init and --init-seed"]),
+        (["--network", "resnet", "--dropout", "0.5"], ["--dropout says nothing to network 'resnet'"]),
+        (["--momentum", "0.5"], ["--momentum says nothing to optimizer 'adam'"]),
+        (["--warmup", "6"], ["--warmup 6 leaves nothing of --steps 6"]),
         (["extra"], ["extra"]),
     ],
     ids=lambda value: "" if isinstance(value[0], str) and " " in value[0] else "_".join(value),
@@ -93,7 +102,8 @@ X, Y = blob_arrays()[0]
         ({"x_train": X[0]}, ["x_train must have shape [N, H, W]", "[8, 8]"]),
         ({"x_train": np.stack([X, X], -1)}, ["C 1 or 3", "[96, 8, 8, 2]"]),
         ({"y_train": Y[:-1]}, ["y_train must have shape [96]", "not [95]"]),
-        ({"y_train": Y - 1}, ["y_train has label -1 out of range"]),
+        ({"y_train": Y - 1}, ["y_train has a label out of range: -1 to 2"]),
+        ({"y_test": np.full(48, 2**64 - 5, np.uint64)}, ["y_test has a label out of range"]),
         ({"y_train": Y * 1000}, ["y_train has label 3000 out of range"]),
         ({"y_test": np.full(48, 9)}, ["y_test has label 9 out of range: y_train has 0 to 3"]),
         ({"y_train": Y * 0}, ["y_train has one class only"]),
@@ -116,6 +126,19 @@ def test_a_truncated_npz(metasum, tiny, tmp_path, keep):
     path = tmp_path / "data" / "rows.npz"
     path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
     refused(metasum("train", *tiny), 1, "rows.npz is damaged or is not a .npz file")
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_corrupted_npz(metasum, tiny, tmp_path, seed):
+    """Bytes are overwritten at random in a compressed file; whatever breaks, it is one clear line."""
+    path = tmp_path / "data" / "rows.npz"
+    np.savez_compressed(path, **arrays_with())
+    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
+    for place in rng.integers(0, len(data), 40):
+        data[place] = rng.integers(256)
+    path.write_bytes(data)
+    refused(metasum("train", *tiny), 1, "rows")
     assert nothing_written(tmp_path)
 
 
@@ -242,7 +265,57 @@ def test_a_checkpoint_of_another_architecture(metasum, tiny, tmp_path):
     run = unfinished(metasum, tiny, tmp_path)
     assert metasum("train", *tiny, "--name", "wider", "--width", 0.05).code == 0
     (run.parent / "wider" / "last.ckpt").replace(run / "last.ckpt")
+    before = (run / "metrics.jsonl").read_bytes()
     refused(metasum("train", *tiny, "--resume"), 1, "another architecture", "block_1.0.weight", "[3, 1, 3, 3]")
+    assert (run / "metrics.jsonl").read_bytes() == before, "a refused resume loses nothing"
+
+
+def test_a_checkpoint_with_one_flipped_bit(metasum, tiny, tmp_path):
+    path = unfinished(metasum, tiny, tmp_path) / "last.ckpt"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    refused(metasum("train", *tiny, "--resume"), 1, "last.ckpt is damaged", "checksum")
+
+
+@pytest.mark.parametrize("line", [b"3", b"{}", b'{"step": "x", "kind": "step"}', b"\xff\xfe", b'{"step": 2, "ki'])
+def test_damaged_metrics(metasum, tiny, tmp_path, line):
+    run = unfinished(metasum, tiny, tmp_path)
+    whole = (run / "metrics.jsonl").read_bytes()
+    (run / "metrics.jsonl").write_bytes(whole + line)
+    assert metasum("train", *tiny, "--resume").code == 0, "what a killed process left is dropped"
+    (run / "metrics.jsonl").write_bytes(line + b"\n" + whole)
+    refused(metasum("report", run), 1, "metrics.jsonl is damaged in line 1")
+    (run / "metrics.jsonl").unlink()
+    refused(metasum("report", run), 1, "metrics.jsonl is missing or lacks its lines")
+
+
+def test_a_killed_start_is_no_obstacle(metasum, tiny, tmp_path):
+    run = tmp_path / "runs" / "rows+lines" / "metasum-seed0"
+    run.mkdir(parents=True)
+    (run / ".config.json.partial").write_text("{")
+    assert metasum("train", *tiny).code == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ["not enough memory", "--width"]),
+        (MemoryError(), ["not enough memory"]),
+        (LookupError("surprise\nsecond line"), ["LookupError: surprise (METASUM_DEBUG=1 shows where)"]),
+    ],
+    ids=["allocator", "memory", "anything"],
+)
+def test_what_nobody_foresaw_is_one_line_too(metasum, tiny, tmp_path, monkeypatch, error, words):
+    def failing(*_args, **_keywords):
+        raise error
+
+    monkeypatch.setattr("metasum.assembly.build_network", failing)
+    refused(metasum("train", *tiny), 1, *words)
+    assert nothing_written(tmp_path)
+    monkeypatch.setenv("METASUM_DEBUG", "1")
+    with pytest.raises(type(error)):
+        metasum("train", *tiny)
 
 
 def test_a_damaged_config(metasum, tiny, tmp_path):
@@ -290,6 +363,7 @@ def test_no_space_on_disk(metasum, tiny, tmp_path, monkeypatch, name):
     run = tmp_path / "runs" / "rows+lines" / "metasum-seed0"
     assert not (run / name).exists()
     assert not list(run.glob(".*")), "no temporary file is left"
+    assert name != "config.json" or not run.exists(), "nor an empty folder"
 
 
 def test_no_space_for_a_log_line(metasum, tiny, monkeypatch):
@@ -323,8 +397,9 @@ def test_a_report_of_something_else(metasum, tiny, tmp_path):
     refused(metasum("report", tmp_path), 1, "is not a run folder")
     run = unfinished(metasum, tiny, tmp_path)
     refused(metasum("report", run), 1, "has no result.json", "the run is not finished")
-    (run / "result.json").write_text(json.dumps({"accuracy": 1}))
-    refused(metasum("report", run), 1, "another version or program")
+    for result in ({"accuracy": 1}, []):
+        (run / "result.json").write_text(json.dumps(result))
+        refused(metasum("report", run), 1)
 
 
 def test_an_unwritable_folder(metasum, tiny, tmp_path):

@@ -15,10 +15,21 @@ from metasum.training.progress import LineDisplay, RichDisplay, SilentDisplay, d
 
 
 def test_every_setting_is_a_flag_with_help(metasum):
-    text = " ".join(metasum("train", "--help").out.split())
+    text = "".join(metasum("train", "--help").out.split())  # however it is wrapped
     for leaf in options_of(TrainConfig):
         assert leaf.flag in text
-        assert leaf.metadata["help"].split("[")[0].split()[0] in text
+        unit = f" Unit: {leaf.metadata['unit']}." if leaf.metadata["unit"] else ""
+        shown = "" if leaf.default is None else f"[default: {leaf.flag if leaf.default is True else leaf.default}"
+        if leaf.type is bool and not leaf.default:
+            shown = f"[default: no-{leaf.flag[2:]}"
+        assert "".join(f"{leaf.metadata['help']}{unit} {shown}".split()) in text, leaf.name
+
+
+def test_help_keeps_its_examples_on_lines_of_their_own(metasum):
+    assert "    metasum train" in metasum("--help").out.splitlines()
+    bare = metasum()
+    assert bare.code == 0
+    assert bare.out == metasum("--help").out
 
 
 def test_every_number_has_a_range_and_every_flag_a_sentence():
@@ -43,6 +54,7 @@ def test_every_option_of_every_command_has_help(metasum, command):
 
 def test_underscores_and_booleans_are_taken_as_sweep_agents_send_them(metasum, tiny, tmp_path):
     flags = ["--batch_size=4", "--symmetric=True", "--sum_weight=2", "--report=false", "--seed=3"]
+    flags += ["--overwrite=true", "--quiet=False"]
     outcome = metasum("train", *tiny, *flags, "--json")
     assert outcome.code == 0, outcome.err
     run = tmp_path / "runs" / "rows+lines" / "metasum-seed3"

@@ -148,6 +148,17 @@ def test_resuming_a_finished_run_gives_its_result_back(metasum, tiny):
     assert "finished already" in again.err
 
 
+def test_a_run_killed_while_measuring_measures_once_more(metasum, tiny, tmp_path):
+    assert metasum("train", *tiny).code == 0
+    run = run_folder(tmp_path)
+    before = (run / "metrics.jsonl").read_text(), accuracies(run)
+    (run / "result.json").unlink()
+    assert metasum("train", *tiny, "--resume").code == 0
+    assert ((run / "metrics.jsonl").read_text(), accuracies(run)) == before
+    assert metasum("train", *tiny, "--resume", "--report").code == 0
+    assert (run / "report.html").is_file(), "a finished run gets the report it lacks"
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_a_number_stops_the_run_and_keeps_the_last_checkpoint(
     metasum, tiny, tmp_path, monkeypatch, bad
@@ -230,7 +241,9 @@ def test_training_from_python_leaves_the_callers_randomness_alone(data_root, tmp
     assert (Path(result["run"]) / "report.html").is_file()
 
 
-@pytest.mark.parametrize("flags", [["--precision", "bf16-mixed"], ["--norm", "group"], ["--network", "resnet"]])
+@pytest.mark.parametrize(
+    "flags", [["--precision", "bf16-mixed"], ["--norm", "group"], ["--network", "resnet", "--dropout", 0.25]]
+)
 @pytest.mark.parametrize("learner", ["metasum", "independent"])
 def test_other_precisions_norms_and_networks_run(metasum, tiny, flags, learner):
     outcome = metasum("train", *tiny, "--learner", learner, *flags)

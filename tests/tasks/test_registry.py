@@ -105,7 +105,7 @@ def test_names_lead_to_registered_then_npz_then_torchvision(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "a\\b"])
 def test_a_name_that_cannot_be_part_of_a_folder_is_refused(name):
-    with pytest.raises(UsageError, match="cannot be called"):
+    with pytest.raises(UsageError, match="becomes part of a folder's name"):
         register_dataset(name, blob_arrays)
 
 
@@ -173,6 +173,51 @@ def test_emnist_letters_stand_upright_and_count_from_zero(tmp_path):
 def test_every_torchvision_dataset_that_is_not_there_says_so_without_a_download(name, tmp_path):
     with pytest.raises(DatasetError, match=rf"'{name}' is not in .*--download"):
         load_dataset(name, root=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "labels", "data"),
+    [
+        ("usps", "USPS", lambda y: {"targets": y.tolist()}, lambda x: x),
+        ("cifar10", "CIFAR10", lambda y: {"targets": y.tolist()}, lambda x: np.stack([x, x // 2, x // 3], -1)),
+        ("cifar100", "CIFAR100", lambda y: {"targets": y.tolist()}, lambda x: np.stack([x, x // 2, x // 3], -1)),
+        ("svhn", "SVHN", lambda y: {"labels": y}, lambda x: np.stack([x, x // 2, x // 3], 1)),
+    ],
+)
+def test_other_torchvision_layouts(tmp_path, monkeypatch, name, kind, labels, data):
+    import torchvision.datasets
+
+    splits = blob_arrays(size=16)
+
+    def fake(root, download, train=None, split=None):
+        assert root == str(tmp_path)
+        assert not download
+        x, y = splits[0 if train or split == "train" else 1]
+        return type("Fake", (), {"data": data(x), **labels(y)})()
+
+    monkeypatch.setattr(torchvision.datasets, kind, fake)
+    dataset = load_dataset(name, root=tmp_path)
+    assert np.array_equal(dataset.train.images[:, 0].numpy(), splits[0][0])
+    assert dataset.test.labels.tolist() == splits[1][1].tolist()
+    if name != "usps":
+        assert np.array_equal(dataset.train.images[:, 2].numpy(), splits[0][0] // 3)
+
+
+def test_the_download_flag_reaches_torchvision(metasum, tiny, monkeypatch):
+    import torchvision.datasets
+
+    asked = []
+
+    def fake(root, download, split):
+        asked.append(download)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "SVHN", fake)
+    assert metasum("train", *tiny, "--target", "svhn").code == 1
+    outcome = metasum("train", *tiny, "--target", "svhn", "--download")
+    assert outcome.code == 1
+    assert "could not be downloaded" in outcome.err
+    assert asked == [False, True]
 
 
 def test_a_download_that_fails_says_so(tmp_path, monkeypatch):
