@@ -72,8 +72,10 @@ def train(**values: Any) -> None:
     _load_plugins(values["plugin"])
     config = settings(**chosen(TrainConfig, values))
     from metasum import assembly
+    from metasum.training.memory import keep_freed_memory
     from metasum.training.progress import display_for
 
+    keep_freed_memory()
     result = assembly.train(
         config,
         out=values["out"],
@@ -141,7 +143,9 @@ def benchmark(as_json: bool, **values: Any) -> None:
     """
     config = BenchmarkConfig(**values)
     from metasum.study.benchmark import run_benchmark
+    from metasum.training.memory import keep_freed_memory
 
+    keep_freed_memory()
     _print(run_benchmark(config), as_json=as_json, shown=_benchmark_table)
 
 

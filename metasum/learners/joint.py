@@ -38,12 +38,13 @@ class JointLearner(PairLearner):
     ) -> dict[str, Tensor]:
         """Terms "target", "support", "sum" and, where symmetric, "sum_support", each in nats per image."""
         self.train()
-        settings, terms = self.objective, dict[str, Tensor]()
+        settings, networks, terms = self.objective, self.networks, dict[str, Tensor]()
+        summed = networks.detached_sum() if self.trains_sum else None
         sides: list[tuple[str, nn.Module, Batch, float, str | None]] = [
-            ("target", self.networks.target, target, settings.target_weight, "sum"),
+            ("target", networks.target, target, settings.target_weight, "sum"),
             (
                 "support",
-                self.networks.support,
+                networks.support,
                 support,
                 settings.support_weight,
                 "sum_support" if settings.symmetric else None,
@@ -53,15 +54,15 @@ class JointLearner(PairLearner):
             logits = network(batch.images)
             loss = cross_entropy(logits, batch.labels)
             terms[name] = loss.detach()
-            if sum_name is None or settings.sum_weight == 0:
+            if summed is None or sum_name is None:
                 backward(weight * loss)
                 continue
             if settings.reading != "gap":  # the gap's gradient passes through this loss too: one backward for both
                 backward(weight * loss)
-            third = sum_loss(
-                settings.reading, self.networks.summed(batch.images), batch.labels, logits=logits, loss=loss
-            )
+            third = sum_loss(settings.reading, summed(batch.images), batch.labels, logits=logits, loss=loss)
             terms[sum_name] = third.detach()
             both = weight * loss + settings.sum_weight * third
             backward(both if settings.reading == "gap" else settings.sum_weight * third)
+        if summed is not None:
+            summed.hand_on()
         return terms

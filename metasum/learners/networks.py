@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError, unknown
+from metasum.types import Parameters
 from metasum.weights.composition import operator_named
 from metasum.weights.functional import functional_call, import_backend
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
@@ -66,9 +68,15 @@ class MetaSum(nn.Module):
 
         In train mode batch normalisation uses the batch's own statistics and updates the sum's running ones.
         """
-        return functional_call(
-            self.target, self.summed_parameters(), self._statistics.by_name(), images, backend=self.backend
-        )
+        return self.run_with(self.summed_parameters(), images)
+
+    def detached_sum(self) -> DetachedSum:
+        """The summed network for one training step, whose gradient is handed to both networks in one go."""
+        return DetachedSum(self)
+
+    def run_with(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """Logits of a network with these parameters and the sum's own statistics."""
+        return functional_call(self.target, parameters, self._statistics.by_name(), images, backend=self.backend)
 
     def summed_network(
         self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
@@ -106,6 +114,33 @@ class MetaSum(nn.Module):
     def _ran_in_training(self) -> bool:
         counters = [b for name, b in self._statistics.by_name().items() if name.endswith("num_batches_tracked")]
         return any(int(counter) > 0 for counter in counters)
+
+
+class DetachedSum:
+    """θ_t ⊕ θ_s as leaves of the graph: the same gradient as `MetaSum.summed`, gathered here before it is handed on.
+
+    Walking back through the network and adding to both networks' gradients at once takes a fifth longer than
+    doing one after the other (width 1.0, CPU). The composition is made once, for any number of forward passes.
+
+    Example:
+        >>> summed = networks.detached_sum()
+        >>> cross_entropy(summed(images), labels).backward()
+        >>> summed.hand_on()  # now in the gradients of networks.target and networks.support
+    """
+
+    def __init__(self, networks: MetaSum) -> None:
+        self._networks = networks
+        self._composed = networks.summed_parameters()
+        self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._composed.items()}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `[N, classes]`; gradients stay with the composition until `hand_on`."""
+        return self._networks.run_with(self._leaves, images)
+
+    def hand_on(self) -> None:
+        """Adds what was gathered to both networks' gradients, once."""
+        reached = [name for name, leaf in self._leaves.items() if leaf.grad is not None]
+        torch.autograd.backward([self._composed[n] for n in reached], [self._leaves[n].grad for n in reached])
 
 
 class _BufferSet(nn.Module):

@@ -43,10 +43,11 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     plain = contenders[names[0]].plain_passes
     seconds = {name: list[float]() for name in names}
     minimum = list[float]()
+    work = [(minimum, plain), *((seconds[name], contenders[name].step) for name in names)]
     for _ in range(config.repeats + 1):
-        minimum.append(_timed(plain, fabric.device))
-        for name, contender in contenders.items():
-            seconds[name].append(_timed(contender.step, fabric.device))
+        for times, run in work:
+            times.append(_timed(run, fabric.device))
+        work.reverse()  # nobody always comes first
     peak = peak_bytes(fabric.device)
     rows = []
     for name in names:

@@ -1,10 +1,26 @@
-"""How much memory was needed."""
+"""How much memory was needed, and keeping it from one step to the next."""
 
 from __future__ import annotations
 
+import ctypes
 import sys
 
 import torch
+
+
+def keep_freed_memory() -> None:
+    """Has the C library keep what is freed for the next allocation, in this whole process.
+
+    By default glibc hands every large block back to the kernel, which clears it anew for the next step: a fifth of a
+    step's time at width 1.0 on the CPU. To be called by whoever owns the process. Does nothing where there is no glibc.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
+        mallopt(trim_threshold, 2**31 - 1)
+        mallopt(mmap_max, 0)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -44,6 +44,25 @@ def test_the_sums_loss_reaches_both_networks_alike(backend, operator):
     torch.testing.assert_close(slope, (up - down) / (2 * epsilon), rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("operator", ["sum", "average"])
+def test_a_detached_sum_hands_on_the_same_gradients(backend, operator):
+    def made():
+        return MetaSum(small_network(0), support=small_network(1), operator=operator, backend=backend).train()
+
+    through, apart = made(), made()
+    for seed in (1, 2):
+        cross_entropy(through.summed(images(seed=seed)), labels()).backward()
+    summed = apart.detached_sum()
+    for seed in (1, 2):
+        cross_entropy(summed(images(seed=seed)), labels()).backward()
+    assert all(p.grad is None for p in apart.parameters())
+    summed.hand_on()
+    for mine, theirs in zip(apart.parameters(), through.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, rtol=0, atol=1e-12)
+    assert all(torch.equal(b, c) for b, c in zip(apart.buffers(), through.buffers(), strict=True))
+
+
 def test_the_sum_keeps_statistics_of_its_own_and_state_dict_holds_them():
     networks = MetaSum(small_network()).train()
     before = {n: b.clone() for n, b in networks.target.named_buffers()}

@@ -242,7 +242,13 @@ def test_training_from_python_leaves_the_callers_randomness_alone(data_root, tmp
 
 
 @pytest.mark.parametrize(
-    "flags", [["--precision", "bf16-mixed"], ["--norm", "group"], ["--network", "resnet", "--dropout", 0.25]]
+    "flags",
+    [
+        ["--precision", "bf16-mixed"],
+        ["--in-channels", 3],
+        ["--norm", "group"],
+        ["--network", "resnet", "--dropout", 0.25],
+    ],
 )
 @pytest.mark.parametrize("learner", ["metasum", "independent"])
 def test_other_precisions_norms_and_networks_run(metasum, tiny, flags, learner):
