@@ -87,13 +87,10 @@ def train(
     tasks = _tasks(config, datasets, fabric)
     description = describe(config, datasets, checksum(parameters_of(networks.target)))
     path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or f"{config.learner}-seed{config.seed}")
-    if resume:
-        run = reopen(path, description)
-        if run.finished:
-            display.note(f"{path} is finished already.")
-            return _reported(run, run.read_json("result.json"), report)
-    else:
-        run = RunFolder.create(path, description, overwrite=overwrite)
+    run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
+    if run.finished:
+        display.note(f"{path} is finished already.")
+        return _reported(run, run.read_json("result.json"), report)
     run.save_weights("initial", initial)
     harness = _harness(learner, tasks, config, fabric, run, display)
     if resume:

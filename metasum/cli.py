@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import click
 from metasum.config import BenchmarkConfig, TrainConfig, settings
 from metasum.errors import Interrupted, MetaSumError, reason
 from metasum.flags import TolerantCommand, TolerantGroup, chosen, settings_flags
+from metasum.tables import benchmark_tables, learners_tables, show, tasks_tables, train_tables
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -86,7 +85,7 @@ def train(**values: Any) -> None:
         report=values["report"],
         display=display_for(quiet=values["quiet"]),
     )
-    _print(result, as_json=values["as_json"], shown=_train_table)
+    show(result, as_json=values["as_json"], parts=train_tables)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -98,7 +97,7 @@ def report(runs: tuple[Path, ...], as_json: bool) -> None:
     from metasum.training.run_folder import RunFolder
 
     paths = [str(write_report(RunFolder.open(run))) for run in runs]
-    _print({"reports": paths}, as_json=as_json, shown=lambda result: result["reports"])
+    show({"reports": paths}, as_json=as_json, parts=lambda result: result["reports"])
 
 
 @metasum.command(cls=TolerantCommand)
@@ -117,7 +116,7 @@ def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
         ],
         "pairs": [{**asdict(pair), "name": pair.name} for pair in PAIRS.values()],
     }
-    _print(result, as_json=as_json, shown=_tasks_table)
+    show(result, as_json=as_json, parts=tasks_tables)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -129,7 +128,7 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
     from metasum.baselines.registry import LEARNERS
 
     rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
-    _print({"learners": rows}, as_json=as_json, shown=lambda result: [_table(result["learners"])])
+    show({"learners": rows}, as_json=as_json, parts=learners_tables)
 
 
 @metasum.command(cls=TolerantCommand)
@@ -146,7 +145,7 @@ def benchmark(as_json: bool, **values: Any) -> None:
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    _print(run_benchmark(config), as_json=as_json, shown=_benchmark_table)
+    show(run_benchmark(config), as_json=as_json, parts=benchmark_tables)
 
 
 def _load_plugins(files: tuple[Path, ...]) -> None:
@@ -155,78 +154,6 @@ def _load_plugins(files: tuple[Path, ...]) -> None:
     load_entry_points()
     for file in files:
         run_plugin(file)
-
-
-def _print(result: dict[str, Any], *, as_json: bool, shown: Callable[[dict[str, Any]], list[Any]]) -> None:
-    if as_json:
-        click.echo(json.dumps(result, indent=2))
-        return
-    from rich.console import Console
-
-    console = Console()
-    for part in shown(result):
-        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))  # no path is broken
-
-
-def _table(rows: list[dict[str, Any]], *, right: tuple[str, ...] = ()) -> Any:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in rows[0]:
-        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    return table
-
-
-def _train_table(result: dict[str, Any]) -> list[Any]:
-    rows = [
-        {
-            "dataset": f"{result[side]} ({side})",
-            "before": f"{accuracy['before']:.2%}",
-            f"after the {result['operator']}": f"{accuracy['after']:.2%}",
-            "change, points": f"{100 * (accuracy['after'] - accuracy['before']):+.2f}",
-        }
-        for side, accuracy in result["accuracy"].items()
-    ]
-    table = _table(rows, right=tuple(rows[0])[1:])
-    closing = (
-        f"{result['steps']} steps in {result['seconds']:.0f} s ({result['images_per_second']:.0f} images/s), "
-        f"measured in {result['evaluation_seconds']:.0f} s on {result['evaluated_on']} images\n{result['run']}"
-    )
-    return [table, closing]
-
-
-def _tasks_table(result: dict[str, Any]) -> list[Any]:
-    pairs = [
-        {
-            "pair": pair["name"],
-            "summary": pair["summary"],
-            "source": pair["source"],
-            "recipe": ", ".join(f"{name} {value:g}" for name, value in pair["recipe"].items()).replace("_", " "),
-        }
-        for pair in result["pairs"]
-    ]
-    return [_table(result["datasets"]), _table(pairs)]
-
-
-def _benchmark_table(result: dict[str, Any]) -> list[Any]:
-    rows = [
-        {
-            "backend": row["backend"],
-            "step, s": f"{row['step_seconds']:.3f}",
-            "three plain passes, s": f"{row['minimum_seconds']:.3f}",
-            "ratio": f"{row['ratio']:.3f} ({row['ratio_range'][0]:.3f} to {row['ratio_range'][1]:.3f})",
-            "peak, GiB": f"{row['peak_bytes'] / 2**30:.2f}",
-        }
-        for row in result["rows"]
-    ]
-    title = (
-        f"joint MetaSum, VGG16 width {result['width']:g}, batch {result['batch']}, precision {result['precision']}, "
-        f"{result['device']}, {result['threads']} threads; optimiser's update {result['optimizer_seconds']:.3f} s"
-    )
-    return [title, _table(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB"))]
 
 
 def main() -> None:

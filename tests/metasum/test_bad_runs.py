@@ -1,4 +1,4 @@
-"""Bad input: one clear line, exit code 1 or 2, no traceback, nothing half-written."""
+"""Bad run folders, checkpoints and disks: one clear line, and what was there is kept."""
 
 import errno
 import json
@@ -8,144 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from refusal import nothing_written, refused
 from safetensors.torch import load_file, save_file
 from tiny import blob_arrays, write_npz
 
 from metasum.errors import StorageError
 from metasum.training.run_folder import RunFolder
-
-
-def refused(outcome, code: int, *words: str) -> None:
-    """The command failed with `code` and one line that holds all `words`."""
-    lines = outcome.err.strip().splitlines()
-    assert outcome.code == code, outcome
-    assert "Traceback" not in outcome.err
-    assert lines[-1].startswith("metasum: ")
-    assert sum(line.startswith("metasum: ") for line in lines) == 1
-    assert outcome.out == ""
-    for word in words:
-        assert word in lines[-1]
-
-
-def nothing_written(tmp_path: Path) -> bool:
-    return not (tmp_path / "runs").exists()
-
-
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        (["--target", "minst"], ["unknown dataset 'minst'", "did you mean 'mnist'?"]),
-        (["--learner", "metasom"], ["unknown learner 'metasom'", "did you mean 'metasum'?"]),
-        (["--norm", "bach"], ["unknown value for --norm 'bach'", "did you mean 'batch'?"]),
-        (["--reading", "gapp"], ["did you mean 'gap'?"]),
-        (["--stepz", "4"], ["--stepz", "--steps"]),
-        (["--steps", "0"], ["--steps must be at least 1, not 0"]),
-        (["--steps", "many"], ["--steps", "many"]),
-        (["--width", "0"], ["--width must be greater than 0"]),
-        (["--learning-rate", "nan"], ["--learning-rate takes a finite number"]),
-        (["--dropout", "1"], ["--dropout must be less than 1"]),
-        (["--in-channels", "2"], ["--in-channels takes 1 or 3, not 2"]),
-        (["--num-classes", "3"], ["--num-classes 3 is too few: the datasets have 4 classes"]),
-        (["--symmetric=perhaps"], ["--symmetric takes true or false, not 'perhaps'"]),
-        (["--learner", "independent", "--sum-weight", "2"], ["--sum-weight says nothing to learner 'independent'"]),
-        (["--learner", "independent", "--statistics", "learned"], ["does not run the sum in training"]),
-        (["--precision", "16-mixed"], ["--precision 16-mixed needs a GPU"]),
-        (["--plugin", "nowhere.py"], ["there is no plugin file nowhere.py"]),
-        (["--name", "../elsewhere"], ["--name '../elsewhere' does not work", "folder's name"]),
-        (["--name", ""], ["--name '' does not work"]),
-        (["--target", "/etc/rows"], ["a dataset called '/etc/rows' does not work"]),
-        (["--resume", "--overwrite"], ["ask for opposite things"]),
-        (["--seed", str(2**64)], ["--seed must be less than"]),
-        (["--init-seed", str(2**64)], ["--init-seed must be less than"]),
-        (["--init", "x.safetensors", "--init-seed", "3"], ["--init and --init-seed"]),
-        (["--network", "resnet", "--dropout", "0.5"], ["--dropout says nothing to network 'resnet'"]),
-        (["--momentum", "0.5"], ["--momentum says nothing to optimizer 'adam'"]),
-        (["--warmup", "6"], ["--warmup 6 leaves nothing of --steps 6"]),
-        (["extra"], ["extra"]),
-    ],
-    ids=lambda value: "" if isinstance(value[0], str) and " " in value[0] else "_".join(value),
-)
-def test_a_value_that_makes_no_sense(metasum, tiny, tmp_path, flags, words):
-    refused(metasum("train", *tiny, *flags), 2, *words)
-    assert nothing_written(tmp_path)
-
-
-def test_an_unknown_command_gets_the_nearest_one(metasum):
-    refused(metasum("trian"), 2, "unknown command 'trian'; did you mean 'train'?")
-
-
-def test_cuda_without_cuda(metasum, tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    refused(metasum("train", *tiny, "--device", "cuda"), 2, "no CUDA device", "--device cpu")
-    assert nothing_written(tmp_path)
-
-
-def test_a_dataset_that_is_not_there_names_the_flag_and_the_folder(metasum, tiny, tmp_path):
-    refused(metasum("train", *tiny, "--target", "kmnist"), 1, "'kmnist'", "--download", str(tmp_path / "data"))
-    assert nothing_written(tmp_path)
-
-
-def arrays_with(**changed):
-    (x_train, y_train), (x_test, y_test) = blob_arrays()
-    return {"x_train": x_train, "y_train": y_train, "x_test": x_test, "y_test": y_test} | changed
-
-
-X, Y = blob_arrays()[0]
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"y_test": None}, ["lacks y_test"]),
-        ({"x_train": X.astype(np.float32)}, ["x_train must be uint8, not float32"]),
-        ({"y_train": Y.astype(np.float64)}, ["y_train must be integers, not float64"]),
-        ({"x_train": X[0]}, ["x_train must have shape [N, H, W]", "[8, 8]"]),
-        ({"x_train": np.stack([X, X], -1)}, ["C 1 or 3", "[96, 8, 8, 2]"]),
-        ({"y_train": Y[:-1]}, ["y_train must have shape [96]", "not [95]"]),
-        ({"y_train": Y - 1}, ["y_train has a label out of range: -1 to 2"]),
-        ({"y_test": np.full(48, 2**64 - 5, np.uint64)}, ["y_test has a label out of range"]),
-        ({"y_train": Y * 1000}, ["y_train has label 3000 out of range"]),
-        ({"y_test": np.full(48, 9)}, ["y_test has label 9 out of range: y_train has 0 to 3"]),
-        ({"y_train": Y * 0}, ["y_train has one class only"]),
-        ({"x_test": X[:0], "y_test": Y[:0]}, ["the test split is empty"]),
-        ({"x_train": X[:0], "y_train": Y[:0]}, ["the train split is empty"]),
-        ({"x_train": np.zeros((96, 33, 8), np.uint8)}, ["33x8 cannot be padded to 32x32"]),
-        ({"x_test": np.zeros((48, 9, 9), np.uint8)}, ["training images are 8x8", "test images 9x9"]),
-        ({"x_train": np.array([{}] * 96, dtype=object)}, ["is damaged or is not a .npz file"]),
-    ],
-    ids=lambda value: "_".join(value) if isinstance(value, dict) else "",
-)
-def test_a_foreign_npz(metasum, tiny, tmp_path, changed, words):
-    write_npz(tmp_path / "data" / "rows.npz", **changed)
-    refused(metasum("train", *tiny), 1, "rows", *words)
-    assert nothing_written(tmp_path)
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.5, 0.98])
-def test_a_truncated_npz(metasum, tiny, tmp_path, keep):
-    path = tmp_path / "data" / "rows.npz"
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * keep)])
-    refused(metasum("train", *tiny), 1, "rows.npz is damaged or is not a .npz file")
-    assert nothing_written(tmp_path)
-
-
-@pytest.mark.parametrize("seed", range(8))
-def test_a_corrupted_npz(metasum, tiny, tmp_path, seed):
-    """Bytes are overwritten at random in a compressed file; whatever breaks, it is one clear line."""
-    path = tmp_path / "data" / "rows.npz"
-    np.savez_compressed(path, **arrays_with())
-    data, rng = bytearray(path.read_bytes()), np.random.default_rng(seed)
-    for place in rng.integers(0, len(data), 40):
-        data[place] = rng.integers(256)
-    path.write_bytes(data)
-    refused(metasum("train", *tiny), 1, "rows")
-    assert nothing_written(tmp_path)
-
-
-def test_a_single_array_is_no_npz(metasum, tiny, tmp_path):
-    with (tmp_path / "data" / "rows.npz").open("wb") as file:
-        np.save(file, X)
-    refused(metasum("train", *tiny), 1, "rows.npz is not a .npz file")
 
 
 class Bomb:
@@ -160,7 +28,7 @@ class Bomb:
 
 def test_nothing_in_a_users_file_is_executed(metasum, tiny, tmp_path):
     mark = tmp_path / "executed"
-    np.savez(tmp_path / "data" / "rows.npz", **arrays_with(x_train=np.array([Bomb(mark)], dtype=object)))
+    write_npz(tmp_path / "data" / "rows.npz", x_train=np.array([Bomb(mark)], dtype=object))
     assert metasum("train", *tiny).code == 1
     write_npz(tmp_path / "data" / "rows.npz")
     assert metasum("train", *tiny, "--steps", 2).code == 0
@@ -171,36 +39,6 @@ def test_nothing_in_a_users_file_is_executed(metasum, tiny, tmp_path):
     torch.save(Bomb(mark), tmp_path / "init.safetensors")
     refused(metasum("train", *tiny, "--name", "b", "--init", tmp_path / "init.safetensors"), 1, "init.safetensors")
     assert not mark.exists()
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("import nothing_like_it", ["line 1", "ModuleNotFoundError"]),
-        ("x = 1\nraise RuntimeError('no luck')", ["line 2", "no luck"]),
-        ("def f(:", ["is not Python", "line 1"]),
-        ("import sys\nsys.exit(0)", ["line 2", "SystemExit"]),
-        (
-            "from metasum.tasks import register_dataset\nregister_dataset('digits', lambda: None)",
-            ["there is a dataset 'digits' already"],
-        ),
-    ],
-    ids=["import", "raise", "syntax", "exit", "taken"],
-)
-def test_a_plugin_that_fails(metasum, tiny, tmp_path, text, words):
-    plugin = tmp_path / "plugin.py"
-    plugin.write_text(text)
-    refused(metasum("train", *tiny, "--plugin", plugin), 2, *words)
-    assert nothing_written(tmp_path)
-
-
-@pytest.mark.parametrize("body", ["raise RuntimeError('no luck')", "return 3", "return ((1, 2), (3, 4))"])
-def test_a_registered_loader_that_fails(metasum, tiny, tmp_path, body):
-    plugin = tmp_path / "plugin.py"
-    plugin.write_text(
-        f"from metasum.tasks import register_dataset\ndef load():\n    {body}\nregister_dataset('mine', load)\n"
-    )
-    refused(metasum("train", *tiny, "--target", "mine", "--plugin", plugin), 1, "mine")
 
 
 def test_a_run_that_exists(metasum, tiny, tmp_path):
@@ -295,27 +133,6 @@ def test_a_killed_start_is_no_obstacle(metasum, tiny, tmp_path):
     run.mkdir(parents=True)
     (run / ".config.json.partial").write_text("{")
     assert metasum("train", *tiny).code == 0
-
-
-@pytest.mark.parametrize(
-    ("error", "words"),
-    [
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ["not enough memory", "--width"]),
-        (MemoryError(), ["not enough memory"]),
-        (LookupError("surprise\nsecond line"), ["LookupError: surprise (METASUM_DEBUG=1 shows where)"]),
-    ],
-    ids=["allocator", "memory", "anything"],
-)
-def test_what_nobody_foresaw_is_one_line_too(metasum, tiny, tmp_path, monkeypatch, error, words):
-    def failing(*_args, **_keywords):
-        raise error
-
-    monkeypatch.setattr("metasum.assembly.build_network", failing)
-    refused(metasum("train", *tiny), 1, *words)
-    assert nothing_written(tmp_path)
-    monkeypatch.setenv("METASUM_DEBUG", "1")
-    with pytest.raises(type(error)):
-        metasum("train", *tiny)
 
 
 def test_a_damaged_config(metasum, tiny, tmp_path):

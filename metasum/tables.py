@@ -1,0 +1,90 @@
+"""Results on stdout: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+
+def show(result: dict[str, Any], *, as_json: bool, parts: Callable[[dict[str, Any]], list[Any]]) -> None:
+    """Prints `result` as JSON, or the tables and lines that `parts` makes of it."""
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for part in parts(result):
+        console.print(part, highlight=False, markup=False, soft_wrap=isinstance(part, str))  # no path is broken
+
+
+def table_of(rows: list[dict[str, Any]], *, right: tuple[str, ...] = ()) -> Any:
+    """A table with the rows' keys as its heads; the columns in `right` are numbers."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    return table
+
+
+def train_tables(result: dict[str, Any]) -> list[Any]:
+    """Accuracies before and after, and where the run is."""
+    rows = [
+        {
+            "dataset": f"{result[side]} ({side})",
+            "before": f"{accuracy['before']:.2%}",
+            f"after the {result['operator']}": f"{accuracy['after']:.2%}",
+            "change, points": f"{100 * (accuracy['after'] - accuracy['before']):+.2f}",
+        }
+        for side, accuracy in result["accuracy"].items()
+    ]
+    closing = (
+        f"{result['steps']} steps in {result['seconds']:.0f} s ({result['images_per_second']:.0f} images/s), "
+        f"measured in {result['evaluation_seconds']:.0f} s on {result['evaluated_on']} images\n{result['run']}"
+    )
+    return [table_of(rows, right=tuple(rows[0])[1:]), closing]
+
+
+def tasks_tables(result: dict[str, Any]) -> list[Any]:
+    """Datasets, then pairs."""
+    pairs = [
+        {
+            "pair": pair["name"],
+            "summary": pair["summary"],
+            "source": pair["source"],
+            "recipe": ", ".join(f"{name} {value:g}" for name, value in pair["recipe"].items()).replace("_", " "),
+        }
+        for pair in result["pairs"]
+    ]
+    return [table_of(result["datasets"]), table_of(pairs)]
+
+
+def learners_tables(result: dict[str, Any]) -> list[Any]:
+    """Ways of training."""
+    return [table_of(result["learners"])]
+
+
+def benchmark_tables(result: dict[str, Any]) -> list[Any]:
+    """What was timed, and a row for each backend."""
+    rows = [
+        {
+            "backend": row["backend"],
+            "step, s": f"{row['step_seconds']:.3f}",
+            "three plain passes, s": f"{row['minimum_seconds']:.3f}",
+            "ratio": f"{row['ratio']:.3f} ({row['ratio_range'][0]:.3f} to {row['ratio_range'][1]:.3f})",
+            "peak, GiB": f"{row['peak_bytes'] / 2**30:.2f}",
+        }
+        for row in result["rows"]
+    ]
+    title = (
+        f"joint MetaSum, VGG16 width {result['width']:g}, batch {result['batch']}, precision {result['precision']}, "
+        f"{result['device']}, {result['threads']} threads; optimiser's update {result['optimizer_seconds']:.3f} s"
+    )
+    return [title, table_of(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB"))]
