@@ -52,7 +52,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("metasum.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters["percent"] = lambda share: f"{100 * share:.2f} %"
+    environment.filters["percent"] = lambda share: f"{100 * share:.2f}\u00a0%"
     environment.filters["points"] = lambda share: f"{100 * share:+.2f}"
     return environment
 
