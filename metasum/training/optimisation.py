@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ def make_fabric(config: OptimisationConfig) -> Fabric:
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
 
+        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # config.json says which precision it is
         on_gpu = config.device in ("cuda", "mps") or (
             config.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
         )

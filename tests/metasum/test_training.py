@@ -252,8 +252,9 @@ def test_training_from_python_leaves_the_callers_randomness_alone(data_root, tmp
 )
 @pytest.mark.parametrize("learner", ["metasum", "independent"])
 def test_other_precisions_norms_and_networks_run(metasum, tiny, flags, learner):
-    outcome = metasum("train", *tiny, "--learner", learner, *flags)
+    outcome = metasum("train", *tiny, "--learner", learner, *flags, "--quiet")
     assert outcome.code == 0, outcome.err
+    assert outcome.err == ""
 
 
 @pytest.mark.parametrize(
