@@ -54,7 +54,7 @@ def metasum() -> None:
 @plugin_flag
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs.")
 @click.option("--name", help="Name of the run's folder [default: LEARNER-seedSEED].")
-@click.option("--resume", is_flag=True, help="Continue this run where it was stopped.")
+@click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
 @click.option("--download", is_flag=True, help="Let torchvision fetch a dataset that is not there.")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
