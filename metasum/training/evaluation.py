@@ -78,14 +78,8 @@ class Evaluator:
         """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
         with self._autocast():
             return Evaluation(
-                BeforeAfter(
-                    accuracy(learner.target_network(), self._target.evaluation(limit)),
-                    self._after(learner, self._target, limit),
-                ),
-                BeforeAfter(
-                    accuracy(learner.support_network(), self._support.evaluation(limit)),
-                    self._after(learner, self._support, limit),
-                ),
+                self._before_and_after(learner, learner.target_network(), self._target, limit),
+                self._before_and_after(learner, learner.support_network(), self._support, limit),
             )
 
     def everything(self, learner: Learner) -> FinalEvaluation:
@@ -108,9 +102,10 @@ class Evaluator:
         evaluation = Evaluation(*(BeforeAfter(alone[side], after[own][side]) for side in ("target", "support")))
         return FinalEvaluation(evaluation, {operator: after[operator, "recalibrate"] for operator in OPERATORS}, summed)
 
-    def _after(self, learner: Learner, task: Task, limit: int | None) -> float:
+    def _before_and_after(self, learner: Learner, alone: nn.Module, task: Task, limit: int | None) -> BeforeAfter:
+        before = accuracy(alone, task.evaluation(limit))
         summed = learner.summed_network(self._calibration(task), statistics=self._settings.statistics)
-        return accuracy(summed, task.evaluation(limit))
+        return BeforeAfter(before, accuracy(summed, task.evaluation(limit)))
 
     def _calibration(self, task: Task) -> Iterable[torch.Tensor]:
         return task.calibration(self._settings.calibration_batches)

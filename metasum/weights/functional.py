@@ -14,7 +14,7 @@ from torch.func import functional_call as torch_functional_call
 from metasum import third_party
 from metasum.errors import unknown
 from metasum.types import Buffers, Parameters
-from metasum.weights.parameters import check_same_architecture, parameters_of
+from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 
 Backend = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
 
@@ -34,11 +34,9 @@ def functional_call(
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
     """
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
-    names = ("the network", "the given parameters")
-    check_same_architecture([parameters_of(network), parameters], names=names)
-    check_same_architecture([dict(network.named_buffers()), buffers], names=("the network", "the given buffers"))
+    _check_backend(backend)
+    check_same_architecture([parameters_of(network), parameters], names=("the network", "the given parameters"))
+    check_same_architecture([buffers_of(network), buffers], names=("the network", "the given buffers"))
     return BACKENDS[backend](network, parameters, buffers, images)
 
 
@@ -48,10 +46,14 @@ def import_backend(backend: str) -> None:
     Raises:
         UsageError: there is no such backend.
     """
-    if backend not in BACKENDS:
-        raise unknown("backend", backend, BACKENDS)
+    _check_backend(backend)
     if backend != "torch":
         getattr(third_party, backend)()
+
+
+def _check_backend(backend: str) -> None:
+    if backend not in BACKENDS:
+        raise unknown("backend", backend, BACKENDS)
 
 
 def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
