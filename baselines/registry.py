@@ -1,4 +1,4 @@
-"""Every way of training by name: one dictionary to read.
+"""Every way of training and every way of merging by name: two dictionaries to read.
 
 A third package adds its own through the entry-point group `metasum.baselines` (a function without arguments that
 calls `register`), a user through `register` in Python or in a `--plugin` file.
@@ -6,10 +6,13 @@ calls `register`), a user through `register` in Python or in a `--plugin` file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from metasum.config import TrainConfig
+from metasum.baselines.mergers import MERGERS
+from metasum.config import ObjectiveConfig, ProximityConfig, TrainConfig, TwoHeadConfig
 from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
@@ -21,12 +24,21 @@ Factory = Callable[[MetaSum, TrainConfig], Learner]
 
 @dataclass(frozen=True)
 class LearnerEntry:
-    """A registered way of training. `sections`: the settings sections that it alone reads."""
+    """A registered way of training."""
 
     factory: Factory
     summary: str
     source: str
-    sections: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    """Names of the settings that not every learner reads."""
+    preset: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that make it what it is, whatever else is asked for."""
+    endpoints: str | None = None
+    """The learner whose finished networks it merges: a comparison does not train them twice."""
+    one_initialisation: bool = False
+    """Whether it makes sense only where target and support start from the same weights."""
+    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    """Candidates for the settings that a comparison chooses on validation images; all combinations are tried."""
 
 
 def _joint(networks: MetaSum, config: TrainConfig) -> Learner:
@@ -41,11 +53,97 @@ def _independent(networks: MetaSum, config: TrainConfig) -> Learner:
     return IndependentLearner(networks)
 
 
+def _proximity(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.baselines.proximity import ProximityLearner
+
+    return ProximityLearner(networks, config.proximity)
+
+
+def _two_head(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.baselines.two_head import TwoHeadLearner
+
+    return TwoHeadLearner(networks, config.two_head)
+
+
+def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.baselines.multi_input import MultiInputLearner
+
+    return MultiInputLearner(networks)
+
+
+def _merging(name: str) -> Factory:
+    def factory(networks: MetaSum, config: TrainConfig) -> Learner:
+        from metasum.baselines.merging import MergingLearner
+
+        return MergingLearner(networks, MERGERS[name].make(config.merging, config.seed), name=name)
+
+    return factory
+
+
+def _merger(name: str) -> LearnerEntry:
+    """The learner that trains independently and merges with `name`."""
+    merger = MERGERS[name]
+    return LearnerEntry(
+        _merging(name),
+        merger.summary,
+        "metasum",
+        settings=merger.settings,
+        endpoints="independent",
+        one_initialisation=merger.needs_initial,
+        grid=merger.grid,
+    )
+
+
+def _two_inits(entry: LearnerEntry, summary: str, endpoints: str | None = None) -> LearnerEntry:
+    return dataclasses.replace(entry, summary=summary, preset={"support_init_seed": 1}, endpoints=endpoints)
+
+
+def _names(section: Any) -> tuple[str, ...]:
+    return tuple(option.name for option in dataclasses.fields(section))
+
+
+JOINT = _names(ObjectiveConfig)
 LEARNERS: dict[str, LearnerEntry] = {
-    "metasum": LearnerEntry(
-        _joint, "Trains both networks together with the loss of their sum.", "metasum", ("objective",)
+    "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
+    "metasum-symmetric": LearnerEntry(
+        _joint,
+        "MetaSum whose sum is to do well on the support, too.",
+        "metasum",
+        JOINT,
+        preset={"symmetric": True},
     ),
-    "independent": LearnerEntry(_independent, "Trains each network alone: plain sum and plain average.", "metasum"),
+    "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum"),
+    "proximity": LearnerEntry(
+        _proximity,
+        "Pulls each network towards the other's weights, upstream layers harder.",
+        "metasum",
+        _names(ProximityConfig),
+        one_initialisation=True,
+        grid={"proximity": (0.001, 0.01, 0.1), "proximity_decay": (0.8, 1.0)},
+    ),
+    "two-head": LearnerEntry(
+        _two_head, "One trunk, a head for each dataset.", "metasum", _names(TwoHeadConfig), one_initialisation=True
+    ),
+    "multi-input": LearnerEntry(
+        _multi_input, "One network for both datasets, head and all.", "metasum", one_initialisation=True
+    ),
+    "average": _merger("average"),
+    "task-arithmetic": _merger("task-arithmetic"),
+    "ties": _merger("ties"),
+    "dare": _merger("dare"),
+    "slerp": _merger("slerp"),
+    "fisher": _merger("fisher"),
+    "regmean": _merger("regmean"),
+    "weight-matching": _merger("weight-matching"),
+    "independent-two-inits": _two_inits(
+        LearnerEntry(_independent, "", "metasum"), "The plain sum of networks from two initialisations."
+    ),
+    "average-two-inits": _two_inits(
+        _merger("average"), "The plain average of networks from two initialisations.", "independent-two-inits"
+    ),
+    "weight-matching-two-inits": _two_inits(
+        _merger("weight-matching"), "Weight matching of networks from two initialisations.", "independent-two-inits"
+    ),
 }
 
 

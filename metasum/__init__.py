@@ -6,9 +6,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metasum.assembly import train
+    from metasum.assembly.training import train
     from metasum.config import TrainConfig, settings
     from metasum.learners.networks import MetaSum
+    from metasum.networks.build import load_network
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
     from metasum.weights.statistics import recalibrate
@@ -19,10 +20,11 @@ _HOMES = {
     "TrainConfig": "metasum.config",
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
+    "load_network": "metasum.networks.build",
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
-    "train": "metasum.assembly",
+    "train": "metasum.assembly.training",
 }
 
 __all__ = [
@@ -30,6 +32,7 @@ __all__ = [
     "TrainConfig",
     "average_parameters",
     "functional_call",
+    "load_network",
     "recalibrate",
     "settings",
     "sum_parameters",

@@ -70,12 +70,12 @@ def train(**values: Any) -> None:
     """
     _load_plugins(values["plugin"])
     config = settings(**chosen(TrainConfig, values))
-    from metasum import assembly
+    from metasum.assembly import training
     from metasum.training.memory import keep_freed_memory
     from metasum.training.progress import display_for
 
     keep_freed_memory()
-    result = assembly.train(
+    result = training.train(
         config,
         out=values["out"],
         name=values["name"],

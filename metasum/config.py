@@ -112,6 +112,49 @@ class ObjectiveConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class ProximityConfig(Checked):
+    """How proximity pulls the two networks towards each other."""
+
+    proximity: float = option(
+        0.01, "λ: strength of the pull between the two networks' weights; 0 is independent training.", minimum=0
+    )
+    proximity_decay: float = option(
+        0.8, "c_l = decay^depth: how much weaker each layer is pulled than the one before it.", above=0, maximum=1
+    )
+    proximity_weights: str | None = option(
+        None, "c_l layer by layer from the input, separated by commas, in place of the decay."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoHeadConfig(Checked):
+    """Where the trunk ends that two heads share."""
+
+    shared_until: str | None = option(
+        None, "Last module of the shared trunk, for instance block_4 [default: all but the last, the classifier]."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class MergingConfig(Checked):
+    """What the merging methods leave open."""
+
+    scaling: float = option(0.5, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
+    drop_rate: float = option(0.5, "Share of each task vector that DARE drops.", minimum=0, below=1)
+    dare_then: str = option(
+        "task-arithmetic", "What DARE does with the thinned task vectors.", choices=("task-arithmetic", "ties")
+    )
+    position: float = option(
+        0.5, "How far SLERP goes from the first network (0) to the second (1).", minimum=0, maximum=1
+    )
+    merging_images: int = option(
+        1024, "Images of each dataset that Fisher and RegMean look at, at most.", unit="images", minimum=1
+    )
+    shrinkage: float = option(0.9, "Factor on the off-diagonal of RegMean's input products.", minimum=0, maximum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class OptimisationConfig(Checked):
     """How the weights move."""
 
@@ -162,6 +205,9 @@ class TrainConfig(Checked):
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     sum: SumConfig = dataclasses.field(default_factory=SumConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    proximity: ProximityConfig = dataclasses.field(default_factory=ProximityConfig)
+    two_head: TwoHeadConfig = dataclasses.field(default_factory=TwoHeadConfig)
+    merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
 
@@ -201,6 +247,20 @@ def settings(**values: Any) -> TrainConfig:
         place = sections[places[name][0]] if places[name] else own
         place[name] = value
     return TrainConfig(**own, **{name: SECTIONS[name](**given) for name, given in sections.items()})
+
+
+def flat(config: TrainConfig) -> dict[str, Any]:
+    """Every setting by its flat name: what `settings` takes."""
+    return {leaf.name: _read(config, leaf.path) for leaf in options_of(TrainConfig)}
+
+
+def changed(config: TrainConfig, **values: Any) -> TrainConfig:
+    """The same settings with some changed, by their flat names; raises UsageError as `settings` does."""
+    return settings(**{**flat(config), **values})
+
+
+def _read(config: Any, path: tuple[str, ...]) -> Any:
+    return _read(getattr(config, path[0]), path[1:]) if path else config
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:

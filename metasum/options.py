@@ -25,6 +25,7 @@ def option(
     minimum: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    maximum: float | None = None,
 ) -> Any:
     """A documented dataclass field.
 
@@ -33,7 +34,8 @@ def option(
         help: one line for `--help`.
         unit: what a number counts ("steps", "images"); "" for a pure number.
         choices: the words it takes.
-        minimum: the least value taken; `above`: taken values are greater; `below`: taken values are less.
+        minimum: the least value taken; `above`: taken values are greater; `below`: taken values are less;
+            `maximum`: the greatest value taken.
     """
     metadata = {
         "help": help,
@@ -42,6 +44,7 @@ def option(
         "minimum": minimum,
         "above": above,
         "below": below,
+        "maximum": maximum,
     }
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -109,6 +112,8 @@ def _check_range(leaf: Option, value: Any) -> None:
         raise UsageError(f"{leaf.flag} must be greater than {bounds['above']:g}, not {value:g}.")
     if bounds["below"] is not None and value >= bounds["below"]:
         raise UsageError(f"{leaf.flag} must be less than {bounds['below']:g}, not {value:g}.")
+    if bounds["maximum"] is not None and value > bounds["maximum"]:
+        raise UsageError(f"{leaf.flag} must be at most {bounds['maximum']:g}, not {value:g}.")
 
 
 class Checked:

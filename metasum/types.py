@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
 
@@ -14,6 +14,16 @@ Parameters: TypeAlias = Mapping[str, Tensor]
 
 Buffers: TypeAlias = Mapping[str, Tensor]
 """A network's buffers (batch-norm running mean, variance, counter) by dotted name."""
+
+
+T = TypeVar("T")
+
+
+class Sides(NamedTuple, Generic[T]):
+    """The same thing of the target and of the support."""
+
+    target: T
+    support: T
 
 
 class Batch(NamedTuple):

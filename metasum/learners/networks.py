@@ -8,12 +8,11 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import UsageError, unknown
 from metasum.types import Parameters
 from metasum.weights.composition import operator_named
 from metasum.weights.functional import functional_call, import_backend
-from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
-from metasum.weights.statistics import normalisers, recalibrate
+from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
+from metasum.weights.statistics import settle_statistics
 
 
 class MetaSum(nn.Module):
@@ -92,28 +91,14 @@ class MetaSum(nn.Module):
         Raises:
             UsageError: an unknown policy; or "learned" where training never ran the sum.
         """
-        network = copy.deepcopy(self.target)
         composed = operator_named(operator or self.operator)([parameters_of(self.target), parameters_of(self.support)])
-        for name, parameter in network.named_parameters():
-            parameter.data = composed[name].detach()
-        if statistics == "recalibrate":
-            return recalibrate(network, calibration)
+        network = with_parameters(self.target, composed)
         sources = {
             "target": buffers_of(self.target),
             "support": buffers_of(self.support),
             "learned": self._statistics.by_name(),
         }
-        if statistics not in sources:
-            raise unknown("statistics policy", statistics, ["recalibrate", *sources])
-        if statistics == "learned" and normalisers(network) and not self._ran_in_training():
-            raise UsageError("there are no learned statistics: training never ran the summed network.")
-        for name, buffer in network.named_buffers():
-            buffer.copy_(sources[statistics][name])
-        return network.eval()
-
-    def _ran_in_training(self) -> bool:
-        counters = [b for name, b in self._statistics.by_name().items() if name.endswith("num_batches_tracked")]
-        return any(int(counter) > 0 for counter in counters)
+        return settle_statistics(network, statistics, calibration, sources)
 
 
 class DetachedSum:

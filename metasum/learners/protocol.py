@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from metasum.learners.networks import MetaSum
-from metasum.types import Batch
+from metasum.types import Batch, Sides
+from metasum.weights.composition import OPERATORS
 
 Backward: TypeAlias = Callable[[Tensor], None]
 """Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
@@ -22,6 +23,11 @@ class Learner(Protocol):
     A learner owns no loop and no optimiser: the harness calls `training_step`, then updates `parameters()`. It
     answers three questions with networks in eval mode, from images `[N, C, 32, 32]` to logits `[N, classes]`.
     """
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the ways in which it can make the sum out of what it trained; the first unless told otherwise."""
+        ...
 
     @property
     def trains_sum(self) -> bool:
@@ -40,10 +46,16 @@ class Learner(Protocol):
         """The support network alone."""
         ...
 
-    def summed_network(
-        self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> nn.Module:
-        """The sum, as `MetaSum.summed_network` describes it."""
+    def summed_networks(
+        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> Sides[nn.Module]:
+        """The sum as it is measured on the target's images, and as it is measured on the support's.
+
+        Args:
+            images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
+            operator: one of `operators`.
+            statistics: as `MetaSum.summed_network` describes it.
+        """
         ...
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
@@ -65,6 +77,10 @@ class PairLearner(nn.Module, ABC):
         self.networks = networks
 
     @property
+    def operators(self) -> tuple[str, ...]:
+        return (self.networks.operator, *(name for name in OPERATORS if name != self.networks.operator))
+
+    @property
     def trains_sum(self) -> bool:
         return False
 
@@ -80,10 +96,15 @@ class PairLearner(nn.Module, ABC):
     def support_network(self) -> nn.Module:
         return self.networks.support.eval()
 
-    def summed_network(
-        self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> nn.Module:
-        return self.networks.summed_network(calibration, operator=operator, statistics=statistics)
+    def summed_networks(
+        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> Sides[nn.Module]:
+        target, support = (
+            self.networks.summed_network(batches, operator=operator, statistics=statistics) for batches in images
+        )
+        return Sides(target, support)
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
-        return [list(self.networks.target.parameters()), list(self.networks.support.parameters())]
+        own = list(self.networks.target.parameters())
+        shared = {id(parameter) for parameter in own}
+        return [own, [p for p in self.networks.support.parameters() if id(p) not in shared]]

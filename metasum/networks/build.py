@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+from pathlib import Path
+
 import torch
 from torch import nn
 
-from metasum.config import NetworkConfig
+from metasum.config import NetworkConfig, TrainConfig
+from metasum.errors import CheckpointError
 from metasum.networks.layers import he_initialise
+from metasum.weights.storage import load_into, read_metadata
 
 
 def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.Module:
@@ -40,3 +46,37 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
     return network
+
+
+ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes")  # settings that shape a network
+
+
+def architecture(config: TrainConfig) -> str:
+    """What a weights file says about itself, so that `load_network` can rebuild the network: a JSON object."""
+    values = dataclasses.asdict(config.network)
+    return json.dumps({**{name: values[name] for name in ARCHITECTURE}, "in_channels": config.data.in_channels})
+
+
+def load_network(path: Path | str) -> nn.Module:
+    """The network in a weights file that metasum wrote, with its statistics, in eval mode.
+
+    Args:
+        path: any .safetensors file of a run folder, or one written by `metasum sum --export`.
+
+    Returns:
+        A module from images `[N, in_channels, 32, 32]`, normalised by their dataset's moments, to logits.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
+        ArchitectureError: its tensors are not those of that architecture.
+    """
+    path = Path(path)
+    try:
+        values = json.loads(read_metadata(path)["architecture"])
+        in_channels = values.pop("in_channels")
+        config = NetworkConfig(**values)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} does not say of what architecture it is; metasum's own files do.") from error
+    network = build_network(config, in_channels=in_channels, seed=0)
+    load_into(network, path)
+    return network.eval()

@@ -12,13 +12,13 @@ import torch
 from metasum.config import TrainConfig, from_dict, to_dict
 from metasum.errors import CheckpointError, UsageError
 from metasum.training.run_folder import RunFolder
-from metasum.types import Dataset
+from metasum.types import Dataset, Sides
 
 MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "source"}  # they change no weight
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
-def describe(config: TrainConfig, datasets: list[Dataset], initial_checksum: str) -> dict[str, Any]:
+def describe(config: TrainConfig, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
     """What config.json holds: "settings" (resolved), "data", "initial_checksum", "versions", "machine"."""
     data = {
         side: {
@@ -29,7 +29,7 @@ def describe(config: TrainConfig, datasets: list[Dataset], initial_checksum: str
             "test": len(dataset.test),
             "classes": dataset.num_classes,
         }
-        for side, dataset in zip(("target", "support"), datasets, strict=True)
+        for side, dataset in datasets._asdict().items()
     }
     return {
         "settings": to_dict(config),

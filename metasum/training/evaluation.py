@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from metasum.config import OPERATORS, SumConfig
+from metasum.config import SumConfig
 from metasum.learners.protocol import Learner
-from metasum.types import Batch, Task
+from metasum.types import Batch, Sides, Task
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -39,24 +39,43 @@ class FinalEvaluation(NamedTuple):
     accuracy: Evaluation
     after_by_operator: dict[str, dict[str, float]]
     """Accuracy of the sum on "target" and "support" under each operator, statistics recalibrated on each."""
-    summed: nn.Module
-    """The sum as it was measured on the target."""
+    alone: Sides[nn.Module]
+    """Each network alone."""
+    summed: Sides[nn.Module]
+    """The sum as it was measured on each dataset."""
+    confusion_before: Sides[Tensor]
+    """Of each network alone on its dataset, `[classes, classes]`; `confusion_after`: of the sum."""
+    confusion_after: Sides[Tensor]
 
 
-def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
-    """Share of images whose largest logit is their label's, in [0, 1], to six digits. No gradient is recorded."""
-    from torchmetrics.classification import MulticlassAccuracy
+def confusion(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
+    """How often images of each class (row) were taken for each class (column): int64 `[classes, classes]`, on the CPU.
 
-    metric: MulticlassAccuracy | None = None
+    No gradient is recorded.
+    """
+    from torchmetrics.classification import MulticlassConfusionMatrix
+
+    metric: MulticlassConfusionMatrix | None = None
     with torch.inference_mode():
         for images, labels in batches:
             logits = network(images)
             if metric is None:
-                metric = MulticlassAccuracy(logits.shape[1], average="micro").to(logits.device)
+                metric = MulticlassConfusionMatrix(logits.shape[1]).to(logits.device)
             metric.update(logits, labels)
     if metric is None:
         raise ValueError("accuracy needs at least one batch")
-    return round(float(metric.compute()), 6)
+    matrix: Tensor = metric.compute().cpu()
+    return matrix
+
+
+def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
+    """Share of images whose largest logit is their label's, in [0, 1], to six digits. No gradient is recorded."""
+    return share_right(confusion(network, batches))
+
+
+def share_right(matrix: Tensor) -> float:
+    """The accuracy that a confusion matrix tells, in [0, 1], to six digits."""
+    return round(int(matrix.diagonal().sum()) / int(matrix.sum()), 6)
 
 
 class Evaluator:
@@ -71,41 +90,45 @@ class Evaluator:
     """
 
     def __init__(self, target: Task, support: Task, *, settings: SumConfig, autocast: Autocast) -> None:
-        self._target, self._support = target, support
+        self.tasks = Sides(target, support)
         self._settings, self._autocast = settings, autocast
 
     def before_and_after(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
         """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
         with self._autocast():
-            return Evaluation(
-                self._before_and_after(learner, learner.target_network(), self._target, limit),
-                self._before_and_after(learner, learner.support_network(), self._support, limit),
-            )
+            before = self._confusions(Sides(learner.target_network(), learner.support_network()), limit)
+            summed = learner.summed_networks(self._images(), statistics=self._settings.statistics)
+            return _evaluation(before, self._confusions(summed, limit))
 
     def everything(self, learner: Learner) -> FinalEvaluation:
         """Accuracies on all images, under every operator, and the sum itself; each sum is made once."""
-        wanted = {(operator, "recalibrate") for operator in OPERATORS}
-        own = (self._settings.operator, self._settings.statistics)
-        after: dict[tuple[str, str], dict[str, float]] = {}
+        own = (learner.operators[0], self._settings.statistics)
+        after: dict[tuple[str, str], Sides[Tensor]] = {}
         with self._autocast():
-            for operator, statistics in sorted(wanted | {own}):
-                after[operator, statistics] = {}
-                for side, task in (("support", self._support), ("target", self._target)):
-                    network = learner.summed_network(self._calibration(task), operator=operator, statistics=statistics)
-                    after[operator, statistics][side] = accuracy(network, task.evaluation())
+            alone = Sides(learner.target_network(), learner.support_network())
+            before = self._confusions(alone)
+            for operator, statistics in dict.fromkeys([own, *((o, "recalibrate") for o in learner.operators)]):
+                networks = learner.summed_networks(self._images(), operator=operator, statistics=statistics)
+                after[operator, statistics] = self._confusions(networks)
                 if (operator, statistics) == own:
-                    summed = network  # as it was measured on the target
-            alone = {
-                "target": accuracy(learner.target_network(), self._target.evaluation()),
-                "support": accuracy(learner.support_network(), self._support.evaluation()),
-            }
-        evaluation = Evaluation(*(BeforeAfter(alone[side], after[own][side]) for side in ("target", "support")))
-        return FinalEvaluation(evaluation, {operator: after[operator, "recalibrate"] for operator in OPERATORS}, summed)
+                    summed = networks
+        by_operator = {
+            operator: {side: share_right(m) for side, m in after[operator, "recalibrate"]._asdict().items()}
+            for operator in learner.operators
+        }
+        return FinalEvaluation(_evaluation(before, after[own]), by_operator, alone, summed, before, after[own])
 
-    def _before_and_after(self, learner: Learner, alone: nn.Module, task: Task, limit: int | None) -> BeforeAfter:
-        before = accuracy(alone, task.evaluation(limit))
-        summed = learner.summed_network(self._calibration(task), statistics=self._settings.statistics)
-        return BeforeAfter(before, accuracy(summed, task.evaluation(limit)))
+    def _confusions(self, networks: Sides[nn.Module], limit: int | None = None) -> Sides[Tensor]:
+        """Of each side's network on that side's images."""
+        target, support = (
+            confusion(network, task.evaluation(limit)) for network, task in zip(networks, self.tasks, strict=True)
+        )
+        return Sides(target, support)
 
-    def _calibration(self, task: Task) -> Iterable[torch.Tensor]:
-        return task.calibration(self._settings.calibration_batches)
+    def _images(self) -> Sides[Sequence[Tensor]]:
+        target, support = (list(task.calibration(self._settings.calibration_batches)) for task in self.tasks)
+        return Sides(target, support)
+
+
+def _evaluation(before: Sides[Tensor], after: Sides[Tensor]) -> Evaluation:
+    return Evaluation(*(BeforeAfter(share_right(b), share_right(a)) for b, a in zip(before, after, strict=True)))

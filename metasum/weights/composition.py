@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from metasum.errors import UsageError, unknown
@@ -40,6 +41,24 @@ def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
     """
     return {name: tensor / len(parameter_sets) for name, tensor in sum_parameters(parameter_sets).items()}
+
+
+def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *, scaling: float) -> dict[str, Tensor]:
+    """θ_0 + λ Σ (θ_i - θ_0), tensor by tensor (Ilharco et al. 2023, arXiv:2212.04089).
+
+    Args:
+        parameter_sets: one or more θ_i; dL/dθ_i is λ times the result's gradient.
+        initial: θ_0; held constant.
+        scaling: λ; at 1/N, N the number of networks, this is their average.
+
+    Raises:
+        ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
+    """
+    check_same_architecture([initial, *parameter_sets])
+    return {
+        name: start.detach() + scaling * sum((own[name] - start.detach() for own in parameter_sets), torch.zeros(()))
+        for name, start in initial.items()
+    }
 
 
 OPERATORS: dict[str, Operator] = {"sum": sum_parameters, "average": average_parameters}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -19,6 +20,34 @@ def parameters_of(network: nn.Module) -> dict[str, Tensor]:
 def buffers_of(network: nn.Module) -> dict[str, Tensor]:
     """The network's buffers by dotted name: the very tensors, so a forward in train mode may change them."""
     return dict(network.named_buffers())
+
+
+def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
+    """A copy of `network` with these parameters, detached; its buffers and the original stay as they are.
+
+    Raises:
+        ArchitectureError: the parameters are not those of `network`; the first difference is named.
+    """
+    check_same_architecture([parameters_of(network), parameters], names=["the network", "the given parameters"])
+    twin = copy.deepcopy(network)
+    for name, parameter in twin.named_parameters():
+        parameter.data = parameters[name].detach().clone()
+        parameter.grad = None
+    return twin
+
+
+def layers_of(parameters: Parameters) -> list[list[str]]:
+    """Parameter names layer by layer, from the input.
+
+    A layer starts with a tensor of two or more dimensions (a kernel, a matrix) and holds the vectors that follow it:
+    its bias, and the scale and shift of its normalisation.
+    """
+    layers: list[list[str]] = []
+    for name, tensor in parameters.items():
+        if tensor.ndim >= 2 or not layers:
+            layers.append([])
+        layers[-1].append(name)
+    return layers
 
 
 def check_same_architecture(parameter_sets: Sequence[Parameters], *, names: Sequence[str] | None = None) -> None:

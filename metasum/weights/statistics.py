@@ -6,14 +6,15 @@ attempts at adding networks break.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from metasum.errors import UsageError
+from metasum.errors import UsageError, unknown
+from metasum.types import Buffers
 
 
 def normalisers(network: nn.Module) -> list[_NormBase]:
@@ -62,3 +63,30 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     if not seen:
         raise UsageError("recalibrating batch-norm statistics needs at least one batch of images.")
     return network
+
+
+def settle_statistics(
+    network: nn.Module, policy: str, images: Iterable[Tensor], sources: Mapping[str, Buffers]
+) -> nn.Module:
+    """Gives a sum the statistics that `policy` says, in place, and returns it in eval mode.
+
+    Args:
+        network: a sum with nobody's statistics yet.
+        policy: "recalibrate", or a key of `sources`, whose buffers are copied.
+        images: unlabelled batches `[N, C, H, W]`, read for "recalibrate" only.
+        sources: buffers by whose they are.
+
+    Raises:
+        UsageError: an unknown policy; or "learned" where training never ran the sum.
+    """
+    if policy == "recalibrate":
+        return recalibrate(network, images)
+    if policy not in sources:
+        raise unknown("statistics policy", policy, ["recalibrate", *sources])
+    buffers = sources[policy]
+    counters = [buffer for name, buffer in buffers.items() if name.endswith("num_batches_tracked")]
+    if policy == "learned" and normalisers(network) and not any(int(counter) > 0 for counter in counters):
+        raise UsageError("there are no learned statistics: training never ran the summed network.")
+    for name, buffer in network.named_buffers():
+        buffer.copy_(buffers[name])
+    return network.eval()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -38,11 +40,23 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there is no such file, or it is not a whole safetensors file.
     """
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says about itself; raises CheckpointError as `load_weights` does."""
+    with _opened(path) as file:
+        return dict(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise CheckpointError(f"there is no weights file {path}.")
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+            yield file
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or is not a safetensors file ({error}).") from error
 

@@ -6,17 +6,18 @@ import pytest
 import torch
 from tiny import images, labels, small_network
 
-from metasum import MetaSum, TrainConfig
+from metasum import MetaSum, settings
 from metasum.baselines.registry import LEARNERS
-from metasum.types import Batch
+from metasum.types import Batch, Sides
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 
 
 @pytest.fixture(params=LEARNERS)
 def learner(request):
-    networks = MetaSum(small_network(0))
-    return LEARNERS[request.param].factory(networks, TrainConfig(learner=request.param))
+    entry = LEARNERS[request.param]
+    support = small_network(1) if "support_init_seed" in entry.preset else None
+    return entry.factory(MetaSum(small_network(0), support=support), settings(learner=request.param, **entry.preset))
 
 
 def take_steps(learner, count=3):
@@ -28,16 +29,14 @@ def take_steps(learner, count=3):
     return terms
 
 
+def networks_of(learner):
+    unlabelled = Sides([images(seed=4)], [images(seed=5)])
+    return [learner.target_network(), learner.support_network(), *learner.summed_networks(unlabelled)]
+
+
 def answers(learner):
     with torch.no_grad():
-        return [
-            network(images(seed=3))
-            for network in (
-                learner.target_network(),
-                learner.support_network(),
-                learner.summed_network([images(seed=4)]),
-            )
-        ]
+        return [network(images(seed=3)) for network in networks_of(learner)]
 
 
 def test_a_step_returns_finite_detached_scalars_and_fills_gradients(learner):
@@ -66,9 +65,9 @@ def test_its_losses_fall(learner):
     assert last["support"] < first["support"]
 
 
-def test_it_answers_three_questions_with_logits_in_eval_mode(learner):
+def test_it_answers_its_questions_with_logits_in_eval_mode(learner):
     take_steps(learner)
-    for network in (learner.target_network(), learner.support_network(), learner.summed_network([images()])):
+    for network in networks_of(learner):
         assert not any(module.training for module in network.modules())
         assert network(images()).shape == (6, 4)
 

@@ -87,7 +87,7 @@ def test_training_makes_the_sum_right_where_plain_training_does_not():
             pair.training_step(TARGET, SUPPORT)
             optimizer.step()
         with torch.no_grad():
-            return float(cross_entropy(pair.summed_network([TARGET.images])(TARGET.images), TARGET.labels))
+            return float(cross_entropy(pair.networks.summed_network([TARGET.images])(TARGET.images), TARGET.labels))
 
     joint = after(lambda networks: JointLearner(networks, ObjectiveConfig()))
     assert joint < 0.5 * after(IndependentLearner)

@@ -54,7 +54,7 @@ def test_a_run_leaves_everything_behind(metasum, tiny, tmp_path):
             assert 0 <= result["accuracy"][side][when] <= 1
     assert sorted(p.name for p in run.iterdir()) == sorted(
         [f"{name}.safetensors" for name in WEIGHTS]
-        + ["config.json", "metrics.jsonl", "result.json", "last.ckpt", "report.html"]
+        + ["analysis.json", "config.json", "metrics.jsonl", "result.json", "last.ckpt", "report.html"]
     )
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [2, 4, 6]

@@ -1,0 +1,66 @@
+"""Fisher merging (Matena & Raffel 2022, arXiv:2111.09832): a mean weighted by how much each network's output cares.
+
+The diagonal of the Fisher information is the mean, over single images, of the squared gradient of the
+log-likelihood, with labels drawn from the network's own prediction (section 3.2 there).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from metasum.baselines.merging import Endpoint, Merger
+from metasum.types import Parameters
+from metasum.weights.parameters import check_same_architecture, parameters_of
+
+FLOOR = 1e-12  # added to every entry, so that one which no network cares for is their plain average
+
+
+def fisher_merger(*, images: int, seed: int) -> Merger:
+    """Σ F_i θ_i / Σ F_i, entry by entry.
+
+    Args:
+        images: how many of each endpoint's images the Fisher information is taken on, at most.
+        seed: of the labels drawn.
+    """
+
+    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        check_same_architecture([endpoint.parameters for endpoint in endpoints])
+        generator = torch.Generator().manual_seed(seed)
+        weighted = [
+            (
+                endpoint.parameters,
+                fisher_information(endpoint.network, torch.cat(list(endpoint.images))[:images], generator),
+            )
+            for endpoint in endpoints
+        ]
+        return {
+            name: sum(((fisher[name] + FLOOR) * own[name] for own, fisher in weighted), torch.zeros(()))
+            / sum((fisher[name] + FLOOR for _, fisher in weighted), torch.zeros(()))
+            for name in initial
+        }
+
+    return merge
+
+
+def fisher_information(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Diagonal of the Fisher information: E over images and y ~ p(y | x) of (d log p(y | x) / dθ)², by name.
+
+    Args:
+        network: in eval mode, so that every image is seen by itself; its gradients are neither read nor kept.
+        images: `[N, C, H, W]`.
+        generator: of the labels, on the CPU.
+    """
+    parameters = parameters_of(network)
+    total = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    for image in images:
+        with torch.enable_grad():
+            log_likelihood = network(image.unsqueeze(0)).log_softmax(dim=-1)[0]
+            label = torch.multinomial(log_likelihood.detach().exp().cpu(), 1, generator=generator).item()
+            gradients = torch.autograd.grad(log_likelihood[int(label)], list(parameters.values()), allow_unused=True)
+        for name, gradient in zip(parameters, gradients, strict=True):
+            if gradient is not None:
+                total[name] += gradient.square() / len(images)
+    return total

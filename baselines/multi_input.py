@@ -1,0 +1,41 @@
+"""Multi-input: one network, all weights and the head shared; a target and a support image in, two outputs side by side.
+
+What weight sharing does without any sum (hard parameter sharing, Caruana 1997, taken to its end). MIMO (Havasi et al.
+2021, arXiv:2010.06610) has several inputs and outputs, too, but lets them meet inside the network.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from metasum.baselines.sharing import SharingLearner
+from metasum.learners.networks import MetaSum
+from metasum.learners.protocol import Backward
+from metasum.types import Batch
+
+
+class MultiInputLearner(SharingLearner):
+    """L = CE(f(θ; x_t), y_t) + CE(f(θ; x_s), y_s), both batches in one pass, with one set of statistics.
+
+    Before is the network on each dataset, with the statistics of both that it learnt in training.
+
+    Args:
+        networks: the pair; the support becomes the target's network itself.
+    """
+
+    def __init__(self, networks: MetaSum) -> None:
+        super().__init__(networks)
+        networks.support = networks.target
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target" and "support", in nats per image."""
+        self.train()
+        both = self.networks.target(torch.cat([target.images, support.images]))
+        outputs = both.split([len(target.labels), len(support.labels)])
+        losses = [cross_entropy(logits, batch.labels) for logits, batch in zip(outputs, (target, support), strict=True)]
+        backward(losses[0] + losses[1])
+        return {"target": losses[0].detach(), "support": losses[1].detach()}

@@ -1,0 +1,59 @@
+"""Two heads on one trunk (Caruana 1997, "Multitask Learning"): the limit of proximity, and what a sum cannot beat.
+
+The trunk's parameters are one set, in both networks; each dataset keeps its own head, and its own batch-norm
+statistics, as in the two networks that proximity pulls together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from metasum.baselines.independent import independent_step
+from metasum.baselines.sharing import SharingLearner, share_parameters
+from metasum.config import TwoHeadConfig
+from metasum.errors import UsageError, unknown
+from metasum.learners.networks import MetaSum
+from metasum.learners.protocol import Backward
+from metasum.types import Batch
+
+
+class TwoHeadLearner(SharingLearner):
+    """L = CE(h_t(g(x_t)), y_t) + CE(h_s(g(x_s)), y_s): one trunk g, a head h for each dataset.
+
+    Args:
+        networks: the pair; the support's trunk becomes the target's.
+        config: where the trunk ends.
+
+    Raises:
+        UsageError: the network has no such module, or nothing is left for the heads.
+    """
+
+    def __init__(self, networks: MetaSum, config: TwoHeadConfig) -> None:
+        super().__init__(networks)
+        share_parameters(networks, trunk_of(networks.target, config.shared_until))
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target" and "support", in nats per image."""
+        return independent_step(self.networks, target, support, backward)
+
+
+def trunk_of(network: nn.Module, shared_until: str | None) -> set[str]:
+    """Names of the parameters up to and including module `shared_until` [default: the last but one that has any].
+
+    Raises:
+        UsageError: `network` has no such module, or nothing would be left behind it.
+    """
+    names = [name for name, _ in network.named_parameters()]
+    known = [name for name, module in network.named_modules() if name and any(True for _ in module.parameters())]
+    if shared_until is None:
+        children = [name for name in known if "." not in name]
+        shared_until = children[-2] if len(children) > 1 else children[-1]
+    if shared_until not in known:
+        raise unknown("module for --shared-until", shared_until, known)
+    last = max(index for index, name in enumerate(names) if name.startswith(f"{shared_until}."))
+    if last == len(names) - 1:
+        raise UsageError(f"--shared-until {shared_until} leaves nothing for two heads; multi-input shares everything.")
+    return set(names[: last + 1])

@@ -1,0 +1,101 @@
+"""Weight matching (Ainsworth et al. 2023, Git Re-Basin, arXiv:2209.04836, algorithm 1): align channels, then average.
+
+A hidden layer's channels may stand in any order without changing the function. Every network is brought into the
+order of the first that makes their weights most alike, by one assignment problem for each set of channels that must
+move together, again and again in random order until nothing is gained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor, nn
+
+from metasum.baselines.channels import Axis, channel_groups
+from metasum.baselines.merging import Endpoint, Merger
+from metasum.types import Parameters
+from metasum.weights.composition import average_parameters
+from metasum.weights.parameters import check_same_architecture
+
+SWEEPS = 100  # more than any network here has needed
+
+
+def weight_matching_merger(*, seed: int) -> Merger:
+    """The average of all networks, each permuted to match the first. `seed`: of the order in which groups are visited.
+
+    The merger raises ArchitectureError where it cannot tell which channels may be permuted.
+    """
+
+    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        first, *others = endpoints
+        check_same_architecture([endpoint.parameters for endpoint in endpoints])
+        groups = channel_groups(first.network)
+        generator = torch.Generator().manual_seed(seed)
+        aligned = [
+            permuted(other.parameters, groups, match(first.parameters, other.parameters, groups, generator=generator))
+            for other in others
+        ]
+        return average_parameters([first.parameters, *aligned])
+
+    return merge
+
+
+def match(
+    reference: Parameters, other: Parameters, groups: Sequence[Sequence[Axis]], *, generator: torch.Generator
+) -> list[Tensor]:
+    """The permutation of each group of channels of `other` that brings it closest to `reference`.
+
+    Returns:
+        For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
+        a maximum in each permutation by itself.
+    """
+    sizes = [_channels(reference, group) for group in groups]
+    orders = [torch.arange(size) for size in sizes]
+    for _ in range(SWEEPS):
+        gained = False
+        for index in torch.randperm(len(groups), generator=generator).tolist():
+            others_moved = permuted(other, groups, [*orders[:index], torch.arange(sizes[index]), *orders[index + 1 :]])
+            gain = torch.zeros(sizes[index], sizes[index], dtype=torch.float64)
+            for axis in groups[index]:
+                if axis.name in reference:
+                    rows, columns = (_rows(p[axis.name], axis, sizes[index]) for p in (reference, others_moved))
+                    gain += (rows @ columns.T).double().cpu()
+            order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+            here = torch.arange(sizes[index])
+            if gain[here, order].sum() > gain[here, orders[index]].sum() + 1e-9 * gain.abs().max():
+                orders[index], gained = order, True
+        if not gained:
+            break
+    return orders
+
+
+def permuted(
+    tensors: Mapping[str, Tensor], groups: Sequence[Sequence[Axis]], orders: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
+    moved = dict(tensors)
+    for group, order in zip(groups, orders, strict=True):
+        for axis in group:
+            if axis.name in moved:
+                tensor = moved[axis.name]
+                block = tensor.shape[axis.dimension] // len(order)
+                index = (order[:, None] * block + torch.arange(block)).flatten().to(tensor.device)
+                moved[axis.name] = tensor.index_select(axis.dimension, index)
+    return moved
+
+
+def permute_network(network: nn.Module, groups: Sequence[Sequence[Axis]], orders: Sequence[Tensor]) -> None:
+    """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
+    network.load_state_dict(permuted(network.state_dict(), groups, orders))
+
+
+def _channels(parameters: Parameters, group: Sequence[Axis]) -> int:
+    """How many channels the group has: the least size of its axes, since a flattened axis holds several a channel."""
+    return min(parameters[axis.name].shape[axis.dimension] for axis in group if axis.name in parameters)
+
+
+def _rows(tensor: Tensor, axis: Axis, channels: int) -> Tensor:
+    """One row for each channel: `[channels, everything else]`; of a flattened axis a channel owns a block."""
+    return tensor.movedim(axis.dimension, 0).reshape(channels, -1)

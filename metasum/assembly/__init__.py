@@ -1,0 +1,1 @@
+"""The top floor: where names become objects, and settings become runs and studies."""

@@ -1,0 +1,172 @@
+"""One run's course, from settings to result."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from metasum.assembly.parts import load_pair, make_harness, make_networks, make_tasks, resolve
+from metasum.baselines.registry import learner_named
+from metasum.config import TrainConfig
+from metasum.errors import UsageError
+from metasum.files import check_folder_name, write_json
+from metasum.learners.networks import MetaSum
+from metasum.networks.build import architecture
+from metasum.plugins import load_entry_points
+from metasum.training.analysis import analyse
+from metasum.training.description import describe, reopen
+from metasum.training.harness import Harness
+from metasum.training.memory import peak_bytes
+from metasum.training.optimisation import make_fabric
+from metasum.training.progress import Display, SilentDisplay
+from metasum.training.run_folder import RunFolder
+from metasum.types import Dataset, Sides
+from metasum.weights.parameters import checksum, parameters_of
+from metasum.weights.storage import load_into
+
+
+def train(
+    config: TrainConfig | None = None,
+    *,
+    out: Path | str = "runs",
+    name: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    download: bool = False,
+    report: bool = True,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """One run, from settings to result.
+
+    Args:
+        config: the settings [default: the embedded pair]; what is None in them is taken from the pair's recipe.
+        out: folder under which `<target>+<support>/<name>` is made.
+        name: of the run's folder [default: `<learner>-seed<seed>`].
+        resume: continue an unfinished run with the same settings; a finished one is returned as it is.
+        overwrite: replace a run that is there.
+        download: let torchvision fetch a dataset that is not there.
+        report: draw report.html at the end.
+        display: what is told about progress [default: nothing].
+
+    Returns:
+        What result.json holds: "learner", "target", "support", "seed", "steps", "seconds", "peak_bytes",
+        "images_per_second", "accuracy", "after_by_operator", "run".
+
+    Raises:
+        MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
+    """
+    config = config or TrainConfig()
+    if name is not None:
+        check_folder_name("--name", name)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite ask for opposite things.")
+    load_entry_points()
+    learner_named(config.learner)
+    path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or f"{config.learner}-seed{config.seed}")
+    datasets = load_pair(config, download=download)
+    return run_in(path, config, datasets, resume=resume, overwrite=overwrite, report=report, display=display)
+
+
+def run_in(
+    path: Path,
+    config: TrainConfig,
+    datasets: Sides[Dataset],
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    report: bool = False,
+    endpoints: Path | None = None,
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """One run in the folder `path`; see `train`.
+
+    Args:
+        endpoints: a finished run of the same settings whose networks are taken as trained, for a learner that only
+            merges them.
+    """
+    display = display or SilentDisplay()
+    fabric = make_fabric(config.optimisation)
+    config = resolve(config, datasets)
+    networks = make_networks(config)
+    initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
+    learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
+    if config.sum.statistics == "learned" and not learner.trains_sum:
+        raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
+    tasks = make_tasks(config, datasets, fabric.device)
+    description = describe(config, datasets, checksum(parameters_of(networks.target)))
+    run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
+    if run.finished:
+        display.note(f"{path} is finished already.")
+        return _reported(run, run.read_json("result.json"), report)
+    run.save_weights("initial", initial, architecture=architecture(config))
+    harness = make_harness(learner, tasks, config, fabric, run, display)
+    if endpoints is not None:
+        trained = _take_endpoints(networks, RunFolder.open(endpoints))
+    else:
+        if resume:
+            harness.resume()
+        sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
+        display.note(f"{sizes}; {sum(p.numel() for p in networks.target.parameters()):,} parameters a network")
+        harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
+        trained = {
+            "steps": harness.steps,
+            "seconds": round(harness.seconds, 2),
+            "images_per_second": round(harness.images_per_second, 1),
+        }
+    return _reported(run, _finish(harness, config, trained, display), report)
+
+
+def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
+    """Gives the pair the networks of a finished run; returns what their training took."""
+    for side, network in (("target", networks.target), ("support", networks.support)):
+        load_into(network, run.path / f"{side}.safetensors")
+    result = run.read_json("result.json")
+    return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": str(run.path)}
+
+
+def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
+    """The result, once report.html is there (where it is wanted)."""
+    if report and not (run.path / "report.html").is_file():
+        from metasum.report.page import write_report
+
+        write_report(run)
+    return result
+
+
+def _finish(harness: Harness, config: TrainConfig, trained: dict[str, Any], display: Display) -> dict[str, Any]:
+    """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
+    learner, run = harness.learner, harness.run
+    display.note("measuring on all held-out images …")
+    started = time.perf_counter()
+    final = harness.evaluator.everything(learner)
+    if "endpoints" not in trained:
+        harness.record_final(final.accuracy)
+    operator, build = learner.operators[0], architecture(config)
+    run.save_weights("target", learner.target_network().state_dict(), architecture=build)
+    run.save_weights("support", learner.support_network().state_dict(), architecture=build)
+    run.save_weights(
+        "summed",
+        final.summed.target.state_dict(),
+        architecture=build,
+        operator=operator,
+        statistics=config.sum.statistics,
+    )
+    write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
+    result = {
+        "learner": config.learner,
+        "target": config.data.target,
+        "support": config.data.support,
+        "seed": config.seed,
+        **trained,
+        "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
+        "peak_bytes": peak_bytes(harness.fabric.device),
+        "operator": operator,
+        "accuracy": asdict(final.accuracy),
+        "after_by_operator": final.after_by_operator,
+        "evaluated_on": config.data.evaluate_on,
+        "run": str(run.path),
+    }
+    write_json(run.path / "result.json", result)
+    return result
