@@ -28,6 +28,8 @@ class MergerEntry:
     """Names of the merging settings that it reads."""
     needs_initial: bool = False
     """Whether it works on differences from the initialisation, which must then be shared."""
+    needs_images: bool = False
+    """Whether it looks at the networks' training images."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Candidates that a comparison chooses from on validation images."""
 
@@ -105,16 +107,19 @@ MERGERS: dict[str, MergerEntry] = {
         "Task arithmetic or TIES on randomly thinned differences.",
         ("drop_rate", "scaling", "dare_then", "density"),
         needs_initial=True,
-        grid={"drop_rate": (0.2, 0.5, 0.9), "scaling": SCALINGS},
+        grid={"drop_rate": (0.5, 0.9), "scaling": SCALINGS},
     ),
     "slerp": MergerEntry(
         _slerp, "Interpolates on the sphere, tensor by tensor.", ("position",), grid={"position": (0.3, 0.5, 0.7)}
     ),
-    "fisher": MergerEntry(_fisher, "An average weighted by Fisher information.", ("merging_images",)),
+    "fisher": MergerEntry(
+        _fisher, "An average weighted by Fisher information.", ("merging_images",), needs_images=True
+    ),
     "regmean": MergerEntry(
         _regmean,
         "Solves each layer for the answers that both networks give.",
         ("merging_images", "shrinkage"),
+        needs_images=True,
         grid={"shrinkage": (0.5, 0.9, 1.0)},
     ),
     "weight-matching": MergerEntry(_weight_matching, "Permutes the second network's channels to match the first's."),

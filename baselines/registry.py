@@ -119,7 +119,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         "metasum",
         _names(ProximityConfig),
         one_initialisation=True,
-        grid={"proximity": (0.001, 0.01, 0.1), "proximity_decay": (0.8, 1.0)},
+        grid={"proximity": (0.1, 1.0, 10.0)},
     ),
     "two-head": LearnerEntry(
         _two_head, "One trunk, a head for each dataset.", "metasum", _names(TwoHeadConfig), one_initialisation=True

@@ -116,10 +116,10 @@ class ProximityConfig(Checked):
     """How proximity pulls the two networks towards each other."""
 
     proximity: float = option(
-        0.01, "λ: strength of the pull between the two networks' weights; 0 is independent training.", minimum=0
+        1.0, "λ: strength of the pull between the two networks' weights; 0 is independent training.", minimum=0
     )
     proximity_decay: float = option(
-        0.8, "c_l = decay^depth: how much weaker each layer is pulled than the one before it.", above=0, maximum=1
+        0.9, "c_l = decay^depth: how much weaker each layer is pulled than the one before it.", above=0, maximum=1
     )
     proximity_weights: str | None = option(
         None, "c_l layer by layer from the input, separated by commas, in place of the decay."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import click
@@ -65,9 +65,16 @@ def _normal(argument: str, switches: dict[str, list[str]]) -> list[str]:
     return [f"{name}{equals}{value}"]
 
 
-def settings_flags(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator that gives a command one flag for each field of the settings, nested sections included."""
-    leaves = list(options_of(settings))
+def settings_flags(
+    settings: type, *, leave_out: Collection[str] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator that gives a command one flag for each field of the settings, nested sections included.
+
+    Args:
+        settings: a settings dataclass.
+        leave_out: fields that the command sets by itself.
+    """
+    leaves = [leaf for leaf in options_of(settings) if leaf.name not in leave_out]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for leaf in reversed(leaves):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -88,3 +89,75 @@ def benchmark_tables(result: dict[str, Any]) -> list[Any]:
         f"{result['device']}, {result['threads']} threads; optimiser's update {result['optimizer_seconds']:.3f} s"
     )
     return [title, table_of(rows, right=("step, s", "three plain passes, s", "ratio", "peak, GiB"))]
+
+
+def comparison_tables(result: dict[str, Any]) -> list[Any]:
+    """For each side, then for the costs: a row for each learner, mean ± standard deviation over its seeds."""
+    if not result["summary"]:
+        return [f"every run failed\n{result['comparison']}"]
+    parts: list[Any] = []
+    for side in ("target", "support"):
+        rows = [
+            {
+                "learner": row["learner"],
+                **{name: with_spread(row[side][name], scale=100) for name in ("before", "after", "drop", "retention")},
+            }
+            for row in result["summary"]
+        ]
+        parts += [
+            f"{result[side]} ({side}), % of {result['evaluated_on']} images",
+            table_of(rows, right=tuple(rows[0])[1:]),
+        ]
+    costs = [
+        {
+            "learner": row["learner"],
+            "seeds": len(row["seeds"]),
+            "seconds": with_spread(row["seconds"], digits=0),
+            "images/s": with_spread(row["images_per_second"], digits=0),
+            "peak, GiB": with_spread(row["peak_bytes"], scale=2**-30),
+        }
+        for row in result["summary"]
+    ]
+    failed = [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]
+    return [*parts, table_of(costs, right=tuple(costs[0])[1:]), *failed, result["comparison"]]
+
+
+def sum_tables(result: dict[str, Any]) -> list[Any]:
+    """Each dataset and the union under the operator asked for, then the union under every operator."""
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None else f"{value:.2%}"
+
+    *datasets, union = result["accuracy"].items()
+    rows = [
+        {
+            "dataset": name,
+            "alone": percent(accuracy["alone"]),
+            f"{result['operator']}, statistics of the dataset": percent(accuracy["sum"]),
+            "statistics of the union": percent(accuracy["sum_union_statistics"]),
+        }
+        for name, accuracy in datasets
+    ]
+    heads = list(rows[0])
+    for label, key in (("all images", "sum_union_statistics"), ("mean of datasets", "mean_of_datasets")):
+        rows.append(dict(zip(heads, (label, "", "", percent(union[1][key])), strict=True)))
+    others = [
+        {"operator": operator, **{name: percent(a["sum"]) for name, a in accuracies.items() if name != "union"}}
+        | {"mean, union's statistics": percent(accuracies["union"]["mean_of_datasets"])}
+        for operator, accuracies in result["by_operator"].items()
+    ]
+    return [table_of(rows, right=tuple(heads[1:])), table_of(others, right=tuple(others[0])[1:]), result["sum"]]
+
+
+def evaluate_tables(result: dict[str, Any]) -> list[Any]:
+    """Accuracy on each dataset and on all of them."""
+    rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]
+    return [table_of(rows, right=("accuracy",)), f"{result['statistics']} statistics, {result['evaluated_on']} images"]
+
+
+def with_spread(spread: dict[str, float | None], *, scale: float = 1, digits: int = 2) -> str:
+    """`mean ± standard deviation`, the latter only where there are several values; – where there is none."""
+    mean, deviation = spread["mean"], spread["std"]
+    if mean is None:
+        return "–"
+    return f"{mean * scale:.{digits}f}" + ("" if deviation is None else f" ± {deviation * scale:.{digits}f}")

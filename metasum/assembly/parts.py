@@ -65,7 +65,7 @@ def resolve(config: TrainConfig, datasets: Sides[Dataset]) -> TrainConfig:
 def _refuse_settings_of_other_learners(config: TrainConfig) -> None:
     """A setting that the chosen learner does not read is an error, not a silence."""
     now, default = flat(config), flat(TrainConfig())
-    for name in sorted(private_settings() - set(learner_named(config.learner).settings)):
+    for name in sorted(unread_settings(config.learner)):
         if now[name] != default[name]:
             raise UsageError(f"--{name.replace('_', '-')} says nothing to learner {config.learner!r}.")
 
@@ -75,11 +75,15 @@ def private_settings() -> set[str]:
     return {name for entry in LEARNERS.values() for name in entry.settings}
 
 
+def unread_settings(learner: str) -> set[str]:
+    """Of those, the ones that `learner` does not read."""
+    return private_settings() - set(learner_named(learner).settings)
+
+
 def settings_for(learner: str, config: TrainConfig, **values: Any) -> TrainConfig:
     """`config` for `learner`: what only others read is at its default; `values` on top."""
     default = flat(TrainConfig())
-    others = private_settings() - set(learner_named(learner).settings)
-    return changed(config, learner=learner, **{**{name: default[name] for name in others}, **values})
+    return changed(config, learner=learner, **{**{name: default[name] for name in unread_settings(learner)}, **values})
 
 
 def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:

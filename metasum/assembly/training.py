@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metasum.assembly.parts import load_pair, make_harness, make_networks, make_tasks, resolve
+from metasum.assembly.parts import load_pair, make_harness, make_networks, make_tasks, resolve, unread_settings
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig
 from metasum.errors import UsageError
@@ -17,6 +17,7 @@ from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
 from metasum.training.analysis import analyse
 from metasum.training.description import describe, reopen
+from metasum.training.evaluation import FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
@@ -78,13 +79,15 @@ def run_in(
     overwrite: bool = False,
     report: bool = False,
     endpoints: Path | None = None,
+    keep_weights: bool = True,
     display: Display | None = None,
 ) -> dict[str, Any]:
     """One run in the folder `path`; see `train`.
 
     Args:
         endpoints: a finished run of the same settings whose networks are taken as trained, for a learner that only
-            merges them.
+            merges them; its own folder then holds the merged network only.
+        keep_weights: whether networks are saved.
     """
     display = display or SilentDisplay()
     fabric = make_fabric(config.optimisation)
@@ -96,11 +99,15 @@ def run_in(
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     tasks = make_tasks(config, datasets, fabric.device)
     description = describe(config, datasets, checksum(parameters_of(networks.target)))
-    run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
+    if resume:
+        run = reopen(path, description, unread=unread_settings(config.learner))
+    else:
+        run = RunFolder.create(path, description, overwrite=overwrite)
     if run.finished:
         display.note(f"{path} is finished already.")
         return _reported(run, run.read_json("result.json"), report)
-    run.save_weights("initial", initial, architecture=architecture(config))
+    if keep_weights and endpoints is None:
+        run.save_weights("initial", initial, architecture=architecture(config))
     harness = make_harness(learner, tasks, config, fabric, run, display)
     if endpoints is not None:
         trained = _take_endpoints(networks, RunFolder.open(endpoints))
@@ -115,7 +122,7 @@ def run_in(
             "seconds": round(harness.seconds, 2),
             "images_per_second": round(harness.images_per_second, 1),
         }
-    return _reported(run, _finish(harness, config, trained, display), report)
+    return _reported(run, _finish(harness, config, trained, display, keep_weights, report), report)
 
 
 def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
@@ -135,25 +142,26 @@ def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str,
     return result
 
 
-def _finish(harness: Harness, config: TrainConfig, trained: dict[str, Any], display: Display) -> dict[str, Any]:
+def _finish(
+    harness: Harness,
+    config: TrainConfig,
+    trained: dict[str, Any],
+    display: Display,
+    keep_weights: bool,
+    report: bool,
+) -> dict[str, Any]:
     """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
     learner, run = harness.learner, harness.run
     display.note("measuring on all held-out images …")
     started = time.perf_counter()
     final = harness.evaluator.everything(learner)
+    operator = learner.operators[0]
     if "endpoints" not in trained:
         harness.record_final(final.accuracy)
-    operator, build = learner.operators[0], architecture(config)
-    run.save_weights("target", learner.target_network().state_dict(), architecture=build)
-    run.save_weights("support", learner.support_network().state_dict(), architecture=build)
-    run.save_weights(
-        "summed",
-        final.summed.target.state_dict(),
-        architecture=build,
-        operator=operator,
-        statistics=config.sum.statistics,
-    )
-    write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
+    if keep_weights:
+        _save_networks(run, final, architecture(config), operator, merged_only="endpoints" in trained)
+    if report:
+        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
     result = {
         "learner": config.learner,
         "target": config.data.target,
@@ -170,3 +178,10 @@ def _finish(harness: Harness, config: TrainConfig, trained: dict[str, Any], disp
     }
     write_json(run.path / "result.json", result)
     return result
+
+
+def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator: str, *, merged_only: bool) -> None:
+    """Target and support, and the sum as it was measured on the target, each with its buffers."""
+    for side, network in () if merged_only else final.alone._asdict().items():
+        run.save_weights(side, network.state_dict(), architecture=build)
+    run.save_weights("summed", final.summed.target.state_dict(), architecture=build, operator=operator)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from metasum.config import NetworkConfig, TrainConfig
-from metasum.errors import CheckpointError
+from metasum.errors import CheckpointError, UsageError
 from metasum.networks.layers import he_initialise
 from metasum.weights.storage import load_into, read_metadata
 
@@ -70,13 +71,22 @@ def load_network(path: Path | str) -> nn.Module:
         CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
         ArchitectureError: its tensors are not those of that architecture.
     """
-    path = Path(path)
-    try:
-        values = json.loads(read_metadata(path)["architecture"])
-        in_channels = values.pop("in_channels")
-        config = NetworkConfig(**values)
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} does not say of what architecture it is; metasum's own files do.") from error
-    network = build_network(config, in_channels=in_channels, seed=0)
-    load_into(network, path)
+    values = read_architecture(Path(path))
+    in_channels = values.pop("in_channels")
+    network = build_network(NetworkConfig(**values), in_channels=in_channels, seed=0)
+    load_into(network, Path(path))
     return network.eval()
+
+
+def read_architecture(path: Path) -> dict[str, Any]:
+    """What a weights file of metasum says it is: "network", "width", …, "in_channels".
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged, or it does not say.
+    """
+    try:
+        values: dict[str, Any] = json.loads(read_metadata(path)["architecture"])
+        NetworkConfig(**{name: value for name, value in values.items() if name != "in_channels"})
+        return values | {"in_channels": int(values["in_channels"])}
+    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise CheckpointError(f"{path} does not say of what architecture it is; metasum's own files do.") from error

@@ -36,7 +36,7 @@ def write_report(run: RunFolder) -> Path:
                 settings=_flat(config["settings"]),
                 versions=config["versions"],
                 initial_checksum=config["initial_checksum"],
-                figures=_figures(run, records),
+                figures=_figures(run, result, records),
             )
         )
     except (KeyError, TypeError, ValueError, AttributeError, UndefinedError) as error:
@@ -63,20 +63,12 @@ def _flat(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {"run": {name: value for name, value in settings.items() if name not in sections}, **sections}
 
 
-def _figures(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
-    """(title, caption, SVG) in reading order."""
-    steps = [record for record in records if record["kind"] == "step"]
-    evaluations = [record for record in records if record["kind"] == "evaluation"]
-    if not steps or not evaluations:
-        raise CheckpointError(f"{run.path / 'metrics.jsonl'} is missing or lacks its lines.")
-    layers = _layers(run)
+def _figures(run: RunFolder, result: dict[str, Any], records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    """(title, caption, SVG) in reading order; a run that only merges has no curves of its own."""
+    figures = [] if "endpoints" in result else _curves(run, records)
+    layers = _layers(RunFolder.open(Path(result.get("endpoints", run.path))))
     return [
-        (
-            "Accuracy",
-            "Dashed: a network alone. Solid: the summed network, on the same images.",
-            accuracy_curves(evaluations),
-        ),
-        ("Loss", "Each term's mean between two log lines.", loss_curves(steps)),
+        *figures,
         (
             "Angle between the two networks",
             "Cosine similarity of the layers' weights, and of what they are apart from the target's initialisation.",
@@ -87,6 +79,21 @@ def _figures(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, s
             "Norm of the target's weights over the support's: at 1 neither drowns the other in the sum.",
             layer_curves(layers, quantity="norm_ratio"),
         ),
+    ]
+
+
+def _curves(run: RunFolder, records: list[dict[str, Any]]) -> list[tuple[str, str, str]]:
+    steps = [record for record in records if record["kind"] == "step"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    if not steps or not evaluations:
+        raise CheckpointError(f"{run.path / 'metrics.jsonl'} is missing or lacks its lines.")
+    return [
+        (
+            "Accuracy",
+            "Dashed: a network alone. Solid: the summed network, on the same images.",
+            accuracy_curves(evaluations),
+        ),
+        ("Loss", "Each term's mean between two log lines.", loss_curves(steps)),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Collection
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,21 +21,29 @@ PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightni
 
 def describe(config: TrainConfig, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
     """What config.json holds: "settings" (resolved), "data", "initial_checksum", "versions", "machine"."""
-    data = {
-        side: {
-            "name": dataset.name,
-            "source": dataset.source,
-            "checksum": dataset.checksum(),
-            "train": len(dataset.train),
-            "test": len(dataset.test),
-            "classes": dataset.num_classes,
-        }
-        for side, dataset in datasets._asdict().items()
-    }
     return {
         "settings": to_dict(config),
-        "data": data,
+        "data": {side: describe_dataset(dataset) for side, dataset in datasets._asdict().items()},
         "initial_checksum": initial_checksum,
+        **describe_surroundings(),
+    }
+
+
+def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+    """Name, source, checksum, image counts and classes."""
+    return {
+        "name": dataset.name,
+        "source": dataset.source,
+        "checksum": dataset.checksum(),
+        "train": len(dataset.train),
+        "test": len(dataset.test),
+        "classes": dataset.num_classes,
+    }
+
+
+def describe_surroundings() -> dict[str, Any]:
+    """What numbers depend on beside settings and data: "versions", "machine"."""
+    return {
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
     }
@@ -47,8 +56,13 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
+def reopen(path: Path, description: dict[str, Any], *, unread: Collection[str] = ()) -> RunFolder:
     """The run folder at `path`, to continue it.
+
+    Args:
+        path: where it should be.
+        description: of the run as it would be made now.
+        unread: settings that its learner does not read, and that may differ therefore.
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged or foreign.
@@ -61,18 +75,19 @@ def reopen(path: Path, description: dict[str, Any]) -> RunFolder:
     before = run.read_json("config.json")
     from_dict(before.get("settings", {}))  # a foreign file is told apart from a different setting
     for section in ("settings", "data", "initial_checksum"):
-        difference = _first_difference(section, before.get(section), description[section])
+        may_differ = MAY_DIFFER_ON_RESUME | set(unread)
+        difference = _first_difference(section, before.get(section), description[section], may_differ)
         if difference:
             raise UsageError(f"cannot resume {path} with other settings: {difference}.")
     return run
 
 
-def _first_difference(name: str, before: Any, now: Any) -> str | None:
+def _first_difference(name: str, before: Any, now: Any, may_differ: Collection[str]) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
         found = (
-            _first_difference(key, before.get(key), value)
+            _first_difference(key, before.get(key), value, may_differ)
             for key, value in now.items()
-            if key not in MAY_DIFFER_ON_RESUME
+            if key not in may_differ
         )
         return next((difference for difference in found if difference), None)
     return None if before == now else f"{name} was {before}, now {now}"

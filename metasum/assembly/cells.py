@@ -1,0 +1,146 @@
+"""The cells of a study: one run for each learner and seed on one pair, skipped where finished, resumed where not."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metasum.assembly.parts import private_settings, resolve, settings_for
+from metasum.assembly.training import run_in
+from metasum.baselines.registry import learner_named
+from metasum.config import TrainConfig, flat
+from metasum.errors import Interrupted, MetaSumError, UsageError, reason
+from metasum.training.progress import Display
+from metasum.types import Dataset, Sides
+
+
+@dataclass
+class Cells:
+    """Runs of several learners and seeds that share everything else: steps, data, order of batches, initialisation.
+
+    A failed cell is noted in `failed` and does not stop the others.
+    """
+
+    config: TrainConfig
+    datasets: Sides[Dataset]
+    folder: Path
+    """Where the run folders lie."""
+    displays: Callable[[], Display]
+    """Makes a display for each run."""
+    failed: list[dict[str, Any]] = field(default_factory=list)
+    total: int = 0
+    """How many runs are to come, for the notes; 0 where nobody knows."""
+    started: int = 0
+
+    def run(
+        self,
+        learner: str,
+        seed: int,
+        chosen: Mapping[str, Any],
+        *,
+        name: str | None = None,
+        report: bool = False,
+        keep_weights: bool = True,
+    ) -> dict[str, Any] | None:
+        """One cell's result; None where it failed.
+
+        Args:
+            learner: its name.
+            seed: of the run.
+            chosen: settings that differ from `config`.
+            name: of the run's folder [default: `<learner>-seed<seed>`].
+            report: draw its report.
+            keep_weights: whether its networks are saved.
+        """
+        path = self.folder / (name or f"{learner}-seed{seed}")
+        display = self.displays()
+        self.started += 1
+        count = f"{self.started}/{self.total}  " if self.total else ""
+        display.note(f"{count}{path.name}")
+        endpoints = None
+        entry = learner_named(learner)
+        if entry.endpoints is not None:
+            endpoints = self.folder / f"{entry.endpoints}-seed{seed}"
+            if not (endpoints / "result.json").is_file() and self._endpoints(entry.endpoints, seed) is None:
+                self._fail(path, learner, seed, f"its endpoints, {endpoints}, failed")
+                return None
+        try:
+            return run_in(
+                path,
+                settings_for(learner, self.config, seed=seed, **chosen),
+                self.datasets,
+                resume=(path / "config.json").is_file(),
+                report=report,
+                endpoints=endpoints,
+                keep_weights=keep_weights,
+                display=display,
+            )
+        except Interrupted:
+            raise
+        except MetaSumError as error:
+            self._fail(path, learner, seed, str(error))
+        except Exception as error:  # noqa: BLE001 (whatever one cell dies of, the others go on)
+            self._fail(path, learner, seed, f"{type(error).__name__}: {reason(error)}")
+        return None
+
+    def _endpoints(self, learner: str, seed: int) -> dict[str, Any] | None:
+        """Trains what a merging method needs and nobody asked for by name."""
+        self.started -= 1
+        return self.run(learner, seed, {})
+
+    def _fail(self, path: Path, learner: str, seed: int, error: str) -> None:
+        self.failed.append({"learner": learner, "seed": seed, "error": error, "run": str(path)})
+        self.displays().note(f"{path.name} failed: {error}")
+
+
+def tune(cells: Cells, learner: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The candidate of the learner's grid whose sum does best on validation images, and every candidate's score.
+
+    Settings that were given by hand are not tuned. The score is the mean of the accuracies after the sum on target
+    and support.
+    """
+    default, given = flat(TrainConfig()), flat(cells.config)
+    grid = {name: values for name, values in learner_named(learner).grid.items() if given[name] == default[name]}
+    if not grid:
+        return {}, []
+    tried: list[dict[str, Any]] = []
+    for values in itertools.product(*grid.values()):
+        candidate = dict(zip(grid, values, strict=True))
+        label = ",".join(f"{name}={value}" for name, value in candidate.items())
+        name = f"{learner}-seed{seed}-{label}"
+        result = cells.run(learner, seed, candidate, name=name, keep_weights=False)
+        if result is not None:
+            after = [result["accuracy"][side]["after"] for side in ("target", "support")]
+            tried.append({"settings": candidate, "score": sum(after) / 2})
+    if not tried:
+        return {}, []
+    return max(tried, key=lambda trial: trial["score"])["settings"], tried
+
+
+def candidates(learner: str, config: TrainConfig) -> int:
+    """How many runs `tune` will make."""
+    default, given = flat(TrainConfig()), flat(config)
+    sizes = [len(v) for name, v in learner_named(learner).grid.items() if given[name] == default[name]]
+    return len(list(itertools.product(*(range(size) for size in sizes)))) if sizes else 0
+
+
+def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides[Dataset]) -> None:
+    """Raises what the settings alone would have every cell fail with, before anything is written.
+
+    Raises:
+        UsageError: an unknown learner, one named twice, settings that go together with no network, or a setting that
+            none of the learners reads.
+    """
+    doubled = next((name for name in learners if list(learners).count(name) > 1), None)
+    if doubled or not learners:
+        raise UsageError(f"--learners names {doubled!r} twice." if doubled else "--learners names nobody.")
+    read = {name for learner in learners for name in learner_named(learner).settings}
+    default, given = flat(TrainConfig()), flat(config)
+    unread = next((name for name in sorted(private_settings() - read) if given[name] != default[name]), None)
+    if unread:
+        raise UsageError(f"--{unread.replace('_', '-')} says nothing to any of the learners {', '.join(learners)}.")
+    for learner in learners:
+        resolve(settings_for(learner, config), datasets)

@@ -1,0 +1,123 @@
+"""Every learner on one pair over several seeds: the comparison's course."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from metasum.assembly.cells import Cells, candidates, check_learners, tune
+from metasum.assembly.parts import load_pair
+from metasum.baselines.registry import LEARNERS
+from metasum.config import TrainConfig, changed, to_dict
+from metasum.errors import UsageError
+from metasum.files import write_json, write_text
+from metasum.plugins import load_entry_points
+from metasum.study.comparison import as_csv, row_of, summarise
+from metasum.training.description import describe_dataset, describe_surroundings
+from metasum.training.progress import Display, SilentDisplay
+from metasum.types import Dataset, Sides
+
+
+def compare(
+    config: TrainConfig | None = None,
+    *,
+    learners: Sequence[str] | None = None,
+    seeds: int = 3,
+    tuned: bool = True,
+    out: Path | str = "runs",
+    download: bool = False,
+    displays: Callable[[], Display] = SilentDisplay,
+) -> dict[str, Any]:
+    """Runs every learner on one pair over seeds `config.seed`, `config.seed` + 1, …, and writes the comparison.
+
+    All train with equal steps, data, order of batches and initialisation. Merging methods take the networks that
+    `independent` trained. Finished runs are taken as they are, unfinished ones are continued, so that calling it
+    again goes on where it was stopped.
+
+    Args:
+        config: what the runs share [default: the embedded pair].
+        learners: names [default: all that are registered].
+        seeds: how many.
+        tuned: choose the settings that a learner has candidates for on validation images of the first seed (a fixed
+            tenth of the training images, which those runs do not train on).
+        out: the run folders are in `<out>/<target>+<support>`, the comparison in its folder `comparison`.
+        download: let torchvision fetch a dataset that is not there.
+        displays: makes what is told about each run's progress.
+
+    Returns:
+        What results.json holds: "rows", "summary", "failed", "tuning" and what they have in common.
+
+    Raises:
+        MetaSumError: the settings fit no network, or the data is not there. A single run's failure is in "failed".
+    """
+    config = config or TrainConfig()
+    load_entry_points()
+    names = list(LEARNERS) if learners is None else list(learners)
+    datasets = prepare(config, names, seeds, download=download)
+    folder = Path(out) / f"{config.data.target}+{config.data.support}"
+    results, failed, tuning = run_cells(config, datasets, names, seeds, folder=folder, tuned=tuned, displays=displays)
+    rows = [row_of(result) for result in results]
+    comparison = {
+        "target": config.data.target,
+        "support": config.data.support,
+        "rows": rows,
+        "summary": summarise(rows),
+        "failed": failed,
+        "tuning": tuning,
+        "evaluated_on": config.data.evaluate_on,
+        "settings": to_dict(config),
+        "data": {side: describe_dataset(data) for side, data in datasets._asdict().items()},
+        **describe_surroundings(),
+        "comparison": str(folder / "comparison"),
+    }
+    place = folder / "comparison"
+    place.mkdir(parents=True, exist_ok=True)
+    write_text(place / "results.csv", as_csv(rows))
+    write_json(place / "results.json", comparison)
+    return comparison
+
+
+def prepare(config: TrainConfig, names: Sequence[str], seeds: int, *, download: bool) -> Sides[Dataset]:
+    """The pair's datasets, once settings, learners and data have been found to fit together."""
+    if seeds < 1:
+        raise UsageError(f"--seeds must be at least 1, not {seeds}.")
+    datasets = load_pair(config, download=download)
+    check_learners(names, config, datasets)
+    return datasets
+
+
+def run_cells(
+    config: TrainConfig,
+    datasets: Sides[Dataset],
+    names: Sequence[str],
+    seeds: int,
+    *,
+    folder: Path,
+    tuned: bool,
+    displays: Callable[[], Display],
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    """Tunes, then runs every learner and seed.
+
+    Returns:
+        The results, learner by learner; the failed runs; and under each tuned learner's name "chosen" and "tried".
+    """
+    failed: list[dict[str, Any]] = []
+    tuning: dict[str, Any] = {}
+    if tuned:
+        on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
+        trials = Cells(on_validation, datasets, folder / "validation", displays, failed)
+        trials.total = sum(candidates(name, config) for name in names)
+        for name in names:
+            chosen, tried = tune(trials, name, config.seed)
+            if tried:
+                tuning[name] = {"chosen": chosen, "tried": tried}
+    cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names))
+    results = []
+    for seed in range(config.seed, config.seed + seeds):
+        for name in names:
+            chosen = tuning.get(name, {}).get("chosen", {})
+            result = cells.run(name, seed, chosen, report=seed == config.seed)
+            results += [] if result is None else [result]
+    results.sort(key=lambda result: (names.index(result["learner"]), result["seed"]))
+    return results, failed, tuning

@@ -1,0 +1,73 @@
+"""Accuracy of a weights file on datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from metasum.config import OptimisationConfig
+from metasum.errors import UsageError
+from metasum.networks.build import load_network, read_architecture
+from metasum.plugins import load_entry_points
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask
+from metasum.training.evaluation import confusion, share_right
+from metasum.training.optimisation import make_fabric
+from metasum.weights.statistics import recalibrate
+
+
+def evaluate(
+    file: Path | str,
+    on: Sequence[str],
+    *,
+    statistics: str = "stored",
+    calibration_batches: int = 16,
+    evaluate_on: str = "test",
+    data_root: Path | str = ".data",
+    download: bool = False,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Measures the network in a weights file that metasum wrote.
+
+    Args:
+        file: any .safetensors file of a run folder, or one written by `metasum sum --export`.
+        on: names of datasets.
+        statistics: "stored" in the file, or "recalibrate" on each dataset in turn.
+        calibration_batches: of 256 training images that recalibration reads.
+        evaluate_on: "test" or "validation".
+        data_root: where the datasets lie.
+        download: let torchvision fetch a dataset that is not there.
+        device: "auto", "cpu", "cuda" or "mps".
+
+    Returns:
+        "file", "statistics", "evaluated_on" and "accuracy": one in [0, 1] for each dataset and, under "union", of all
+        their images.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not metasum's.
+        UsageError: no dataset, or one with more classes than the network.
+    """
+    if not on:
+        raise UsageError("name at least one dataset with --on.")
+    load_entry_points()
+    fabric = make_fabric(OptimisationConfig(device=device))
+    in_channels, classes = (read_architecture(Path(file))[name] for name in ("in_channels", "num_classes"))
+    network = load_network(file).to(fabric.device)
+    right, total, accuracies = 0, 0, {}
+    for name in dict.fromkeys(on):
+        dataset = load_dataset(name, root=Path(data_root), download=download)
+        if dataset.num_classes > classes:
+            raise UsageError(f"dataset {name!r} has {dataset.num_classes} classes, {file} only {classes}.")
+        task = ImageTask(dataset, in_channels=in_channels, device=fabric.device, evaluate_on=evaluate_on)
+        if statistics == "recalibrate":
+            recalibrate(network, task.calibration(calibration_batches))
+        matrix = confusion(network, task.evaluation())
+        accuracies[name] = share_right(matrix)
+        right, total = right + int(matrix.diagonal().sum()), total + int(matrix.sum())
+    return {
+        "file": str(file),
+        "statistics": statistics,
+        "evaluated_on": evaluate_on,
+        "accuracy": {**accuracies, "union": round(right / total, 6)},
+    }

@@ -1,0 +1,155 @@
+"""Step 3: the sum of target networks that were trained apart."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metasum.assembly.endpoints import FinishedRun, check_addable, describe_run, endpoints_of, open_run, tasks_of
+from metasum.baselines.mergers import MERGERS, merger_named
+from metasum.baselines.merging import Endpoint
+from metasum.config import MergingConfig, OptimisationConfig
+from metasum.errors import StorageError, UsageError
+from metasum.files import check_folder_name, write_json
+from metasum.networks.build import architecture
+from metasum.plugins import load_entry_points
+from metasum.study.sums import Ground
+from metasum.tasks.task import ImageTask
+from metasum.tasks.union import UnionTask
+from metasum.training.analysis import interpolate
+from metasum.training.evaluation import accuracy
+from metasum.training.optimisation import make_fabric
+from metasum.training.progress import Display, SilentDisplay
+from metasum.types import Task
+from metasum.weights.parameters import with_parameters
+from metasum.weights.storage import save_weights
+
+ALWAYS = ("sum", "average", "task-arithmetic")  # operators that every sum is measured under
+
+
+def sum_runs(
+    runs: Sequence[Path | str],
+    *,
+    on: Sequence[str] = (),
+    operator: str = "sum",
+    merging: MergingConfig | None = None,
+    any_init: bool = False,
+    export: Path | None = None,
+    out: Path | str = "runs",
+    name: str | None = None,
+    overwrite: bool = False,
+    data_root: Path | None = None,
+    download: bool = False,
+    device: str = "auto",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Adds the target networks of finished runs, and measures the sum on each dataset and on their union.
+
+    Args:
+        runs: folders of two or more finished runs of one architecture.
+        on: datasets to measure on [default: the runs' targets].
+        operator: what becomes of the networks: "sum", or any merging method's name.
+        merging: what the merging methods leave open.
+        any_init: add runs of different initialisations, too.
+        export: write the result, with the union's statistics, to this .safetensors file.
+        out: the result goes to `<out>/sums/<name>`.
+        name: [default: `<target>+<target>…-<operator>`].
+        overwrite: replace a result that is there.
+        data_root: where the datasets lie [default: where the runs found them].
+        download: let torchvision fetch a dataset that is not there.
+        device: "auto", "cpu", "cuda" or "mps".
+        display: what is told about progress [default: nothing].
+
+    Returns:
+        What result.json holds: "operator", "runs", "accuracy", "by_operator", "interpolation", "sum".
+
+    Raises:
+        MetaSumError: the runs do not belong together, or something is missing; nothing is left half-written.
+    """
+    merging, display = merging or MergingConfig(), display or SilentDisplay()
+    load_entry_points()
+    opened = [open_run(Path(run)) for run in runs]
+    check_addable(opened, any_init=any_init)
+    same_start = len({run.initial_checksum for run in opened}) == 1
+    if merger_named(operator).needs_initial and not same_start:
+        raise UsageError(
+            f"--operator {operator} works on differences from one initialisation; these runs have several."
+        )
+    names = list(dict.fromkeys(on or [run.target for run in opened]))
+    label = name or f"{'+'.join(run.target for run in opened)}-{operator}"
+    check_folder_name("--name", label)
+    folder = Path(out) / "sums" / label
+    if (folder / "result.json").exists() and not overwrite:
+        raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
+    fabric = make_fabric(OptimisationConfig(device=device))
+    looked_at = [run.target for run in opened] if merger_named(operator).needs_images else []
+    loaded = tasks_of(opened, [*names, *looked_at], data_root=data_root, device=fabric.device, download=download)
+    tasks = {dataset: loaded[dataset] for dataset in names}
+    batches = max(run.config.sum.calibration_batches for run in opened)
+    ground = Ground(tasks, UnionTask(list(tasks.values())), batches)
+    for run in opened:
+        run.network.to(fabric.device)
+    endpoints = endpoints_of(opened, loaded, batches=batches)
+    wanted = [o for o in dict.fromkeys([operator, *ALWAYS]) if same_start or not MERGERS[o].needs_initial]
+    measured, kept = {}, None
+    for method in wanted:
+        display.note(f"{method} of {len(opened)} networks on {', '.join(names)} …")
+        network = merge(method, endpoints, opened[0], merging)
+        measured[method] = ground.measure(network)
+        kept = network if method == operator else kept
+    assert kept is not None
+    result = {
+        "operator": operator,
+        "runs": [describe_run(run) for run in opened],
+        "accuracy": {
+            **{
+                dataset: {"alone": alone(opened, dataset, task), **measured[operator][dataset]}
+                for dataset, task in tasks.items()
+            },
+            "union": measured[operator]["union"],
+        },
+        "by_operator": measured,
+        "same_initialisation": same_start,
+        "evaluated_on": opened[0].config.data.evaluate_on,
+        "interpolation": _lines(opened, tasks, display),
+        "sum": str(folder),
+    }
+    if export is not None:
+        metadata = {"architecture": architecture(opened[0].config), "operator": operator, "datasets": json.dumps(names)}
+        save_weights(export, kept.state_dict(), metadata=metadata)
+        result["export"] = str(export)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {folder}: {error.strerror or error}.") from error
+    write_json(folder / "result.json", result)
+    return result
+
+
+def merge(operator: str, endpoints: Sequence[Endpoint], run: FinishedRun, merging: MergingConfig) -> nn.Module:
+    """The merged network, with nobody's statistics yet. `run`: the first, whose initialisation is θ_0."""
+    device = next(run.network.parameters()).device
+    initial = {name: tensor.to(device) for name, tensor in run.initial.items()}
+    return with_parameters(run.network, MERGERS[operator].make(merging, run.config.seed)(endpoints, initial))
+
+
+def alone(runs: Sequence[FinishedRun], dataset: str, task: Task) -> float | None:
+    """Accuracy of the network that was trained on `dataset` (the mean where there are several); None where none was."""
+    own = [accuracy(run.network, task.evaluation()) for run in runs if run.target == dataset]
+    return round(sum(own) / len(own), 6) if own else None
+
+
+def _lines(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], display: Display) -> list[dict[str, Any]]:
+    """Accuracy along the line between every two networks."""
+    lines = []
+    for first, second in itertools.combinations(runs, 2):
+        display.note(f"along the line from {second.target} to {first.target} …")
+        lines.append(
+            {"from": str(second.folder), "to": str(first.folder), **interpolate(first.network, second.network, tasks)}
+        )
+    return lines

@@ -1,0 +1,103 @@
+"""Commands on single runs and networks: train, evaluate, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metasum.commands.shared import (
+    device_flag,
+    download_flag,
+    json_flag,
+    load_plugins,
+    out_flag,
+    plugin_flag,
+    quiet_flag,
+    root_flag,
+)
+from metasum.config import TrainConfig, settings
+from metasum.flags import Choice, TolerantCommand, chosen, settings_flags
+from metasum.tables import evaluate_tables, show, train_tables
+
+
+@click.command(cls=TolerantCommand)
+@settings_flags(TrainConfig)
+@plugin_flag
+@out_flag
+@click.option("--name", help="Name of the run's folder [default: LEARNER-seedSEED].")
+@click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@download_flag
+@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
+@json_flag
+@quiet_flag
+def train(**values: Any) -> None:
+    """Train a target and a support network, and measure their sum.
+
+    Two networks of one architecture learn two datasets; a third, whose every weight is the sum of theirs, should
+    do on the target what the target network does alone. Accuracy is measured before the sum and after it.
+
+    With no options: handwritten digits and rendered letters, both embedded, in about a minute.
+    """
+    load_plugins(values["plugin"])
+    config = settings(**chosen(TrainConfig, values))
+    from metasum.assembly import training
+    from metasum.training.memory import keep_freed_memory
+    from metasum.training.progress import display_for
+
+    keep_freed_memory()
+    result = training.train(
+        config,
+        out=values["out"],
+        name=values["name"],
+        resume=values["resume"],
+        overwrite=values["overwrite"],
+        download=values["download"],
+        report=values["report"],
+        display=display_for(quiet=values["quiet"]),
+    )
+    show(result, as_json=values["as_json"], parts=train_tables)
+
+
+@click.command(cls=TolerantCommand)
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.safetensors")
+@click.option("--on", multiple=True, required=True, metavar="DATASET", help="Dataset to measure on. Can be repeated.")
+@click.option(
+    "--statistics",
+    type=Choice(("stored", "recalibrate")),
+    default="stored",
+    show_default=True,
+    help="Batch-norm statistics: those in the file, or recomputed on training images of each dataset in turn.",
+)
+@click.option(
+    "--evaluate-on", type=Choice(("test", "validation")), default="test", show_default=True, help="Held-out images."
+)
+@root_flag
+@plugin_flag
+@download_flag
+@device_flag
+@json_flag
+def evaluate(**values: Any) -> None:
+    """Measure the network in a weights file on datasets.
+
+    FILE is any .safetensors file of a run folder, or one that `metasum sum --export` wrote.
+    """
+    load_plugins(values.pop("plugin"))
+    from metasum.assembly.evaluating import evaluate as measure
+
+    as_json = values.pop("as_json")
+    show(measure(**values), as_json=as_json, parts=evaluate_tables)
+
+
+@click.command(cls=TolerantCommand)
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
+@json_flag
+def report(runs: tuple[Path, ...], as_json: bool) -> None:
+    """Redraw report.html of finished runs, named by their folders."""
+    from metasum.report.page import write_report
+    from metasum.training.run_folder import RunFolder
+
+    paths = [str(write_report(RunFolder.open(run))) for run in runs]
+    show({"reports": paths}, as_json=as_json, parts=lambda result: result["reports"])

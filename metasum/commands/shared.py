@@ -1,0 +1,79 @@
+"""Flags that several commands have."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from metasum.config import DEVICES
+from metasum.flags import Choice
+
+if TYPE_CHECKING:
+    from metasum.training.progress import Display
+
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+plugin_flag = click.option(
+    "--plugin",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="FILE.py",
+    help="Run this Python file first; it registers datasets, pairs or learners. Can be repeated.",
+)
+root_flag = click.option(
+    "--data-root",
+    type=click.Path(path_type=Path),
+    default=Path(".data"),
+    show_default=True,
+    help="Folder with datasets.",
+)
+out_flag = click.option(
+    "--out", type=click.Path(path_type=Path), default=Path("runs"), show_default=True, help="Folder of runs."
+)
+download_flag = click.option("--download", is_flag=True, help="Let torchvision fetch a dataset that is not there.")
+learners_flag = click.option(
+    "--learners", metavar="A,B,…", help="Learners to run, separated by commas [default: all; `metasum learners`]."
+)
+seeds_flag = click.option(
+    "--seeds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="How many seeds, counted up from --seed.",
+)
+tune_flag = click.option(
+    "--tune/--no-tune",
+    "tuned",
+    default=True,
+    show_default=True,
+    help="Choose the settings that a learner has candidates for on validation images first; --no-tune takes the "
+    "defaults. A setting given by hand is never tuned.",
+)
+overwrite_flag = click.option("--overwrite", is_flag=True, help="Replace a result that is there.")
+device_flag = click.option(
+    "--device", type=Choice(DEVICES), default="auto", show_default=True, help="Where to run; auto takes a GPU."
+)
+
+
+def load_plugins(files: tuple[Path, ...]) -> None:
+    """Entry points, then the files."""
+    from metasum.plugins import load_entry_points, run_plugin
+
+    load_entry_points()
+    for file in files:
+        run_plugin(file)
+
+
+def display_maker(*, quiet: bool) -> Callable[[], Display]:
+    """Makes a display for each of several runs."""
+    from metasum.training.progress import display_for
+
+    return lambda: display_for(quiet=quiet)
+
+
+def words(text: str | None) -> list[str] | None:
+    """The words of a comma-separated list; None stays None."""
+    return None if text is None else [word.strip() for word in text.split(",") if word.strip()]

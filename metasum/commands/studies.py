@@ -1,0 +1,146 @@
+"""Commands over many runs: sum, compare-baselines, experiment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from metasum.commands.shared import (
+    device_flag,
+    display_maker,
+    download_flag,
+    json_flag,
+    learners_flag,
+    load_plugins,
+    out_flag,
+    overwrite_flag,
+    plugin_flag,
+    quiet_flag,
+    seeds_flag,
+    tune_flag,
+    words,
+)
+from metasum.config import MergingConfig, TrainConfig, settings
+from metasum.errors import MetaSumError
+from metasum.flags import TolerantCommand, chosen, settings_flags
+from metasum.tables import comparison_tables, show, sum_tables
+
+
+@click.command(cls=TolerantCommand)
+@learners_flag
+@seeds_flag
+@tune_flag
+@settings_flags(TrainConfig, leave_out=("learner",))
+@plugin_flag
+@out_flag
+@download_flag
+@json_flag
+@quiet_flag
+def compare_baselines(**values: Any) -> None:
+    """Run every learner on one pair over several seeds, and put them into one table.
+
+    All learners get equal steps, data, order of batches and initialisation; merging methods take the networks that
+    `independent` trained. What a learner leaves open is chosen on validation images, a tenth of the training images
+    that those runs do not see. Finished runs are skipped, so that the same command goes on where it was stopped.
+
+    Leaves results.json, results.csv and report.html in OUT/TARGET+SUPPORT/comparison.
+
+    \b
+      metasum compare-baselines --learners metasum,independent,ties --seeds 2
+      metasum compare-baselines --target mnist --support cifar10
+    """  # noqa: D301 (click reads the backspace)
+    load_plugins(values["plugin"])
+    config = settings(**chosen(TrainConfig, values))
+    from metasum.assembly.comparing import compare
+    from metasum.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    result = compare(
+        config,
+        learners=words(values["learners"]),
+        seeds=values["seeds"],
+        tuned=values["tuned"],
+        out=values["out"],
+        download=values["download"],
+        displays=display_maker(quiet=values["quiet"]),
+    )
+    show(result, as_json=values["as_json"], parts=comparison_tables)
+    _complain(result["failed"])
+
+
+@click.command(cls=TolerantCommand, name="sum")
+@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_A RUN_B …")
+@click.option(
+    "--on",
+    multiple=True,
+    metavar="DATASET",
+    help="Measure on this dataset [default: the runs' targets]. Can be repeated.",
+)
+@click.option(
+    "--operator",
+    default="sum",
+    show_default=True,
+    help="What becomes of the networks: sum, average or another merging method's name.",
+)
+@settings_flags(MergingConfig)
+@click.option("--any-init", is_flag=True, help="Add runs of different initialisations all the same.")
+@click.option(
+    "--export",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Write the summed network, with the union's statistics, to this .safetensors file.",
+)
+@click.option(
+    "--data-root", type=click.Path(path_type=Path), help="Folder with datasets [default: where the runs found them]."
+)
+@plugin_flag
+@out_flag
+@click.option("--name", help="Name of the result's folder in OUT/sums [default: the targets and the operator].")
+@overwrite_flag
+@download_flag
+@device_flag
+@json_flag
+@quiet_flag
+def sum_(**values: Any) -> None:
+    """Add the target networks of finished runs that never met.
+
+    Measures the result on each run's dataset, with batch-norm statistics recalibrated on that dataset and on all of
+    them together, and on their union, under the operators sum, average and task arithmetic. Draws accuracy along the
+    line between every two networks. Leaves result.json and report.html in OUT/sums/NAME.
+
+    \b
+      metasum train --target digits --support letters
+      metasum train --target printed-digits --support letters
+      metasum sum runs/digits+letters/metasum-seed0 runs/printed-digits+letters/metasum-seed0
+    """  # noqa: D301 (click reads the backspace)
+    load_plugins(values["plugin"])
+    merging = MergingConfig(**chosen(MergingConfig, values))
+    from metasum.assembly.summing import sum_runs
+    from metasum.training.progress import display_for
+
+    names = (
+        "runs",
+        "on",
+        "operator",
+        "any_init",
+        "export",
+        "out",
+        "name",
+        "overwrite",
+        "data_root",
+        "download",
+        "device",
+    )
+    display = display_for(quiet=values["quiet"])
+    result = sum_runs(**{name: values[name] for name in names}, merging=merging, display=display)
+    show(result, as_json=values["as_json"], parts=sum_tables)
+
+
+def _complain(failed: list[dict[str, Any]]) -> None:
+    """Exit code 1 where a run failed; everything else is written by then."""
+    if failed:
+        first = failed[0]
+        count = f"{len(failed)} runs failed, the first" if len(failed) > 1 else "a run failed"
+        raise MetaSumError(f"{count}, {Path(first['run']).name}: {first['error']}")
