@@ -10,7 +10,7 @@ import click
 
 from metasum.commands.listings import benchmark, learners, tasks
 from metasum.commands.runs import evaluate, report, train
-from metasum.commands.studies import compare_baselines, sum_
+from metasum.commands.studies import compare_baselines, experiment, sum_
 from metasum.errors import Interrupted, MetaSumError, reason
 from metasum.flags import TolerantGroup
 
@@ -30,7 +30,7 @@ def metasum() -> None:
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (train, sum_, evaluate, compare_baselines, report, tasks, learners, benchmark):
+for command in (train, sum_, evaluate, compare_baselines, experiment, report, tasks, learners, benchmark):
     metasum.add_command(command)
 
 

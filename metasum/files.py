@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import StorageError, UsageError
+from metasum.errors import CheckpointError, StorageError, UsageError
 
 
 def check_folder_name(kind: str, name: str) -> None:
@@ -33,6 +33,21 @@ def replacing(path: Path) -> Iterator[Path]:
         raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is damaged (it holds no object).")
+    return value
 
 
 def write_text(path: Path, text: str) -> None:

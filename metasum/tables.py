@@ -149,6 +149,40 @@ def sum_tables(result: dict[str, Any]) -> list[Any]:
     return [table_of(rows, right=tuple(heads[1:])), table_of(others, right=tuple(others[0])[1:]), result["sum"]]
 
 
+def experiment_tables(result: dict[str, Any]) -> list[Any]:
+    """For each target, then for their union: a row for each learner, mean ± standard deviation over its seeds."""
+    if not result["summary"]:
+        return [f"every run failed\n{result['experiment']}"]
+    heads = {
+        "before": "before",
+        "after": f"+ {result['support']}",
+        "stranger": "+ stranger",
+        "stranger_union_statistics": "+ stranger, union's statistics",
+    }
+    parts: list[Any] = []
+    for target in result["targets"]:
+        rows = [
+            {
+                "learner": row["learner"],
+                **{h: with_spread(row["accuracy"][target][k], scale=100) for k, h in heads.items()},
+            }
+            for row in result["summary"]
+        ]
+        parts += [f"{target}, % of {result['evaluated_on']} images", table_of(rows, right=tuple(rows[0])[1:])]
+    rows = [
+        {
+            "learner": row["learner"],
+            "all images": with_spread(row["accuracy"]["union"]["sum_union_statistics"], scale=100),
+            "mean of targets": with_spread(row["accuracy"]["union"]["mean_of_datasets"], scale=100),
+            "seconds": with_spread(row["seconds"], digits=0),
+        }
+        for row in result["summary"]
+    ]
+    parts += [f"union of {', '.join(result['targets'])}: one network", table_of(rows, right=tuple(rows[0])[1:])]
+    failed = [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]
+    return [*parts, *failed, result["experiment"]]
+
+
 def evaluate_tables(result: dict[str, Any]) -> list[Any]:
     """Accuracy on each dataset and on all of them."""
     rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]

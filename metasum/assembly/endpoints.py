@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from metasum.networks.build import load_network
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.run_folder import RunFolder
+from metasum.types import Task
 from metasum.weights.parameters import check_same_architecture, parameters_of
 from metasum.weights.storage import load_weights
 
@@ -141,7 +142,7 @@ def tasks_of(
     return tasks
 
 
-def endpoints_of(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], *, batches: int) -> list[Endpoint]:
+def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batches: int) -> list[Endpoint]:
     """The runs' target networks with unlabelled training images of their own datasets, where `tasks` has them."""
     return [
         Endpoint(run.network, list(tasks[run.target].calibration(batches)) if run.target in tasks else [])

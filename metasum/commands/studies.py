@@ -25,7 +25,7 @@ from metasum.commands.shared import (
 from metasum.config import MergingConfig, TrainConfig, settings
 from metasum.errors import MetaSumError
 from metasum.flags import TolerantCommand, chosen, settings_flags
-from metasum.tables import comparison_tables, show, sum_tables
+from metasum.tables import comparison_tables, experiment_tables, show, sum_tables
 
 
 @click.command(cls=TolerantCommand)
@@ -67,6 +67,56 @@ def compare_baselines(**values: Any) -> None:
         displays=display_maker(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=comparison_tables)
+    _complain(result["failed"])
+
+
+@click.command(cls=TolerantCommand)
+@click.option(
+    "--targets",
+    default="digits,printed-digits",
+    show_default=True,
+    help="Target datasets, separated by commas; their networks meet in step 3.",
+)
+@learners_flag
+@seeds_flag
+@tune_flag
+@settings_flags(TrainConfig, leave_out=("learner", "target"))
+@plugin_flag
+@out_flag
+@download_flag
+@json_flag
+@quiet_flag
+def experiment(**values: Any) -> None:
+    """Run the whole experiment: can networks be added that never met?
+
+    Steps 1 and 2 train every learner on each target with the support. Step 3 adds each learner's target networks,
+    which never saw each other, and measures the sum on each target and on their union. One table answers: before,
+    after the sum with the support, after the sum with the stranger. Finished runs are skipped, and shared with
+    compare-baselines.
+
+    Leaves results.json, results.csv and report.html in OUT/experiments/TARGETS+SUPPORT.
+
+    \b
+      metasum experiment --learners metasum,independent,regmean --seeds 1
+      metasum experiment --targets mnist,svhn --support cifar10
+    """  # noqa: D301 (click reads the backspace)
+    load_plugins(values["plugin"])
+    config = settings(**chosen(TrainConfig, values))
+    from metasum.assembly.experimenting import experiment as run_experiment
+    from metasum.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    result = run_experiment(
+        config,
+        targets=words(values["targets"]) or [],
+        learners=words(values["learners"]),
+        seeds=values["seeds"],
+        tuned=values["tuned"],
+        out=values["out"],
+        download=values["download"],
+        displays=display_maker(quiet=values["quiet"]),
+    )
+    show(result, as_json=values["as_json"], parts=experiment_tables)
     _complain(result["failed"])
 
 

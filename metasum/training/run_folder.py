@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
-from metasum.files import replacing, write_json, write_text
+from metasum.files import read_json, replacing, write_json, write_text
 from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 1"
@@ -88,18 +88,9 @@ class RunFolder:
         Raises:
             CheckpointError: it is missing or damaged.
         """
-        path = self.path / name
-        try:
-            value = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise CheckpointError(
-                f"{self.path} has no {name}: the run is not finished (--resume continues it)."
-            ) from error
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} is damaged ({error}).") from error
-        if not isinstance(value, dict):
-            raise CheckpointError(f"{path} is damaged (it holds no object).")
-        return value
+        if not (self.path / name).is_file():
+            raise CheckpointError(f"{self.path} has no {name}: the run is not finished (--resume continues it).")
+        return read_json(self.path / name)
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
