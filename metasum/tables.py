@@ -9,6 +9,8 @@ from typing import Any
 
 import click
 
+from metasum.spread import with_spread
+
 
 def show(result: dict[str, Any], *, as_json: bool, parts: Callable[[dict[str, Any]], list[Any]]) -> None:
     """Prints `result` as JSON, or the tables and lines that `parts` makes of it."""
@@ -187,11 +189,3 @@ def evaluate_tables(result: dict[str, Any]) -> list[Any]:
     """Accuracy on each dataset and on all of them."""
     rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]
     return [table_of(rows, right=("accuracy",)), f"{result['statistics']} statistics, {result['evaluated_on']} images"]
-
-
-def with_spread(spread: dict[str, float | None], *, scale: float = 1, digits: int = 2) -> str:
-    """`mean ± standard deviation`, the latter only where there are several values; – where there is none."""
-    mean, deviation = spread["mean"], spread["std"]
-    if mean is None:
-        return "–"
-    return f"{mean * scale:.{digits}f}" + ("" if deviation is None else f" ± {deviation * scale:.{digits}f}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 from torch import Tensor
@@ -65,6 +66,7 @@ class Dataset:
     num_classes: int
     source: str
 
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 over all images and labels, shortened to 16 hexadecimal digits."""
         digest = hashlib.sha256()

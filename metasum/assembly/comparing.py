@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from metasum.assembly.cells import Cells, candidates, check_learners, tune
 from metasum.assembly.parts import load_pair
-from metasum.baselines.registry import LEARNERS
+from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import UsageError
 from metasum.files import write_json, write_text
@@ -16,7 +17,9 @@ from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv, row_of, summarise
 from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
+from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
+from metasum.weights.geometry import layer_geometry
 
 
 def compare(
@@ -65,6 +68,7 @@ def compare(
         "summary": summarise(rows),
         "failed": failed,
         "tuning": tuning,
+        "first_seed": {r["learner"]: _closer_look(RunFolder.open(Path(r["run"]))) for r in _looked_at(results, config)},
         "evaluated_on": config.data.evaluate_on,
         "settings": to_dict(config),
         "data": {side: describe_dataset(data) for side, data in datasets._asdict().items()},
@@ -75,7 +79,27 @@ def compare(
     place.mkdir(parents=True, exist_ok=True)
     write_text(place / "results.csv", as_csv(rows))
     write_json(place / "results.json", comparison)
+    from metasum.report.study_pages import write_comparison_report
+
+    write_comparison_report(place)
     return comparison
+
+
+def _looked_at(results: Sequence[dict[str, Any]], config: TrainConfig) -> list[dict[str, Any]]:
+    """Of the first seed, the runs that trained networks of their own."""
+    return [result for result in results if result["seed"] == config.seed and "endpoints" not in result]
+
+
+def _closer_look(run: RunFolder) -> dict[str, Any]:
+    """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
+    evaluations = [record for record in run.metrics() if record["kind"] == "evaluation"]
+    layers = layer_geometry(run.weights("target"), run.weights("support"))
+    return {
+        "steps": [record["step"] for record in evaluations],
+        "after": [record["accuracy"]["target"]["after"] for record in evaluations],
+        "interpolation": run.read_json("analysis.json")["interpolation"],
+        "layers": [dataclasses.asdict(layer) for layer in layers],
+    }
 
 
 def prepare(config: TrainConfig, names: Sequence[str], seeds: int, *, download: bool) -> Sides[Dataset]:
@@ -117,7 +141,8 @@ def run_cells(
     for seed in range(config.seed, config.seed + seeds):
         for name in names:
             chosen = tuning.get(name, {}).get("chosen", {})
-            result = cells.run(name, seed, chosen, report=seed == config.seed)
+            report = seed == config.seed and learner_named(name).endpoints is None
+            result = cells.run(name, seed, chosen, report=report)
             results += [] if result is None else [result]
     results.sort(key=lambda result: (names.index(result["learner"]), result["seed"]))
     return results, failed, tuning

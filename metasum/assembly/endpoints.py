@@ -127,7 +127,7 @@ def tasks_of(
         owner = next((run for run in runs if run.target == name), None)
         root = data_root or Path((owner.config if owner else first).data.data_root)
         dataset = load_dataset(name, root=root, download=download)
-        if owner and dataset.checksum() != owner.data_checksum:
+        if owner and dataset.checksum != owner.data_checksum:
             raise UsageError(
                 f"dataset {name!r} in {root} is not the one that {owner.folder} was trained on (other checksum)."
             )

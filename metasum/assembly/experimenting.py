@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -114,6 +115,9 @@ def experiment(
     }
     write_text(place / "results.csv", as_csv(rows))
     write_json(place / "results.json", report)
+    from metasum.report.study_pages import write_experiment_report
+
+    write_experiment_report(place)
     return report
 
 
@@ -164,23 +168,28 @@ class Meeting:
         """
         runs = [open_run(folder) for folder in folders]
         check_addable(runs)
+        found = self._remembered(f"{learner}-seed{seed}", learner, runs, chosen)
+        if line and learner_named(learner).endpoints is None and "line" not in found:
+            found["line"] = interpolate(runs[0].network, runs[1].network, self._ground(runs).tasks)
+            write_json(self._place / f"{learner}-seed{seed}.json", found)
+        return found
+
+    def _remembered(
+        self, name: str, learner: str, runs: Sequence[FinishedRun], chosen: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """What `<name>.json` says of these networks and settings; measured, and written there, where it is not so."""
         identity = {
             "networks": [checksum(parameters_of(run.network)) for run in runs],
-            "chosen": dict(chosen),
+            "merging": dataclasses.asdict(changed(self._config, **chosen).merging),
             "calibration_batches": self._config.sum.calibration_batches,
         }
-        trains = learner_named(learner).endpoints is None
-        path = self._place / f"{learner}-seed{seed}.json"
+        path = self._place / f"{name}.json"
         if path.is_file():
             before = read_json(path)
-            if before.get("identity") == identity and ("line" in before or not (line and trains)):
+            if before.get("identity") == identity:
                 return before
-        self._displays().note(
-            f"{learner}, seed {seed}: adding the networks of {', '.join(run.target for run in runs)} …"
-        )
-        found: dict[str, Any] = {"identity": identity, "accuracy": self._accuracy(learner, runs, chosen)}
-        if line and trains:
-            found["line"] = interpolate(runs[0].network, runs[1].network, dict(self._ground(runs).tasks))
+        self._displays().note(f"{name}: adding the networks of {', '.join(run.target for run in runs)} …")
+        found = {"identity": identity, "accuracy": self._accuracy(learner, runs, chosen)}
         write_json(path, found)
         return found
 
@@ -202,8 +211,8 @@ class Meeting:
             tried = []
             for values in itertools.product(*grid.values()) if grid else ():
                 candidate = dict(zip(grid, values, strict=True))
-                self._displays().note(f"{name} of strangers on validation images, {candidate} …")
-                accuracy = self._accuracy(name, runs, candidate)
+                label = ",".join(f"{key}={value}" for key, value in candidate.items())
+                accuracy = self._remembered(f"validation-{name}-{label}", name, runs, candidate)["accuracy"]
                 score = [accuracy[run.target]["sum"] for run in runs]
                 tried.append({"settings": candidate, "score": sum(score) / len(score)})
             if tried:
@@ -217,7 +226,7 @@ class Meeting:
         endpoints = endpoints_of(runs, ground.tasks, batches=ground.calibration_batches)
         merging = changed(self._config, **chosen).merging
         operator = learner if learner_named(learner).endpoints is not None and learner in MERGERS else "sum"
-        return ground.measure(merge(operator, endpoints, runs[0], merging))
+        return ground.measure(merge(operator, endpoints, runs[0], merging)).accuracy
 
     def _ground(self, runs: Sequence[FinishedRun]) -> Ground:
         """The targets' datasets, loaded once for all learners and seeds."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from metasum.assembly.endpoints import FinishedRun, check_addable, describe_run, endpoints_of, open_run, tasks_of
 from metasum.baselines.mergers import MERGERS, merger_named
@@ -21,12 +22,13 @@ from metasum.plugins import load_entry_points
 from metasum.study.sums import Ground
 from metasum.tasks.task import ImageTask
 from metasum.tasks.union import UnionTask
-from metasum.training.analysis import interpolate
-from metasum.training.evaluation import accuracy
+from metasum.training.analysis import interpolate, mistakes
+from metasum.training.evaluation import confusion, share_right
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
-from metasum.weights.parameters import with_parameters
+from metasum.weights.geometry import layer_geometry
+from metasum.weights.parameters import parameters_of, with_parameters
 from metasum.weights.storage import save_weights
 
 ALWAYS = ("sum", "average", "task-arithmetic")  # operators that every sum is measured under
@@ -96,27 +98,40 @@ def sum_runs(
         run.network.to(fabric.device)
     endpoints = endpoints_of(opened, loaded, batches=batches)
     wanted = [o for o in dict.fromkeys([operator, *ALWAYS]) if same_start or not MERGERS[o].needs_initial]
-    measured, kept = {}, None
+    measured = {}
+    kept = opened[0].network
     for method in wanted:
         display.note(f"{method} of {len(opened)} networks on {', '.join(names)} …")
         network = merge(method, endpoints, opened[0], merging)
         measured[method] = ground.measure(network)
-        kept = network if method == operator else kept
-    assert kept is not None
+        kept = network if method == wanted[0] else kept
+    own = _alone(opened, tasks)
+    found = measured[operator]
     result = {
         "operator": operator,
         "runs": [describe_run(run) for run in opened],
         "accuracy": {
             **{
-                dataset: {"alone": alone(opened, dataset, task), **measured[operator][dataset]}
-                for dataset, task in tasks.items()
+                dataset: {
+                    "alone": share_right(own[dataset]) if dataset in own else None,
+                    **found.accuracy[dataset],
+                }
+                for dataset in tasks
             },
-            "union": measured[operator]["union"],
+            "union": found.accuracy["union"],
         },
-        "by_operator": measured,
+        "by_operator": {method: measurement.accuracy for method, measurement in measured.items()},
         "same_initialisation": same_start,
         "evaluated_on": opened[0].config.data.evaluate_on,
+        "confusion": {
+            dataset: {"alone": own[dataset].tolist() if dataset in own else None, "sum": matrix.tolist()}
+            for dataset, matrix in found.confusion.items()
+        },
+        "mistakes": {
+            run.target: mistakes(run.network, kept, tasks[run.target]) for run in opened if run.target in tasks
+        },
         "interpolation": _lines(opened, tasks, display),
+        "geometry": [_geometry(*pair, same_start) for pair in itertools.combinations(opened, 2)],
         "sum": str(folder),
     }
     if export is not None:
@@ -128,6 +143,9 @@ def sum_runs(
     except OSError as error:
         raise StorageError(f"cannot make the folder {folder}: {error.strerror or error}.") from error
     write_json(folder / "result.json", result)
+    from metasum.report.study_pages import write_sum_report
+
+    write_sum_report(folder)
     return result
 
 
@@ -138,10 +156,26 @@ def merge(operator: str, endpoints: Sequence[Endpoint], run: FinishedRun, mergin
     return with_parameters(run.network, MERGERS[operator].make(merging, run.config.seed)(endpoints, initial))
 
 
-def alone(runs: Sequence[FinishedRun], dataset: str, task: Task) -> float | None:
-    """Accuracy of the network that was trained on `dataset` (the mean where there are several); None where none was."""
-    own = [accuracy(run.network, task.evaluation()) for run in runs if run.target == dataset]
-    return round(sum(own) / len(own), 6) if own else None
+def _alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """For each dataset that a run was trained on, the confusions of its network, added up where there are several."""
+    own: dict[str, Tensor] = {}
+    for run in runs:
+        if run.target in tasks:
+            matrix = confusion(run.network, tasks[run.target].evaluation())
+            own[run.target] = own[run.target] + matrix if run.target in own else matrix
+    return own
+
+
+def _geometry(first: FinishedRun, second: FinishedRun, same_start: bool) -> dict[str, Any]:
+    """Angles and lengths between two networks' layers, and of what they are apart from a shared initialisation."""
+    ours, theirs = ({n: t.detach().cpu() for n, t in parameters_of(run.network).items()} for run in (first, second))
+    moved = [{n: t - run.initial[n] for n, t in own.items()} for own, run in ((ours, first), (theirs, second))]
+    return {
+        "first": first.target,
+        "second": second.target,
+        "weights": [dataclasses.asdict(layer) for layer in layer_geometry(ours, theirs)],
+        "differences": [dataclasses.asdict(layer) for layer in layer_geometry(*moved)] if same_start else [],
+    }
 
 
 def _lines(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], display: Display) -> list[dict[str, Any]]:
@@ -149,7 +183,5 @@ def _lines(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], display: Di
     lines = []
     for first, second in itertools.combinations(runs, 2):
         display.note(f"along the line from {second.target} to {first.target} …")
-        lines.append(
-            {"from": str(second.folder), "to": str(first.folder), **interpolate(first.network, second.network, tasks)}
-        )
+        lines.append({"from": second.target, "to": first.target, **interpolate(first.network, second.network, tasks)})
     return lines

@@ -136,7 +136,7 @@ def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
 def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
     """The result, once report.html is there (where it is wanted)."""
     if report and not (run.path / "report.html").is_file():
-        from metasum.report.page import write_report
+        from metasum.report.run_page import write_report
 
         write_report(run)
     return result

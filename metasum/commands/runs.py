@@ -95,9 +95,8 @@ def evaluate(**values: Any) -> None:
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @json_flag
 def report(runs: tuple[Path, ...], as_json: bool) -> None:
-    """Redraw report.html of finished runs, named by their folders."""
-    from metasum.report.page import write_report
-    from metasum.training.run_folder import RunFolder
+    """Redraw report.html of finished runs, sums, comparisons and experiments, named by their folders."""
+    from metasum.report.redraw import redraw
 
-    paths = [str(write_report(RunFolder.open(run))) for run in runs]
+    paths = [str(redraw(run)) for run in runs]
     show({"reports": paths}, as_json=as_json, parts=lambda result: result["reports"])

@@ -1,20 +1,14 @@
-"""The report's pictures, as SVG text that takes the page's own ink, so that light and dark themes both read."""
+"""The reports' pictures, as SVG text."""
 
 from __future__ import annotations
 
-import io
-import re
+import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from metasum.report.canvas import INK, SERIES, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, svg
 from metasum.weights.geometry import LayerGeometry
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-INK = "#010203"  # stands for the page's text colour until `_svg` puts `currentColor` in its place
-TARGET, SUPPORT, SUM, SUM_SUPPORT = "#d1495b", "#2e86ab", "#8f5bb5", "#3a9e75"
 COLOURS = {"target": TARGET, "support": SUPPORT, "sum": SUM, "sum_support": SUM_SUPPORT}
 NAMES = {
     "target": "target network on target",
@@ -22,24 +16,26 @@ NAMES = {
     "sum": "sum on target",
     "sum_support": "sum on support",
 }
+FLOOR = 1e-4  # nats per image; what is below is drawn there
 Record = Mapping[str, Any]
+Spread = Mapping[str, float | None]
 
 
 def loss_curves(records: Sequence[Record]) -> str:
     """Loss terms over the steps, from the "step" lines of metrics.jsonl, logarithmic."""
-    figure, axes = _canvas("step", "loss (nats per image)")
+    figure, axes = canvas("step", "loss (nats per image)")
     steps = [record["step"] for record in records]
     for name in records[0]["losses"]:
-        values = [record["losses"][name] for record in records]
+        values = [max(record["losses"][name], FLOOR) for record in records]
         axes.plot(steps, values, label=NAMES.get(name, name), color=COLOURS.get(name), linewidth=1.6)
     axes.set_yscale("log")
     axes.set_xlim(left=0)
-    return _svg(figure, axes)
+    return svg(figure, axes)
 
 
 def accuracy_curves(records: Sequence[Record]) -> str:
     """Accuracy alone (dashed) and in the sum over the steps, from the "evaluation" lines of metrics.jsonl."""
-    figure, axes = _canvas("step", "accuracy (%)")
+    figure, axes = canvas("step", "accuracy (%)")
     steps = [record["step"] for record in records]
     for side, alone, summed in (("target", TARGET, SUM), ("support", SUPPORT, SUM_SUPPORT)):
         for when, colour, style in (("before", alone, "--"), ("after", summed, "-")):
@@ -48,42 +44,89 @@ def accuracy_curves(records: Sequence[Record]) -> str:
             axes.plot(steps, values, style, marker="o", markersize=4, color=colour, label=label, linewidth=1.6)
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
-    return _svg(figure, axes)
+    return svg(figure, axes)
 
 
-def layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], *, quantity: str) -> str:
-    """One quantity of `LayerGeometry` ("cosine" or "norm_ratio") over the layers, a line for each entry of `pairs`."""
-    figure, axes = _canvas("", {"cosine": "cosine similarity", "norm_ratio": "norm ratio, target / support"}[quantity])
-    for (label, layers), colour in zip(pairs.items(), (SUM, SUM_SUPPORT), strict=False):
-        values = [getattr(layer, quantity) for layer in layers]
+def layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], *, quantity: str, ratio: str) -> str:
+    """One quantity of `LayerGeometry` ("cosine" or "norm_ratio") over the layers, a line for each entry of `pairs`.
+
+    Args:
+        pairs: layers by label.
+        quantity: which of the two.
+        ratio: whose norm over whose, for the axis.
+    """
+    figure, axes = canvas("", {"cosine": "cosine similarity", "norm_ratio": f"norm ratio, {ratio}"}[quantity])
+    for (label, layers), colour in zip(pairs.items(), SERIES, strict=False):
+        values = [math.nan if getattr(layer, quantity) is None else getattr(layer, quantity) for layer in layers]
         axes.plot(range(len(layers)), values, "o-", color=colour, label=label, markersize=4, linewidth=1.6)
         axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=60, ha="right", fontsize=8)
     axes.axhline({"cosine": 0.0, "norm_ratio": 1.0}[quantity], color=INK, linewidth=0.8, alpha=0.5)
-    return _svg(figure, axes)
+    return svg(figure, axes)
 
 
-def _canvas(x: str, y: str) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
+def line_curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ends: tuple[str, str]) -> str:
+    """Accuracy along the line between two networks.
 
-    figure = Figure(figsize=(5.8, 3.5), layout="constrained")
-    axes = figure.add_subplot()
-    axes.set_xlabel(x, color=INK)
-    axes.set_ylabel(y, color=INK)
-    axes.tick_params(colors=INK, which="both")
-    axes.grid(alpha=0.25, color=INK)
-    for spine in axes.spines.values():
-        spine.set_color(INK)
-    axes.patch.set_alpha(0)
-    return figure, axes
+    Args:
+        lines: by label, α from 0 to 1 and the accuracies in [0, 1] there.
+        ends: what lies at α = 0 and at α = 1.
+    """
+    figure, axes = canvas(f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)")
+    for (label, (alphas, values)), colour in zip(lines.items(), SERIES * 3, strict=False):
+        axes.plot(alphas, [100 * v for v in values], "o-", label=label, color=colour, markersize=3.5, linewidth=1.6)
+    axes.set_ylim(0, 103)
+    return svg(figure, axes)
 
 
-def _svg(figure: Figure, axes: Axes) -> str:
-    import matplotlib
+def sum_curves(lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> str:
+    """Accuracy in the sum over training, a line for each learner: by label, steps and accuracies in [0, 1]."""
+    figure, axes = canvas("step", "accuracy after the sum (%)")
+    for (label, (steps, values)), colour in zip(lines.items(), SERIES * 3, strict=False):
+        axes.plot(steps, [100 * v for v in values], "o-", label=label, color=colour, markersize=3.5, linewidth=1.6)
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    return svg(figure, axes)
 
-    axes.legend(frameon=False, labelcolor=INK, fontsize=9)
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "metasum"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue().replace(INK, "currentColor")
-    text = text[text.index("<svg") :]
-    return re.sub(r'<svg ([^>]*?)height="[^"]*"([^>]*?)width="[^"]*"', r"<svg \1\2", text, count=1)
+
+def confusion_matrix(matrix: Sequence[Sequence[int]]) -> str:
+    """Share of each class's images (row) that were taken for each class (column), darker for more."""
+    figure, axes = canvas("taken for class", "class", height=5)
+    shares = [[100 * count / max(1, sum(row)) for count in row] for row in matrix]
+    axes.grid(visible=False)
+    axes.pcolormesh(shares, cmap="Purples", vmin=0, vmax=100, edgecolors="none")
+    axes.invert_yaxis()
+    axes.set_aspect("equal")
+    size = len(matrix)
+    every = range(0, size, 1 if size <= 12 else 5)
+    axes.set_xticks([i + 0.5 for i in every], [str(i) for i in every])
+    axes.set_yticks([i + 0.5 for i in every], [str(i) for i in every])
+    if size <= 12:
+        for row, values in enumerate(shares):
+            for column, share in enumerate(values):
+                if round(share) > 0:
+                    ink = "white" if share > 55 else "#2a2433"
+                    axes.text(column + 0.5, row + 0.5, f"{share:.0f}", ha="center", va="center", color=ink, fontsize=8)
+    return svg(figure, axes, legend=False)
+
+
+def accuracy_dots(rows: Mapping[str, Mapping[str, Spread]], *, series: Mapping[str, str]) -> str:
+    """A line for each learner, with a dot and its standard deviation for each series.
+
+    Args:
+        rows: by learner, by series, mean and standard deviation of accuracies in [0, 1].
+        series: keys of the rows, with what to call them.
+    """
+    figure, axes = canvas("accuracy (%)", "", height=1.2 + 0.3 * len(rows))
+    colours = (INK, SUM, TARGET, SUM_SUPPORT)
+    for (key, label), colour in zip(series.items(), colours, strict=False):
+        means = [100 * (row[key]["mean"] or 0) for row in rows.values()]
+        deviations = [100 * (row[key]["std"] or 0) for row in rows.values()]
+        positions = range(len(rows))
+        marker = "|" if colour == INK else "o"
+        size = 11 if colour == INK else 5
+        axes.errorbar(means, positions, xerr=deviations, fmt=marker, color=colour, label=label, markersize=size)
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.invert_yaxis()
+    axes.set_xlim(0, 103)
+    figure.legend(frameon=False, labelcolor=INK, fontsize=9, loc="outside upper center", ncols=len(series))
+    return svg(figure, axes, legend=False)

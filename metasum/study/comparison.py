@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+
+from metasum.spread import spread
 
 SIDES = ("target", "support")
 MEASURES = ("before", "after", "drop", "retention")
@@ -27,15 +28,6 @@ def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 def _ratio(accuracy: Mapping[str, float]) -> float | None:
     return accuracy["after"] / accuracy["before"] if accuracy["before"] else None
-
-
-def spread(values: Iterable[float | None]) -> dict[str, float | None]:
-    """Mean and sample standard deviation of the values that there are; the deviation of a single one is None."""
-    known = [value for value in values if value is not None]
-    return {
-        "mean": statistics.fmean(known) if known else None,
-        "std": statistics.stdev(known) if len(known) > 1 else None,
-    }
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

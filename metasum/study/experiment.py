@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metasum.study.comparison import spread
+from metasum.spread import spread
 
 WHEN = ("before", "after", "stranger", "stranger_union_statistics")
 

@@ -34,7 +34,7 @@ def describe_dataset(dataset: Dataset) -> dict[str, Any]:
     return {
         "name": dataset.name,
         "source": dataset.source,
-        "checksum": dataset.checksum(),
+        "checksum": dataset.checksum,
         "train": len(dataset.train),
         "test": len(dataset.test),
         "classes": dataset.num_classes,

@@ -14,12 +14,12 @@ from metasum.weights.parameters import check_same_architecture
 
 @dataclass(frozen=True)
 class LayerGeometry:
-    """Two networks' weights of one layer, each taken as one long vector. nan where a vector is zero."""
+    """Two networks' weights of one layer, each taken as one long vector. None where a vector is zero."""
 
     name: str
-    cosine: float
+    cosine: float | None
     """Cosine of the angle between them, in [-1, 1]."""
-    norm_ratio: float
+    norm_ratio: float | None
     """‖first‖ / ‖second‖."""
 
 
@@ -39,9 +39,9 @@ def layer_geometry(first: Parameters, second: Parameters) -> list[LayerGeometry]
     ]
 
 
-def _compare(first: Tensor, second: Tensor) -> tuple[float, float]:
+def _compare(first: Tensor, second: Tensor) -> tuple[float | None, float | None]:
     norms = first.norm(), second.norm()
     if min(norms) == 0:
-        return float("nan"), float("nan") if norms[1] == 0 else 0.0
+        return None, None if norms[1] == 0 else 0.0
     cosine = cosine_similarity(first, second, dim=0, eps=torch.finfo(torch.float64).tiny)
     return float(cosine), float(norms[0] / norms[1])

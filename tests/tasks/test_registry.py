@@ -123,7 +123,7 @@ def test_a_pair_nobody_registered_has_the_default_recipe():
 @pytest.mark.parametrize("name", ["digits", "letters", "printed-digits"])
 def test_embedded_datasets_are_the_same_every_time(name, tmp_path):
     one, again = (load_dataset(name, root=tmp_path) for _ in range(2))
-    assert one.checksum() == again.checksum()
+    assert one.checksum == again.checksum
     assert one.num_classes == 10
     assert one.train.images.shape[1] == (3 if name == "printed-digits" else 1)
     for split in (one.train, one.test):

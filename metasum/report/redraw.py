@@ -1,0 +1,26 @@
+"""Which report belongs to a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from metasum.files import read_json
+from metasum.report.run_page import write_report
+from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
+from metasum.training.run_folder import RunFolder
+
+
+def redraw(folder: Path) -> Path:
+    """Draws `report.html` anew from the folder's files, and returns its path.
+
+    Raises:
+        CheckpointError: it is no folder of metasum's, or its files are missing or damaged.
+    """
+    if (folder / "results.json").is_file():
+        kind = (
+            write_experiment_report if "experiment" in read_json(folder / "results.json") else write_comparison_report
+        )
+        return kind(folder)
+    if (folder / "result.json").is_file() and not (folder / "config.json").is_file():
+        return write_sum_report(folder)
+    return write_report(RunFolder.open(folder))

@@ -1,0 +1,103 @@
+"""A run's report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from metasum.errors import CheckpointError
+from metasum.report.figures import accuracy_curves, confusion_matrix, layer_curves, line_curves, loss_curves
+from metasum.report.page import Figures, sections_of, write_page
+from metasum.training.run_folder import RunFolder
+from metasum.types import Parameters
+from metasum.weights.geometry import LayerGeometry, layer_geometry
+
+
+def write_report(run: RunFolder) -> Path:
+    """Draws `report.html` of a finished run from its files, and returns its path.
+
+    Raises:
+        CheckpointError: the run is not finished, or one of its files is missing or damaged.
+    """
+
+    def context() -> dict[str, Any]:
+        config, result = run.read_json("config.json"), run.read_json("result.json")
+        analysis = run.read_json("analysis.json") if (run.path / "analysis.json").is_file() else None
+        figures = [] if "endpoints" in result else _curves(run)
+        figures += _layer_figures(RunFolder.open(Path(result.get("endpoints", run.path))))
+        return {
+            "result": result,
+            "analysis": analysis,
+            "data": config["data"],
+            "settings": sections_of(config["settings"]),
+            "versions": config["versions"],
+            "machine": config["machine"],
+            "initial_checksum": config["initial_checksum"],
+            "figures": figures + (_analysis_figures(result, analysis) if analysis else []),
+        }
+
+    return write_page(run.path, "run.html.j2", context)
+
+
+def _curves(run: RunFolder) -> Figures:
+    """What happened in training; a run that only merges has no such curves of its own."""
+    records = run.metrics()
+    steps = [record for record in records if record["kind"] == "step"]
+    evaluations = [record for record in records if record["kind"] == "evaluation"]
+    if not steps or not evaluations:
+        raise CheckpointError(f"{run.path / 'metrics.jsonl'} is missing or lacks its lines.")
+    return [
+        (
+            "Accuracy",
+            "Dashed: a network alone. Solid: the summed network, on the same images.",
+            accuracy_curves(evaluations),
+        ),
+        ("Loss", "Each term's mean between two log lines; below 0.0001 drawn there.", loss_curves(steps)),
+    ]
+
+
+def _layer_figures(run: RunFolder) -> Figures:
+    initial, target, support = (run.weights(name) for name in ("initial", "target", "support"))
+
+    def difference(weights: Parameters) -> Parameters:
+        return {name: tensor - initial[name] for name, tensor in weights.items()}
+
+    layers: dict[str, list[LayerGeometry]] = {
+        "weights": layer_geometry(target, support),
+        "difference from the target's initialisation": layer_geometry(difference(target), difference(support)),
+    }
+    return [
+        (
+            "Angle between the two networks",
+            "Cosine similarity of the layers' weights, and of what they are apart from the target's initialisation.",
+            layer_curves(layers, quantity="cosine", ratio=""),
+        ),
+        (
+            "Length of the two networks",
+            "Norm of the target's weights over the support's: at 1 neither drowns the other in the sum.",
+            layer_curves(layers, quantity="norm_ratio", ratio="target / support"),
+        ),
+    ]
+
+
+def _analysis_figures(result: dict[str, Any], analysis: dict[str, Any]) -> Figures:
+    line = analysis["interpolation"]
+    curves = {f"on {name}": (line["alphas"], values) for name, values in line["accuracy"].items()}
+    confusion = analysis["confusion"]["target"]
+    return [
+        (
+            "Along the line between the two networks",
+            "α θ_target + (1 - α) θ_support, statistics recalibrated at each point, on at most 1,000 images.",
+            line_curves(curves, ends=("the support", "the target")),
+        ),
+        (
+            f"What {result['target']} is taken for, before",
+            "The target network alone. Rows are classes; numbers are percent of the row.",
+            confusion_matrix(confusion["before"]),
+        ),
+        (
+            f"What {result['target']} is taken for, after",
+            "The summed network on the same images.",
+            confusion_matrix(confusion["after"]),
+        ),
+    ]
