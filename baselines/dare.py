@@ -46,7 +46,7 @@ def dare_merger(*, drop_rate: float, scaling: float, ties_density: float | None,
 def thin(vector: Parameters, *, drop_rate: float, generator: torch.Generator) -> dict[str, Tensor]:
     """Each entry is dropped with probability `drop_rate`; the rest is divided by 1 - `drop_rate`: the same mean."""
     kept = {
-        name: torch.bernoulli(torch.full(tensor.shape, 1 - drop_rate), generator=generator).to(tensor)
+        name: torch.bernoulli(torch.full(tensor.shape, 1.0 - drop_rate), generator=generator).to(tensor)
         for name, tensor in vector.items()
     }
     return {name: tensor * kept[name] / (1 - drop_rate) for name, tensor in vector.items()}

@@ -60,7 +60,9 @@ def match(
             gain = torch.zeros(sizes[index], sizes[index], dtype=torch.float64)
             for axis in groups[index]:
                 if axis.name in reference:
-                    rows, columns = (_rows(p[axis.name], axis, sizes[index]) for p in (reference, others_moved))
+                    rows, columns = (
+                        _rows(p[axis.name].detach(), axis, sizes[index]) for p in (reference, others_moved)
+                    )
                     gain += (rows @ columns.T).double().cpu()
             order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
             here = torch.arange(sizes[index])

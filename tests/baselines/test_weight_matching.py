@@ -1,0 +1,164 @@
+"""Weight matching: permuting changes nothing, matching finds the way back, and it beats the plain average."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import small_network
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from metasum import recalibrate
+from metasum.baselines.channels import Axis, channel_groups
+from metasum.baselines.merging import Endpoint
+from metasum.baselines.weight_matching import match, permute_network, permuted, weight_matching_merger
+from metasum.config import NetworkConfig
+from metasum.errors import ArchitectureError
+from metasum.networks.build import build_network
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask
+from metasum.training.evaluation import accuracy
+from metasum.weights.composition import average_parameters
+from metasum.weights.parameters import parameters_of, with_parameters
+
+
+def network_of(kind, seed=0, **changes):
+    settings = {"width": 0.25 if kind == "resnet" else 0.05, "num_classes": 4, "norm": "batch", **changes}
+    return build_network(NetworkConfig(network=kind, **settings), in_channels=1, seed=seed)
+
+
+def used(network):
+    """With statistics of its own, no two channels alike."""
+    network.train()
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.uniform_(0.5, 2)
+                module.bias.normal_()
+        network(torch.randn(8, 1, 32, 32) * 2 + 1)
+    return network.eval()
+
+
+def random_orders(network, groups, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = [
+        min(dict(network.named_parameters())[a.name].shape[a.dimension] for a in g if a.name.endswith("weight"))
+        for g in groups
+    ]
+    return [torch.randperm(size, generator=generator) for size in sizes]
+
+
+@pytest.mark.parametrize("kind", ["vgg16", "resnet"])
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_permuted_network_computes_the_same_function(kind, norm):
+    network = used(network_of(kind, norm=norm))
+    x = torch.randn(3, 1, 32, 32)
+    before = network(x).detach()
+    groups = channel_groups(network)
+    moved = copy.deepcopy(network)
+    permute_network(moved, groups, random_orders(network, groups))
+    torch.testing.assert_close(moved(x), before, rtol=0, atol=1e-5)
+    assert not torch.equal(next(moved.parameters()), next(network.parameters()))
+
+
+def test_the_groups_of_the_tiny_network():
+    conv, hidden = channel_groups(small_network())
+    assert set(conv) == {
+        *(Axis(name, 0) for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")),
+        Axis("5.weight", 1),
+    }
+    assert set(hidden) == {Axis("5.weight", 0), Axis("5.bias", 0), Axis("7.weight", 1)}
+
+
+def test_the_flatten_moves_in_blocks():
+    network = small_network()
+    groups = channel_groups(network)
+    order = torch.tensor([2, 0, 1])
+    moved = permuted(parameters_of(network), groups, [order, torch.arange(5)])
+    blocks = network[5].weight.view(5, 3, 16)
+    assert torch.equal(moved["5.weight"], blocks[:, order].reshape(5, 48))
+
+
+@pytest.mark.parametrize("kind", ["vgg16", "resnet"])
+def test_matching_undoes_a_permutation(kind):
+    network = used(network_of(kind))
+    groups = channel_groups(network)
+    moved = copy.deepcopy(network)
+    permute_network(moved, groups, random_orders(network, groups))
+    ends = [Endpoint(network, []), Endpoint(moved, [])]
+    merged = weight_matching_merger(seed=0)(ends, ends[0].parameters)
+    for name, tensor in parameters_of(network).items():
+        torch.testing.assert_close(merged[name], tensor.detach())
+
+
+def test_no_single_permutation_can_be_bettered():
+    """At the end every group's permutation is the best for it, the others being as they are: checked by swaps."""
+    first, second = (parameters_of(small_network(seed)) for seed in (1, 2))
+    groups = channel_groups(small_network())
+    orders = match(first, second, groups, generator=torch.Generator().manual_seed(0))
+
+    def likeness(orders):
+        moved = permuted(second, groups, orders)
+        return float(sum((first[name] * moved[name]).sum() for name in first))
+
+    best = likeness(orders)
+    assert best > likeness([torch.arange(len(order)) for order in orders])
+    for which, order in enumerate(orders):
+        for i in range(len(order)):
+            for j in range(i):
+                swapped = order.clone()
+                swapped[[i, j]] = order[[j, i]]
+                assert likeness([*orders[:which], swapped, *orders[which + 1 :]]) <= best + 1e-9
+
+
+def trained(seed, task):
+    """A shallow network from an initialisation of its own, trained on its own batches."""
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(),
+        nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
+    ).train()  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(150):
+        batch = task.training_batch(torch.randperm(len(task), generator=generator)[:64], generator)
+        optimizer.zero_grad()
+        cross_entropy(network(batch.images), batch.labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize("seeds", [(1, 2), (3, 4)])
+def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds):
+    task = ImageTask(load_dataset("digits", root=Path()))
+    ends = [Endpoint(trained(seed, task), []) for seed in seeds]
+
+    def right(parameters):
+        network = recalibrate(with_parameters(ends[0].network, parameters), task.calibration(4))
+        return accuracy(network, task.evaluation())
+
+    average = right(average_parameters([end.parameters for end in ends]))
+    assert right(weight_matching_merger(seed=0)(ends, ends[0].parameters)) > average + 0.15
+
+
+def refusing(network):
+    with pytest.raises(ArchitectureError) as caught:
+        channel_groups(network)
+    return str(caught.value)
+
+
+def test_what_it_cannot_follow_is_named():
+    assert "'block_1.1' (GroupNorm)" in refusing(network_of("vgg16", norm="group", width=0.5))
+    assert "'0' (Conv2d)" in refusing(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)))
+
+    class Branching(nn.Module):
+        def forward(self, x):
+            return x if x.sum() > 0 else -x
+
+    class Multiplying(nn.Module):
+        def forward(self, x):
+            return x * 2
+
+    assert "cannot follow" in refusing(Branching())
+    assert "does not know what" in refusing(Multiplying())
