@@ -44,11 +44,16 @@ def main() -> None:
         _fail(error.format_message(), 2, error)
     except Interrupted as error:
         again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
-        _fail(f"{error} Continue with: metasum {again} --resume", error.exit_code, error)
+        resume = " --resume" if sys.argv[1] == "train" else ""  # studies go on by themselves
+        _fail(f"{error} Continue with: metasum {again}{resume}", error.exit_code, error)
     except MetaSumError as error:
         _fail(str(error), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt) as error:
-        _fail("interrupted; a run that was under way can be continued with --resume.", Interrupted.exit_code, error)
+        _fail(
+            "interrupted; a run that was under way can be continued (`metasum train` with --resume).",
+            Interrupted.exit_code,
+            error,
+        )
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)

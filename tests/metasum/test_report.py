@@ -1,5 +1,7 @@
 """The report: one file, every figure, harmless whatever the data is called."""
 
+import shutil
+import subprocess
 from html.parser import HTMLParser
 
 import pytest
@@ -33,9 +35,10 @@ def page_of(metasum, tiny, tmp_path, *flags):
 def test_one_file_with_every_figure_and_nothing_to_fetch(metasum, tiny, tmp_path):
     text = page_of(metasum, tiny, tmp_path)
     page = Page(text)
-    assert page.tags.count("figure") == page.tags.count("svg") == 4
+    assert page.tags.count("figure") == page.tags.count("svg") == 7
     assert "script" not in page.tags
-    assert page.fetched == []
+    assert all(source.startswith("data:image/png;base64,") for source in page.fetched)
+    assert page.tags.count("img") > 0, "images that the sum gets wrong"
     assert "url(http" not in text
     assert "@import" not in text
     for words in ("rows", "lines", "before", "after the sum", "prefers-color-scheme: dark", "width=device-width"):
@@ -60,6 +63,54 @@ def test_the_report_can_be_redrawn_and_is_the_same(metasum, tiny, tmp_path):
     assert outcome.code == 0
     assert str(path) in outcome.out
     assert path.read_text() == text
+
+
+def test_a_run_without_an_analysis_says_so(metasum, tiny, tmp_path):
+    assert metasum("train", *tiny).code == 0
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert not (run / "analysis.json").exists()
+    assert metasum("report", run).code == 0
+    text = (run / "report.html").read_text()
+    assert Page(text).tags.count("figure") == 4
+    assert "made without a report" in text
+
+
+def test_a_merging_run_has_the_layers_of_its_endpoints_and_no_curves(metasum, tiny, tmp_path):
+    flags = [flag for flag in tiny if flag != "--no-report"]
+    assert metasum("compare-baselines", *flags, "--learners", "independent,ties", "--no-tune", "--seeds", 1).code == 0
+    run = tmp_path / "runs" / "rows+lines" / "ties-seed0"
+    assert metasum("report", run, run.parent / "comparison").code == 0
+    text = (run / "report.html").read_text()
+    assert Page(text).tags.count("figure") == 2
+    assert "were taken from" in text
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_every_figure_and_complains_of_nothing(metasum, tiny, tmp_path, theme):
+    register_dataset("<script>alert(1)<", blob_arrays)
+    flags = [flag for flag in tiny if flag not in ("--no-report", "rows")]
+    flags.insert(flags.index("--target") + 1, "<script>alert(1)<")
+    outcome = metasum("compare-baselines", *flags, "--learners", "metasum,ties", "--no-tune", "--seeds", 1)
+    assert outcome.code == 0, outcome.err
+    pages = sorted((tmp_path / "runs").rglob("report.html"))
+    assert {page.parent.name for page in pages} == {"comparison", "metasum-seed0", "independent-seed0"} - (
+        set() if len(pages) == 3 else {"independent-seed0"}
+    )
+    for page in pages:
+        dark = ["--blink-settings=preferredColorScheme=0"] if theme == "dark" else []
+        command = ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", *dark]
+        command += [
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=2000",
+            "--dump-dom",
+            page.as_uri(),
+        ]
+        shown = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+        assert ":CONSOLE" not in shown.stderr
+        dom = Page(shown.stdout)
+        assert dom.tags.count("svg") == dom.tags.count("figure") == Page(page.read_text()).tags.count("figure") > 3
+        assert "script" not in dom.tags
 
 
 def test_layer_geometry_against_the_definition():

@@ -1,0 +1,221 @@
+"""compare-baselines: one table, equal terms, resumable, and no test image chooses anything."""
+
+import csv
+import json
+
+import pytest
+import torch
+from refusal import refused
+from safetensors.torch import load_file
+
+from metasum.baselines import register
+from metasum.baselines.independent import IndependentLearner
+from metasum.baselines.registry import LEARNERS
+from metasum.errors import MetaSumError
+from metasum.spread import spread, with_spread
+from metasum.study.comparison import as_csv, row_of, summarise
+
+
+@pytest.fixture
+def compare(metasum, tiny):
+    flags = [flag for flag in tiny if flag != "--no-report"]
+
+    def run(*more):
+        return metasum("compare-baselines", *flags, "--seeds", 1, "--no-tune", *more)
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "rows+lines"
+
+
+def test_every_learner_lands_in_one_table(compare, folder):
+    outcome = compare("--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert [row["learner"] for row in result["rows"]] == [row["learner"] for row in result["summary"]] == list(LEARNERS)
+    for row in result["rows"]:
+        assert set(row) >= {"learner", "seed", "accuracy", "seconds", "peak_bytes", "images_per_second"}
+        for side in ("target", "support"):
+            accuracy = row["accuracy"][side]
+            assert accuracy["drop"] == pytest.approx(accuracy["before"] - accuracy["after"])
+    for row in result["summary"]:
+        assert set(row["target"]["before"]) == set(row["support"]["after"]) == {"mean", "std"}
+    comparison = folder / "comparison"
+    assert json.loads((comparison / "results.json").read_text()) == result
+    lines = list(csv.DictReader((comparison / "results.csv").read_text().splitlines()))
+    assert len(lines) == len(result["rows"])
+    assert float(lines[0]["accuracy.target.after"]) == result["rows"][0]["accuracy"]["target"]["after"]
+    text = (comparison / "report.html").read_text()
+    assert all(name in text for name in LEARNERS)
+
+
+def test_seeds_are_counted_up_and_sorted_by_learner(compare):
+    result = json.loads(compare("--learners", "independent,average", "--seed", 4, "--seeds", 2, "--json").out)
+    found = [(row["learner"], row["seed"]) for row in result["rows"]]
+    assert found == [("independent", 4), ("independent", 5), ("average", 4), ("average", 5)]
+    assert result["summary"][0]["seeds"] == [4, 5]
+
+
+def test_merging_methods_take_the_networks_that_independent_trained(compare, folder):
+    assert compare("--learners", "ties,average").code == 0
+    independent = folder / "independent-seed0"
+    before = json.loads((independent / "result.json").read_text())
+    for name in ("ties", "average"):
+        merged = json.loads((folder / f"{name}-seed0" / "result.json").read_text())
+        assert merged["endpoints"] == str(independent)
+        assert merged["accuracy"]["target"]["before"] == before["accuracy"]["target"]["before"]
+        assert not (folder / f"{name}-seed0" / "metrics.jsonl").exists(), "it trained nothing"
+        assert not (folder / f"{name}-seed0" / "target.safetensors").exists(), "it keeps no second copy"
+    weights = {n: load_file(independent / f"{n}.safetensors")["classifier.7.weight"] for n in ("target", "support")}
+    summed = load_file(folder / "average-seed0" / "summed.safetensors")["classifier.7.weight"]
+    torch.testing.assert_close(summed, (weights["target"] + weights["support"]) / 2)
+
+
+def test_a_merging_learner_trained_by_itself_is_the_same(compare, metasum, tiny, folder):
+    assert compare("--learners", "regmean").code == 0
+    assert metasum("train", *tiny, "--learner", "regmean", "--name", "alone").code == 0
+    ours, theirs = (load_file(folder / name / "summed.safetensors") for name in ("alone", "regmean-seed0"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+class Spy(IndependentLearner):
+    seen: dict[str, list] = {}  # noqa: RUF012 (a fresh one for each test)
+
+    def training_step(self, target, support, **keywords):
+        self.seen.setdefault(self.tag, []).append(target.images.sum() + 3 * support.images.sum())
+        return super().training_step(target, support, **keywords)
+
+
+def test_all_see_the_same_batches_in_the_same_order_from_the_same_start(compare, folder):
+    Spy.seen = {}
+    for tag in ("a", "b"):
+        register(f"spy-{tag}", lambda networks, config, tag=tag: type("Tagged", (Spy,), {"tag": tag})(networks))
+    assert compare("--learners", "spy-a,metasum,spy-b").code == 0
+    assert len(Spy.seen["a"]) == 6
+    assert Spy.seen["a"] == Spy.seen["b"]
+    starts = [load_file(folder / f"{n}-seed0" / "initial.safetensors") for n in ("spy-a", "metasum")]
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+def test_finished_cells_are_skipped_and_unfinished_ones_continued(compare, folder):
+    assert compare("--learners", "metasum,independent").code == 0
+    before = (folder / "metasum-seed0" / "result.json").stat().st_mtime_ns
+    (folder / "independent-seed0" / "result.json").unlink()
+    outcome = compare("--learners", "metasum,independent,slerp")
+    assert outcome.code == 0, outcome.err
+    assert (folder / "metasum-seed0" / "result.json").stat().st_mtime_ns == before
+    assert "metasum-seed0 is finished already" in outcome.err
+    assert "step 2/6" not in outcome.err, "the unfinished run went on from its last step"
+    assert (folder / "slerp-seed0" / "result.json").exists()
+
+
+def fails_in_training(error):
+    class Failing(IndependentLearner):
+        def training_step(self, target, support, **keywords):
+            raise error
+
+    return lambda networks, config: Failing(networks)
+
+
+@pytest.mark.parametrize("error", [MetaSumError("no luck today"), RuntimeError("a bug"), MemoryError()])
+def test_a_failed_cell_is_reported_and_does_not_take_the_rest_down(compare, folder, error):
+    register("unlucky", fails_in_training(error))
+    outcome = compare("--learners", "unlucky,metasum", "--json")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [cell["learner"] for cell in result["failed"]] == ["unlucky"]
+    assert [row["learner"] for row in result["rows"]] == ["metasum"]
+    assert str(error).split("\n")[0] in result["failed"][0]["error"]
+    assert "a run failed, unlucky-seed0" in outcome.err.splitlines()[-1]
+    assert "Traceback" not in outcome.err
+    assert "unlucky" in (folder / "comparison" / "report.html").read_text()
+
+
+def test_where_everything_fails_there_is_still_a_page(compare):
+    register("unlucky", fails_in_training(RuntimeError("a bug")))
+    outcome = compare("--learners", "unlucky")
+    assert outcome.code == 1
+    assert "every run failed" in outcome.out
+
+
+def test_settings_are_chosen_on_validation_images_only(metasum, tiny, folder):
+    flags = [flag for flag in tiny if flag != "--no-report"]
+    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "task-arithmetic,slerp", "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    tuned = result["tuning"]["task-arithmetic"]
+    scores = {trial["settings"]["scaling"]: trial["score"] for trial in tuned["tried"]}
+    assert set(scores) == set(LEARNERS["task-arithmetic"].grid["scaling"])
+    assert scores[tuned["chosen"]["scaling"]] == max(scores.values())
+    trials = [json.loads(p.read_text()) for p in (folder / "validation").glob("*/config.json")]
+    assert len(trials) == 1 + len(scores) + 3
+    assert {trial["settings"]["data"]["evaluate_on"] for trial in trials} == {"validation"}
+    final = json.loads((folder / "task-arithmetic-seed0" / "config.json").read_text())["settings"]
+    assert final["merging"]["scaling"] == tuned["chosen"]["scaling"]
+    assert final["data"]["evaluate_on"] == "test"
+    assert not list((folder / "validation").glob("task-arithmetic*/*.safetensors")), "trials keep no networks"
+
+
+def test_a_setting_given_by_hand_is_not_tuned(metasum, tiny, folder):
+    flags = [flag for flag in tiny if flag != "--no-report"]
+    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "slerp", "--position", 0.2, "--json")
+    assert json.loads(outcome.out)["tuning"] == {}
+    config = json.loads((folder / "slerp-seed0" / "config.json").read_text())
+    assert config["settings"]["merging"]["position"] == 0.2
+
+
+def test_a_setting_of_one_learner_leaves_the_others_alone(compare, folder):
+    assert compare("--learners", "metasum,proximity", "--proximity", 0.3, "--symmetric").code == 0
+    config = json.loads((folder / "metasum-seed0" / "config.json").read_text())["settings"]
+    assert config["objective"]["symmetric"] is True
+    config = json.loads((folder / "proximity-seed0" / "config.json").read_text())["settings"]
+    assert config["proximity"]["proximity"] == 0.3
+    assert config["objective"]["symmetric"] is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--learners", "metasum,tiess"), "did you mean 'ties'?"),
+        (("--learners", "metasum,metasum"), "names 'metasum' twice"),
+        (("--learners", ","), "names nobody"),
+        (("--learners", "metasum", "--density", 0.3), "--density says nothing to any of the learners"),
+        (("--seeds", 0), "--seeds"),
+        (("--learners", "ties", "--support-init-seed", 3), "needs one initialisation"),
+        (("--num-classes", 2), "--num-classes 2 is too few"),
+        (("--target", "rowz"), "unknown dataset 'rowz'"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_before_anything_is_written(compare, tmp_path, flags, words):
+    refused(compare(*flags), 2, words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_table_fits_a_narrow_terminal(compare, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = compare("--learners", "metasum,weight-matching-two-inits")
+    assert "weight-matching-two-inits" in outcome.out
+    assert "rows (target), % of test images" in outcome.out
+
+
+def result_of(learner, seed, before, after):
+    side = {"before": before, "after": after}
+    costs = {"seconds": 2.0, "peak_bytes": 10, "images_per_second": 5.0}
+    return {"learner": learner, "seed": seed, "operator": "sum", "accuracy": {"target": side, "support": side}} | costs
+
+
+def test_the_summary_is_mean_and_sample_deviation():
+    rows = [row_of(result_of("a", seed, 0.8, after) | {"run": "r"}) for seed, after in enumerate((0.4, 0.6, 0.8))]
+    (row,) = summarise(rows)
+    assert row["target"]["after"] == pytest.approx({"mean": 0.6, "std": 0.2})
+    assert row["target"]["retention"]["mean"] == pytest.approx(0.75)
+    assert row["support"]["drop"]["mean"] == pytest.approx(0.2)
+    assert row_of(result_of("a", 0, 0.0, 0.1) | {"run": "r"})["accuracy"]["target"]["retention"] is None
+    assert spread([0.5]) == {"mean": 0.5, "std": None}
+    assert with_spread(spread([0.5]), scale=100) == "50.00"
+    assert with_spread(spread([0.4, 0.6]), scale=100) == "50.00 ± 14.14"
+    assert with_spread(spread([None])) == "–"
+    assert as_csv(rows).splitlines()[0].startswith("learner,seed,operator,accuracy.target.before")

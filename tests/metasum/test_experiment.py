@@ -1,0 +1,125 @@
+"""metasum experiment: three steps, one table."""
+
+import json
+
+import pytest
+from refusal import refused
+from tiny import blob_arrays, write_npz
+
+from metasum.baselines import register
+from metasum.baselines.independent import IndependentLearner
+
+
+@pytest.fixture
+def experiment(metasum, tiny, data_root):
+    write_npz(data_root / "third.npz", blob_arrays(2))
+    flags = [flag for flag in tiny if flag not in ("--no-report", "--target", "rows")]
+
+    def run(*more, command="experiment", learners="independent,metasum,slerp"):
+        targets = ("--targets", "rows,third") if command == "experiment" else ()
+        return metasum(command, *targets, *flags, "--seeds", 1, "--learners", learners, *more)
+
+    return run
+
+
+def test_one_table_answers_before_after_and_after_the_stranger(experiment, tmp_path):
+    outcome = experiment("--json", "--no-tune", "--seeds", 2)
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    place = tmp_path / "runs" / "experiments" / "rows+third+lines"
+    assert json.loads((place / "results.json").read_text()) == result
+    assert [(r["learner"], r["seed"]) for r in result["rows"]] == [
+        (name, seed) for name in ("independent", "metasum", "slerp") for seed in (0, 1)
+    ]
+    for row in result["rows"]:
+        assert set(row["accuracy"]) == {"rows", "third", "union"}
+        for target in ("rows", "third"):
+            run = tmp_path / "runs" / f"{target}+lines" / f"{row['learner']}-seed{row['seed']}" / "result.json"
+            own = json.loads(run.read_text())["accuracy"]["target"]
+            assert row["accuracy"][target]["before"] == own["before"]
+            assert row["accuracy"][target]["after"] == own["after"]
+    assert result["summary"][0]["accuracy"]["rows"]["stranger"].keys() == {"mean", "std"}
+    assert set(result["lines"]) == {"independent", "metasum"}
+    text = (place / "report.html").read_text()
+    assert text.count("<figure>") == 4
+    assert "+ stranger" in text
+
+
+def test_the_stranger_column_is_what_metasum_sum_says(experiment, metasum, tmp_path):
+    rows = json.loads(experiment("--no-tune", "--json").out)["rows"]
+    for row in rows:
+        trained = "independent" if row["learner"] == "slerp" else row["learner"]
+        runs = [tmp_path / "runs" / f"{target}+lines" / f"{trained}-seed0" for target in ("rows", "third")]
+        operator = "slerp" if row["learner"] == "slerp" else "sum"
+        outcome = metasum(
+            "sum", *runs, "--operator", operator, "--out", tmp_path / "s", "--name", row["learner"], "--json"
+        )
+        found = json.loads(outcome.out)["accuracy"]
+        for target in ("rows", "third"):
+            assert row["accuracy"][target]["stranger"] == found[target]["sum"]
+            assert row["accuracy"][target]["stranger_union_statistics"] == found[target]["sum_union_statistics"]
+        assert row["accuracy"]["union"] == found["union"]
+
+
+def test_going_on_repeats_nothing(experiment, tmp_path):
+    assert experiment("--no-tune").code == 0
+    files = [*(tmp_path / "runs").rglob("result.json"), *(tmp_path / "runs" / "experiments").rglob("*-seed0.json")]
+    before = {file: file.stat().st_mtime_ns for file in files}
+    assert len(before) == 6 + 3
+    again = experiment("--no-tune")
+    assert again.code == 0
+    assert {file: file.stat().st_mtime_ns for file in files} == before
+    assert "adding the networks" not in again.err
+
+
+def test_it_shares_its_runs_with_compare_baselines(experiment):
+    assert experiment("--no-tune").code == 0
+    outcome = experiment("--no-tune", "--target", "rows", command="compare-baselines")
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("is finished already") == 3
+
+
+def test_strangers_are_tuned_on_validation_images_too(experiment, tmp_path):
+    result = json.loads(experiment("--json").out)
+    tried = result["tuning"]["strangers"]["slerp"]["tried"]
+    assert [trial["settings"] for trial in tried] == [{"position": p} for p in (0.3, 0.5, 0.7)]
+    chosen = result["tuning"]["strangers"]["slerp"]["chosen"]
+    assert max(trial["score"] for trial in tried) == next(t["score"] for t in tried if t["settings"] == chosen)
+    place = tmp_path / "runs" / "experiments" / "rows+third+lines"
+    assert len(list(place.glob("validation-slerp-*.json"))) == 3
+
+
+def test_a_failed_run_leaves_the_others(experiment):
+    def failing(networks, config):
+        if config.data.target == "third":
+            raise RuntimeError("not this one")
+        return IndependentLearner(networks)
+
+    register("unlucky", failing)
+    outcome = experiment("--no-tune", "--json", learners="unlucky,independent")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [row["learner"] for row in result["rows"]] == ["independent"]
+    assert [cell["learner"] for cell in result["failed"]] == ["unlucky"]
+
+
+def test_heads_are_made_of_one_size(experiment, data_root, tmp_path):
+    write_npz(data_root / "third.npz", blob_arrays(2, classes=5))
+    assert experiment("--no-tune", learners="independent").code == 0
+    config = json.loads((tmp_path / "runs" / "rows+lines" / "independent-seed0" / "config.json").read_text())
+    assert config["settings"]["network"]["num_classes"] == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--targets", "rows"), "takes two or more different datasets"),
+        (("--targets", "rows,rows"), "takes two or more different datasets"),
+        (("--learners", "average-two-inits"), "its target networks are those of 'independent'"),
+        (("--learners", "nobody"), "unknown learner 'nobody'"),
+        (("--targets", "rows,thirdd"), "unknown dataset 'thirdd'"),
+    ],
+)
+def test_what_makes_no_experiment_is_said_before_anything_is_written(experiment, tmp_path, flags, words):
+    refused(experiment(*flags), 2, words)
+    assert not (tmp_path / "runs").exists()
