@@ -25,8 +25,10 @@ def metasum() -> None:
       metasum train
     On real images (with mnist.npz and cifar10.npz in .data, or --download):
       metasum train --target mnist --support cifar10
-    Compare with networks that were trained with no thought of being added:
-      metasum train --target mnist --support cifar10 --learner independent
+    Against every other way of training and merging, in one table:
+      metasum compare-baselines
+    Can networks be added that never met? Every learner, all three steps:
+      metasum experiment
     """  # noqa: D301 (click reads the backspace)
 
 

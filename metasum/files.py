@@ -18,6 +18,14 @@ def check_folder_name(kind: str, name: str) -> None:
         raise UsageError(f"{kind} {name!r} does not work: it becomes part of a folder's name.")
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and those above it, where they are missing; raises StorageError where that cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot make the folder {path}: {error.strerror or error}.") from error
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`; renames it to `path` when the block ends well, else removes it.

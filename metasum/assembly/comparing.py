@@ -12,7 +12,7 @@ from metasum.assembly.parts import load_pair
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import UsageError
-from metasum.files import write_json, write_text
+from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv, row_of, summarise
 from metasum.training.description import describe_dataset, describe_surroundings
@@ -76,7 +76,7 @@ def compare(
         "comparison": str(folder / "comparison"),
     }
     place = folder / "comparison"
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     write_text(place / "results.csv", as_csv(rows))
     write_json(place / "results.json", comparison)
     from metasum.report.study_pages import write_comparison_report

@@ -15,7 +15,7 @@ from metasum.baselines.mergers import MERGERS
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, flat, to_dict
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, read_json, write_json, write_text
+from metasum.files import check_folder_name, make_folder, read_json, write_json, write_text
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv
 from metasum.study.experiment import row_of, summarise
@@ -83,7 +83,7 @@ def experiment(
         )
         failed += lost
     place = Path(out) / "experiments" / label
-    place.mkdir(parents=True, exist_ok=True)
+    make_folder(place)
     meeting = Meeting(config, place, displays)
     if tuned:
         tuning["strangers"] = meeting.tune(names, [Path(out) / f"{t}+{config.data.support}" for t in targets])

@@ -15,11 +15,11 @@ from metasum.assembly.endpoints import FinishedRun, check_addable, describe_run,
 from metasum.baselines.mergers import MERGERS, merger_named
 from metasum.baselines.merging import Endpoint
 from metasum.config import MergingConfig, OptimisationConfig
-from metasum.errors import StorageError, UsageError
-from metasum.files import check_folder_name, write_json
+from metasum.errors import UsageError
+from metasum.files import check_folder_name, make_folder, write_json
 from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
-from metasum.study.sums import Ground
+from metasum.study.sums import Ground, Measured
 from metasum.tasks.task import ImageTask
 from metasum.tasks.union import UnionTask
 from metasum.training.analysis import interpolate, mistakes
@@ -75,6 +75,7 @@ def sum_runs(
     """
     merging, display = merging or MergingConfig(), display or SilentDisplay()
     load_entry_points()
+    _check_operator(operator, merging)
     opened = [open_run(Path(run)) for run in runs]
     check_addable(opened, any_init=any_init)
     same_start = len({run.initial_checksum for run in opened}) == 1
@@ -86,67 +87,86 @@ def sum_runs(
     label = name or f"{'+'.join(run.target for run in opened)}-{operator}"
     check_folder_name("--name", label)
     folder = Path(out) / "sums" / label
-    if (folder / "result.json").exists() and not overwrite:
-        raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
+    _check_places(folder, export, overwrite)
     fabric = make_fabric(OptimisationConfig(device=device))
     looked_at = [run.target for run in opened] if merger_named(operator).needs_images else []
     loaded = tasks_of(opened, [*names, *looked_at], data_root=data_root, device=fabric.device, download=download)
     tasks = {dataset: loaded[dataset] for dataset in names}
+    make_folder(folder)
     batches = max(run.config.sum.calibration_batches for run in opened)
     ground = Ground(tasks, UnionTask(list(tasks.values())), batches)
     for run in opened:
         run.network.to(fabric.device)
     endpoints = endpoints_of(opened, loaded, batches=batches)
-    wanted = [o for o in dict.fromkeys([operator, *ALWAYS]) if same_start or not MERGERS[o].needs_initial]
-    measured = {}
-    kept = opened[0].network
-    for method in wanted:
-        display.note(f"{method} of {len(opened)} networks on {', '.join(names)} …")
-        network = merge(method, endpoints, opened[0], merging)
-        measured[method] = ground.measure(network)
-        kept = network if method == wanted[0] else kept
-    own = _alone(opened, tasks)
-    found = measured[operator]
+    measured: dict[str, Measured] = {}
+    networks: dict[str, nn.Module] = {}
+    for method in dict.fromkeys([operator, *ALWAYS]):
+        if same_start or not MERGERS[method].needs_initial:
+            display.note(f"{method} of {len(opened)} networks on {', '.join(names)} …")
+            networks[method] = merge(method, endpoints, opened[0], merging)
+            measured[method] = ground.measure(networks[method])
     result = {
         "operator": operator,
         "runs": [describe_run(run) for run in opened],
-        "accuracy": {
-            **{
-                dataset: {
-                    "alone": share_right(own[dataset]) if dataset in own else None,
-                    **found.accuracy[dataset],
-                }
-                for dataset in tasks
-            },
-            "union": found.accuracy["union"],
-        },
-        "by_operator": {method: measurement.accuracy for method, measurement in measured.items()},
+        **_findings(operator, measured, opened, tasks, networks[operator]),
         "same_initialisation": same_start,
         "evaluated_on": opened[0].config.data.evaluate_on,
-        "confusion": {
-            dataset: {"alone": own[dataset].tolist() if dataset in own else None, "sum": matrix.tolist()}
-            for dataset, matrix in found.confusion.items()
-        },
-        "mistakes": {
-            run.target: mistakes(run.network, kept, tasks[run.target]) for run in opened if run.target in tasks
-        },
+        "merging": dataclasses.asdict(merging),
         "interpolation": _lines(opened, tasks, display),
         "geometry": [_geometry(*pair, same_start) for pair in itertools.combinations(opened, 2)],
         "sum": str(folder),
     }
     if export is not None:
         metadata = {"architecture": architecture(opened[0].config), "operator": operator, "datasets": json.dumps(names)}
-        save_weights(export, kept.state_dict(), metadata=metadata)
+        save_weights(export, networks[operator].state_dict(), metadata=metadata)
         result["export"] = str(export)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"cannot make the folder {folder}: {error.strerror or error}.") from error
     write_json(folder / "result.json", result)
     from metasum.report.study_pages import write_sum_report
 
     write_sum_report(folder)
     return result
+
+
+def _check_operator(operator: str, merging: MergingConfig) -> None:
+    """Raises UsageError for an unknown operator, or a merging setting that it does not read."""
+    read = {name for method in (operator, *ALWAYS) for name in merger_named(method).settings}
+    for setting in dataclasses.fields(merging):
+        if setting.name not in read and getattr(merging, setting.name) != setting.default:
+            raise UsageError(f"--{setting.name.replace('_', '-')} says nothing to --operator {operator}.")
+
+
+def _check_places(folder: Path, export: Path | None, overwrite: bool) -> None:
+    """Raises UsageError, before anything is measured, where the result or the exported file could not be written."""
+    if (folder / "result.json").exists() and not overwrite:
+        raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
+    if export is not None and not export.parent.is_dir():
+        raise UsageError(f"--export {export}: there is no folder {export.parent}.")
+    if export is not None and export.exists() and not overwrite:
+        raise UsageError(f"--export {export} is there already; use --overwrite to replace it.")
+
+
+def _findings(
+    operator: str,
+    measured: Mapping[str, Measured],
+    runs: Sequence[FinishedRun],
+    tasks: Mapping[str, Task],
+    network: nn.Module,
+) -> dict[str, Any]:
+    """Accuracies and confusions, before and after, and images that `network`, the result, gets wrong."""
+    own, found = _alone(runs, tasks), measured[operator]
+    shares = {dataset: share_right(matrix) for dataset, matrix in own.items()}
+    alone = {dataset: {"alone": shares.get(dataset)} for dataset in tasks}
+    return {
+        "accuracy": {dataset: alone.get(dataset, {}) | values for dataset, values in found.accuracy.items()},
+        "by_operator": {method: measurement.accuracy for method, measurement in measured.items()},
+        "confusion": {
+            dataset: {"alone": own[dataset].tolist() if dataset in own else None, "sum": matrix.tolist()}
+            for dataset, matrix in found.confusion.items()
+        },
+        "mistakes": {
+            run.target: mistakes(run.network, network, tasks[run.target]) for run in runs if run.target in tasks
+        },
+    }
 
 
 def merge(operator: str, endpoints: Sequence[Endpoint], run: FinishedRun, merging: MergingConfig) -> nn.Module:

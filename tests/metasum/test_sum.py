@@ -101,6 +101,14 @@ def test_a_result_is_not_overwritten_unasked(add, runs):
     assert add(*runs, "--overwrite").code == 0
 
 
+def test_what_cannot_be_written_is_said_first(add, runs, tmp_path):
+    refused(add(*runs, "--export", tmp_path / "nowhere" / "x.safetensors"), 2, "there is no folder")
+    (tmp_path / "x.safetensors").write_text("mine")
+    refused(add(*runs, "--export", tmp_path / "x.safetensors"), 2, "is there already")
+    assert (tmp_path / "x.safetensors").read_text() == "mine"
+    refused(add(*runs, "--operator", "slerp", "--density", 0.5), 2, "--density says nothing to --operator slerp")
+
+
 def test_runs_of_different_initialisation_are_told_apart(add, metasum, tiny, runs):
     assert metasum("train", *tiny, "--init-seed", 5, "--name", "other").code == 0
     other = runs[0].parent / "other"
