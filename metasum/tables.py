@@ -96,7 +96,7 @@ def benchmark_tables(result: dict[str, Any]) -> list[Any]:
 def comparison_tables(result: dict[str, Any]) -> list[Any]:
     """For each side, then for the costs: a row for each learner, mean ± standard deviation over its seeds."""
     if not result["summary"]:
-        return [f"every run failed\n{result['comparison']}"]
+        return ["every run failed", *_failures(result), result["comparison"]]
     parts: list[Any] = []
     for side in ("target", "support"):
         rows = [
@@ -120,8 +120,7 @@ def comparison_tables(result: dict[str, Any]) -> list[Any]:
         }
         for row in result["summary"]
     ]
-    failed = [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]
-    return [*parts, table_of(costs, right=tuple(costs[0])[1:]), *failed, result["comparison"]]
+    return [*parts, table_of(costs, right=tuple(costs[0])[1:]), *_failures(result), result["comparison"]]
 
 
 def sum_tables(result: dict[str, Any]) -> list[Any]:
@@ -154,7 +153,7 @@ def sum_tables(result: dict[str, Any]) -> list[Any]:
 def experiment_tables(result: dict[str, Any]) -> list[Any]:
     """For each target, then for their union: a row for each learner, mean ± standard deviation over its seeds."""
     if not result["summary"]:
-        return [f"every run failed\n{result['experiment']}"]
+        return ["every run failed", *_failures(result), result["experiment"]]
     heads = {
         "before": "before",
         "after": f"+ {result['support']}",
@@ -181,11 +180,14 @@ def experiment_tables(result: dict[str, Any]) -> list[Any]:
         for row in result["summary"]
     ]
     parts += [f"union of {', '.join(result['targets'])}: one network", table_of(rows, right=tuple(rows[0])[1:])]
-    failed = [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]
-    return [*parts, *failed, result["experiment"]]
+    return [*parts, *_failures(result), result["experiment"]]
 
 
 def evaluate_tables(result: dict[str, Any]) -> list[Any]:
     """Accuracy on each dataset and on all of them."""
     rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]
     return [table_of(rows, right=("accuracy",)), f"{result['statistics']} statistics, {result['evaluated_on']} images"]
+
+
+def _failures(result: dict[str, Any]) -> list[str]:
+    return [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]

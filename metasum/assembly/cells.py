@@ -34,6 +34,7 @@ class Cells:
     total: int = 0
     """How many runs are to come, for the notes; 0 where nobody knows."""
     started: int = 0
+    _trained: dict[tuple[str, int], Path | None] = field(default_factory=dict)
 
     def run(
         self,
@@ -56,16 +57,14 @@ class Cells:
             keep_weights: whether its networks are saved.
         """
         path = self.folder / (name or f"{learner}-seed{seed}")
-        display = self.displays()
         self.started += 1
-        count = f"{self.started}/{self.total}  " if self.total else ""
-        display.note(f"{count}{path.name}")
+        display = self.displays()
+        display.note(f"{self.started}/{self.total}  {path.name}" if self.total else path.name)
         endpoints = None
-        entry = learner_named(learner)
-        if entry.endpoints is not None:
-            endpoints = self.folder / f"{entry.endpoints}-seed{seed}"
-            if not (endpoints / "result.json").is_file() and self._endpoints(entry.endpoints, seed) is None:
-                self._fail(path, learner, seed, f"its endpoints, {endpoints}, failed")
+        if learner_named(learner).endpoints is not None:
+            endpoints = self._endpoints(str(learner_named(learner).endpoints), seed)
+            if endpoints is None:
+                self._fail(path, learner, seed, "the networks that it merges could not be trained")
                 return None
         try:
             return run_in(
@@ -86,10 +85,14 @@ class Cells:
             self._fail(path, learner, seed, f"{type(error).__name__}: {reason(error)}")
         return None
 
-    def _endpoints(self, learner: str, seed: int) -> dict[str, Any] | None:
-        """Trains what a merging method needs and nobody asked for by name."""
-        self.started -= 1
-        return self.run(learner, seed, {})
+    def _endpoints(self, learner: str, seed: int) -> Path | None:
+        """Where a merging method's networks lie, trained by now, with these very settings; None where that failed."""
+        if (learner, seed) not in self._trained:
+            before = self.started
+            result = self.run(learner, seed, {})
+            self.started = before
+            self._trained[learner, seed] = None if result is None else Path(result["run"])
+        return self._trained[learner, seed]
 
     def _fail(self, path: Path, learner: str, seed: int, error: str) -> None:
         self.failed.append({"learner": learner, "seed": seed, "error": error, "run": str(path)})

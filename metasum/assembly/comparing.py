@@ -86,8 +86,8 @@ def compare(
 
 
 def _looked_at(results: Sequence[dict[str, Any]], config: TrainConfig) -> list[dict[str, Any]]:
-    """Of the first seed, the runs that trained networks of their own."""
-    return [result for result in results if result["seed"] == config.seed and "endpoints" not in result]
+    """Of the first seed, the runs that trained networks of their own, and were looked into when they ended."""
+    return [r for r in results if r["seed"] == config.seed and (Path(r["run"]) / "analysis.json").is_file()]
 
 
 def _closer_look(run: RunFolder) -> dict[str, Any]:
@@ -138,8 +138,9 @@ def run_cells(
                 tuning[name] = {"chosen": chosen, "tried": tried}
     cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names))
     results = []
+    order = sorted(names, key=lambda name: learner_named(name).endpoints is not None)  # what is merged comes first
     for seed in range(config.seed, config.seed + seeds):
-        for name in names:
+        for name in order:
             chosen = tuning.get(name, {}).get("chosen", {})
             report = seed == config.seed and learner_named(name).endpoints is None
             result = cells.run(name, seed, chosen, report=report)

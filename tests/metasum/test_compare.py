@@ -74,6 +74,22 @@ def test_merging_methods_take_the_networks_that_independent_trained(compare, fol
     torch.testing.assert_close(summed, (weights["target"] + weights["support"]) / 2)
 
 
+def test_networks_of_other_settings_are_not_merged(compare, folder):
+    assert compare("--learners", "independent").code == 0
+    outcome = compare("--learners", "slerp", "--learning-rate", 0.01)
+    assert outcome.code == 1
+    assert "independent-seed0 with other settings: learning_rate was 0.0005, now 0.01" in outcome.out
+    assert not (folder / "slerp-seed0" / "result.json").exists()
+
+
+def test_a_run_that_was_made_without_a_report_has_no_curves(compare, metasum, tiny, folder):
+    assert metasum("train", *tiny, "--learner", "independent").code == 0
+    assert compare("--learners", "ties,metasum,independent").code == 0
+    found = json.loads((folder / "comparison" / "results.json").read_text())
+    assert [row["learner"] for row in found["rows"]] == ["ties", "metasum", "independent"], "as they were named"
+    assert set(found["first_seed"]) == {"metasum"}
+
+
 def test_a_merging_learner_trained_by_itself_is_the_same(compare, metasum, tiny, folder):
     assert compare("--learners", "regmean").code == 0
     assert metasum("train", *tiny, "--learner", "regmean", "--name", "alone").code == 0
