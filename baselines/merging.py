@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from metasum.baselines.independent import independent_step
+from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Backward, PairLearner
 from metasum.types import Batch, Parameters, Sides
-from metasum.weights.parameters import buffers_of, parameters_of, with_parameters
-from metasum.weights.statistics import settle_statistics
+from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.statistics import recalibrate
 
 
 class Endpoint(NamedTuple):
@@ -66,9 +67,11 @@ class MergingLearner(PairLearner):
         self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
     ) -> Sides[nn.Module]:
         own = Sides(self.target_network(), self.support_network())
-        merged = self._merger([Endpoint(*pair) for pair in zip(own, images, strict=True)], self._initial)
-        sources = {name: buffers_of(network) for name, network in own._asdict().items()}
-        target, support = (
-            settle_statistics(with_parameters(own.target, merged), statistics, batches, sources) for batches in images
-        )
+        if statistics != "recalibrate":
+            raise UsageError(f"merged networks have recalibrated statistics, not {statistics!r} ones.")
+        endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
+        device = next(own.target.parameters()).device
+        with torch.autocast(device.type, enabled=False):  # sums of products need all their digits
+            merged = self._merger(endpoints, self._initial)
+        target, support = (recalibrate(with_parameters(own.target, merged), batches) for batches in images)
         return Sides(target, support)

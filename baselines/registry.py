@@ -35,8 +35,12 @@ class LearnerEntry:
     """Settings that make it what it is, whatever else is asked for."""
     endpoints: str | None = None
     """The learner whose finished networks it merges: a comparison does not train them twice."""
+    merger: str | None = None
+    """The merging method that it applies to them."""
     one_initialisation: bool = False
     """Whether it makes sense only where target and support start from the same weights."""
+    two_initialisations: bool = False
+    """Whether the support starts from weights of its own, drawn with the next seed unless another one is given."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Candidates for the settings that a comparison chooses on validation images; all combinations are tried."""
 
@@ -89,20 +93,21 @@ def _merger(name: str) -> LearnerEntry:
         "metasum",
         settings=merger.settings,
         endpoints="independent",
+        merger=name,
         one_initialisation=merger.needs_initial,
         grid=merger.grid,
     )
 
 
 def _two_inits(entry: LearnerEntry, summary: str, endpoints: str | None = None) -> LearnerEntry:
-    return dataclasses.replace(entry, summary=summary, preset={"support_init_seed": 1}, endpoints=endpoints)
+    return dataclasses.replace(entry, summary=summary, two_initialisations=True, endpoints=endpoints)
 
 
 def _names(section: Any) -> tuple[str, ...]:
     return tuple(option.name for option in dataclasses.fields(section))
 
 
-JOINT = _names(ObjectiveConfig)
+JOINT = (*_names(ObjectiveConfig), "operator", "backend")
 LEARNERS: dict[str, LearnerEntry] = {
     "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
     "metasum-symmetric": LearnerEntry(
@@ -112,12 +117,12 @@ LEARNERS: dict[str, LearnerEntry] = {
         JOINT,
         preset={"symmetric": True},
     ),
-    "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum"),
+    "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum", ("operator",)),
     "proximity": LearnerEntry(
         _proximity,
         "Pulls each network towards the other's weights, upstream layers harder.",
         "metasum",
-        _names(ProximityConfig),
+        (*_names(ProximityConfig), "operator"),
         one_initialisation=True,
         grid={"proximity": (0.1, 1.0, 10.0)},
     ),
@@ -136,7 +141,7 @@ LEARNERS: dict[str, LearnerEntry] = {
     "regmean": _merger("regmean"),
     "weight-matching": _merger("weight-matching"),
     "independent-two-inits": _two_inits(
-        LearnerEntry(_independent, "", "metasum"), "The plain sum of networks from two initialisations."
+        LearnerEntry(_independent, "", "metasum", ("operator",)), "The plain sum of networks from two initialisations."
     ),
     "average-two-inits": _two_inits(
         _merger("average"), "The plain average of networks from two initialisations.", "independent-two-inits"
@@ -162,7 +167,7 @@ def register(name: str, factory: Factory, *, summary: str = "", source: str = "P
     check_folder_name("a learner called", name)
     if name in LEARNERS:
         raise UsageError(f"there is a learner {name!r} already (from {LEARNERS[name].source}).")
-    LEARNERS[name] = LearnerEntry(factory, summary, source)
+    LEARNERS[name] = LearnerEntry(factory, summary, source, settings=("operator", "backend"))
 
 
 def learner_named(name: str) -> LearnerEntry:

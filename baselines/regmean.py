@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
 from metasum.baselines.merging import Endpoint, Merger
+from metasum.errors import DivergenceError
 from metasum.types import Parameters
 from metasum.weights.composition import average_parameters
 
@@ -95,6 +96,8 @@ def _solve(products: list[Tensor], weights: list[Tensor]) -> Tensor:
     total = torch.stack(products).sum(0)
     wanted = torch.stack([product @ own.T for product, own in zip(products, flat, strict=True)]).sum(0)
     mean = torch.stack(flat).mean(0).T
+    if not (total.isfinite().all() and wanted.isfinite().all()):
+        raise DivergenceError("RegMean: a network's inner values, or its weights, are NaN or infinite.")
     ridge = 0.0
     scale = float(total.diagonal().mean()) or 1.0
     while True:

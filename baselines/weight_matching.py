@@ -7,7 +7,7 @@ move together, again and again in random order until nothing is gained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from scipy.optimize import linear_sum_assignment
@@ -56,31 +56,50 @@ def match(
     for _ in range(SWEEPS):
         gained = False
         for index in torch.randperm(len(groups), generator=generator).tolist():
-            others_moved = permuted(other, groups, [*orders[:index], torch.arange(sizes[index]), *orders[index + 1 :]])
             gain = torch.zeros(sizes[index], sizes[index], dtype=torch.float64)
-            for axis in groups[index]:
-                if axis.name in reference:
-                    rows, columns = (
-                        _rows(p[axis.name].detach(), axis, sizes[index]) for p in (reference, others_moved)
-                    )
-                    gain += (rows @ columns.T).double().cpu()
+            for axis in (axis for axis in groups[index] if axis.name in reference):
+                moved = permuted({axis.name: other[axis.name]}, groups, orders, but=axis)
+                rows, columns = (_rows(p[axis.name].detach(), axis, sizes[index]) for p in (reference, moved))
+                gain += (rows @ columns.T).double().cpu()
             order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            here = torch.arange(sizes[index])
-            if gain[here, order].sum() > gain[here, orders[index]].sum() + 1e-9 * gain.abs().max():
-                orders[index], gained = order, True
+            changed = [*orders[:index], order, *orders[index + 1 :]]
+            names = {axis.name for axis in groups[index]}
+            before, after = (_likeness(reference, other, names, groups, which) for which in (orders, changed))
+            if after > before + 1e-9 * abs(before):
+                orders, gained = changed, True
         if not gained:
             break
     return orders
 
 
+def _likeness(
+    reference: Parameters,
+    other: Parameters,
+    names: Collection[str],
+    groups: Sequence[Sequence[Axis]],
+    orders: Sequence[Tensor],
+) -> float:
+    """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
+    own = {name: tensor for name, tensor in other.items() if name in names}
+    moved = permuted(own, groups, orders)
+    return sum(float((reference[name].detach() * tensor.detach()).double().sum()) for name, tensor in moved.items())
+
+
 def permuted(
-    tensors: Mapping[str, Tensor], groups: Sequence[Sequence[Axis]], orders: Sequence[Tensor]
+    tensors: Mapping[str, Tensor],
+    groups: Sequence[Sequence[Axis]],
+    orders: Sequence[Tensor],
+    *,
+    but: Axis | None = None,
 ) -> dict[str, Tensor]:
-    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
+    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping.
+
+    The axis `but` stays as it is.
+    """
     moved = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
         for axis in group:
-            if axis.name in moved:
+            if axis.name in moved and axis != but:
                 tensor = moved[axis.name]
                 block = tensor.shape[axis.dimension] // len(order)
                 index = (order[:, None] * block + torch.arange(block)).flatten().to(tensor.device)

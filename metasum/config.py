@@ -139,7 +139,7 @@ class TwoHeadConfig(Checked):
 class MergingConfig(Checked):
     """What the merging methods leave open."""
 
-    scaling: float = option(0.5, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    scaling: float = option(0.4, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
     density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
     drop_rate: float = option(0.5, "Share of each task vector that DARE drops.", minimum=0, below=1)
     dare_then: str = option(

@@ -98,6 +98,16 @@ def _flag(leaf: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     )
 
 
+def by_hand(settings: type) -> set[str]:
+    """Of the running command's parameters, the fields of `settings` that were given on the command line."""
+    context = click.get_current_context()
+    return {
+        leaf.name
+        for leaf in options_of(settings)
+        if context.get_parameter_source(leaf.name) not in (None, click.core.ParameterSource.DEFAULT)
+    }
+
+
 def chosen(settings: type, values: dict[str, Any]) -> dict[str, Any]:
     """Of a command's parameters, those that are fields of `settings`."""
     names = {leaf.name for leaf in options_of(settings)}

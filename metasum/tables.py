@@ -114,7 +114,8 @@ def comparison_tables(result: dict[str, Any]) -> list[Any]:
         {
             "learner": row["learner"],
             "seeds": len(row["seeds"]),
-            "seconds": with_spread(row["seconds"], digits=0),
+            "training, s": with_spread(row["seconds"], digits=0),
+            "sum, s": with_spread(row["sum_seconds"], digits=1),
             "images/s": with_spread(row["images_per_second"], digits=0),
             "peak, GiB": with_spread(row["peak_bytes"], scale=2**-30),
         }

@@ -83,6 +83,8 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
         DatasetError: it is known and not there, or damaged, or not what a dataset should be.
     """
     check_folder_name("a dataset called", name)
+    if name == "union":
+        raise UsageError("a dataset cannot be called 'union': that is what results call all datasets together.")
     if name in DATASETS:
         entry = DATASETS[name]
         try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metasum.assembly.parts import private_settings, resolve, settings_for
+from metasum.assembly.parts import make_networks, private_settings, resolve, settings_for
 from metasum.assembly.training import run_in
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, flat
@@ -34,7 +33,7 @@ class Cells:
     total: int = 0
     """How many runs are to come, for the notes; 0 where nobody knows."""
     started: int = 0
-    _trained: dict[tuple[str, int], Path | None] = field(default_factory=dict)
+    _trained: dict[str, Path | None] = field(default_factory=dict)  # by the folder's name; None: failed
 
     def run(
         self,
@@ -67,7 +66,7 @@ class Cells:
                 self._fail(path, learner, seed, "the networks that it merges could not be trained")
                 return None
         try:
-            return run_in(
+            result = run_in(
                 path,
                 settings_for(learner, self.config, seed=seed, **chosen),
                 self.datasets,
@@ -77,6 +76,8 @@ class Cells:
                 keep_weights=keep_weights,
                 display=display,
             )
+            self._trained[path.name] = path
+            return result
         except Interrupted:
             raise
         except MetaSumError as error:
@@ -87,47 +88,39 @@ class Cells:
 
     def _endpoints(self, learner: str, seed: int) -> Path | None:
         """Where a merging method's networks lie, trained by now, with these very settings; None where that failed."""
-        if (learner, seed) not in self._trained:
+        name = f"{learner}-seed{seed}"
+        if name not in self._trained:
             before = self.started
-            result = self.run(learner, seed, {})
+            self.run(learner, seed, {})
             self.started = before
-            self._trained[learner, seed] = None if result is None else Path(result["run"])
-        return self._trained[learner, seed]
+        return self._trained[name]
 
     def _fail(self, path: Path, learner: str, seed: int, error: str) -> None:
+        self._trained[path.name] = None
         self.failed.append({"learner": learner, "seed": seed, "error": error, "run": str(path)})
         self.displays().note(f"{path.name} failed: {error}")
 
 
-def tune(cells: Cells, learner: str, seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The candidate of the learner's grid whose sum does best on validation images, and every candidate's score.
+def tune(
+    cells: Cells, learner: str, seed: int, candidates: Sequence[Mapping[str, Any]]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The candidate whose sum does best on validation images, and every candidate's score.
 
-    Settings that were given by hand are not tuned. The score is the mean of the accuracies after the sum on target
-    and support.
+    The score is the mean of the accuracies after the sum on target and support.
     """
-    default, given = flat(TrainConfig()), flat(cells.config)
-    grid = {name: values for name, values in learner_named(learner).grid.items() if given[name] == default[name]}
-    if not grid:
-        return {}, []
     tried: list[dict[str, Any]] = []
-    for values in itertools.product(*grid.values()):
-        candidate = dict(zip(grid, values, strict=True))
+    for candidate in candidates:
         label = ",".join(f"{name}={value}" for name, value in candidate.items())
-        name = f"{learner}-seed{seed}-{label}"
-        result = cells.run(learner, seed, candidate, name=name, keep_weights=False)
+        result = cells.run(learner, seed, candidate, name=f"{learner}-seed{seed}-{label}", keep_weights=False)
         if result is not None:
             after = [result["accuracy"][side]["after"] for side in ("target", "support")]
-            tried.append({"settings": candidate, "score": sum(after) / 2})
-    if not tried:
-        return {}, []
-    return max(tried, key=lambda trial: trial["score"])["settings"], tried
+            tried.append({"settings": dict(candidate), "score": sum(after) / 2})
+    return best(tried), tried
 
 
-def candidates(learner: str, config: TrainConfig) -> int:
-    """How many runs `tune` will make."""
-    default, given = flat(TrainConfig()), flat(config)
-    sizes = [len(v) for name, v in learner_named(learner).grid.items() if given[name] == default[name]]
-    return len(list(itertools.product(*(range(size) for size in sizes)))) if sizes else 0
+def best(tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The settings with the highest score, the first of equals; none where nothing was tried."""
+    return dict(max(tried, key=lambda trial: trial["score"])["settings"]) if tried else {}
 
 
 def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides[Dataset]) -> None:
@@ -146,4 +139,5 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
     if unread:
         raise UsageError(f"--{unread.replace('_', '-')} says nothing to any of the learners {', '.join(learners)}.")
     for learner in learners:
-        resolve(settings_for(learner, config), datasets)
+        resolved = resolve(settings_for(learner, config), datasets)
+        learner_named(learner).factory(make_networks(resolved), resolved)  # refuses what the learner cannot take

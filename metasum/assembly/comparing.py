@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from metasum.assembly.cells import Cells, candidates, check_learners, tune
-from metasum.assembly.parts import load_pair
+from metasum.assembly.cells import Cells, check_learners, tune
+from metasum.assembly.parts import load_pair, open_grid, resolve, settings_for
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, to_dict
-from metasum.errors import UsageError
+from metasum.errors import CheckpointError, UsageError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv, row_of, summarise
@@ -28,6 +29,7 @@ def compare(
     learners: Sequence[str] | None = None,
     seeds: int = 3,
     tuned: bool = True,
+    by_hand: Collection[str] = (),
     out: Path | str = "runs",
     download: bool = False,
     displays: Callable[[], Display] = SilentDisplay,
@@ -44,6 +46,7 @@ def compare(
         seeds: how many.
         tuned: choose the settings that a learner has candidates for on validation images of the first seed (a fixed
             tenth of the training images, which those runs do not train on).
+        by_hand: settings that are not to be chosen so, though they are at their defaults; others never are.
         out: the run folders are in `<out>/<target>+<support>`, the comparison in its folder `comparison`.
         download: let torchvision fetch a dataset that is not there.
         displays: makes what is told about each run's progress.
@@ -59,7 +62,9 @@ def compare(
     names = list(LEARNERS) if learners is None else list(learners)
     datasets = prepare(config, names, seeds, download=download)
     folder = Path(out) / f"{config.data.target}+{config.data.support}"
-    results, failed, tuning = run_cells(config, datasets, names, seeds, folder=folder, tuned=tuned, displays=displays)
+    results, failed, tuning = run_cells(
+        config, datasets, names, seeds, folder=folder, tuned=tuned, by_hand=by_hand, displays=displays
+    )
     rows = [row_of(result) for result in results]
     comparison = {
         "target": config.data.target,
@@ -68,9 +73,9 @@ def compare(
         "summary": summarise(rows),
         "failed": failed,
         "tuning": tuning,
-        "first_seed": {r["learner"]: _closer_look(RunFolder.open(Path(r["run"]))) for r in _looked_at(results, config)},
+        "first_seed": _closer_looks([result for result in results if result["seed"] == config.seed]),
         "evaluated_on": config.data.evaluate_on,
-        "settings": to_dict(config),
+        "settings": to_dict(resolve(settings_for(names[0], config), datasets)),
         "data": {side: describe_dataset(data) for side, data in datasets._asdict().items()},
         **describe_surroundings(),
         "comparison": str(folder / "comparison"),
@@ -85,9 +90,15 @@ def compare(
     return comparison
 
 
-def _looked_at(results: Sequence[dict[str, Any]], config: TrainConfig) -> list[dict[str, Any]]:
-    """Of the first seed, the runs that trained networks of their own, and were looked into when they ended."""
-    return [r for r in results if r["seed"] == config.seed and (Path(r["run"]) / "analysis.json").is_file()]
+def _closer_looks(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """By learner, of the runs that trained networks of their own and were looked into when they ended."""
+    looks = {}
+    for result in results:
+        run = RunFolder.open(Path(result["run"]))
+        if "endpoints" not in result and (run.path / "analysis.json").is_file():
+            with contextlib.suppress(CheckpointError):  # damaged files cost a learner its curves, not everybody's table
+                looks[result["learner"]] = _closer_look(run)
+    return looks
 
 
 def _closer_look(run: RunFolder) -> dict[str, Any]:
@@ -119,6 +130,7 @@ def run_cells(
     *,
     folder: Path,
     tuned: bool,
+    by_hand: Collection[str],
     displays: Callable[[], Display],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
     """Tunes, then runs every learner and seed.
@@ -131,9 +143,10 @@ def run_cells(
     if tuned:
         on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
         trials = Cells(on_validation, datasets, folder / "validation", displays, failed)
-        trials.total = sum(candidates(name, config) for name in names)
-        for name in names:
-            chosen, tried = tune(trials, name, config.seed)
+        grids = {name: open_grid(name, config, by_hand) for name in names}
+        trials.total = sum(map(len, grids.values()))
+        for name, grid in grids.items():
+            chosen, tried = tune(trials, name, config.seed, grid)
             if tried:
                 tuning[name] = {"chosen": chosen, "tried": tried}
     cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names))

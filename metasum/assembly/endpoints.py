@@ -48,7 +48,7 @@ def open_run(folder: Path) -> FinishedRun:
     run = RunFolder.open(folder)
     result, description = run.read_json("result.json"), run.read_json("config.json")
     config = from_dict(description.get("settings", {}))
-    weights = Path(result.get("endpoints", folder))  # a merging learner's run keeps no networks of its own
+    weights = run.networks_folder(result)
     network = load_network(weights / "target.safetensors")
     own = parameters_of(network)
     initial = {name: t for name, t in load_weights(weights / "initial.safetensors").items() if name in own}
@@ -123,13 +123,14 @@ def tasks_of(
     """
     tasks = {}
     first = runs[0].config
-    for name in names:
-        owner = next((run for run in runs if run.target == name), None)
-        root = data_root or Path((owner.config if owner else first).data.data_root)
+    for name in dict.fromkeys(names):
+        owners = [run for run in runs if run.target == name]
+        root = data_root or Path((owners[0].config if owners else first).data.data_root)
         dataset = load_dataset(name, root=root, download=download)
-        if owner and dataset.checksum != owner.data_checksum:
+        other = next((run for run in owners if run.data_checksum != dataset.checksum), None)
+        if other is not None:
             raise UsageError(
-                f"dataset {name!r} in {root} is not the one that {owner.folder} was trained on (other checksum)."
+                f"dataset {name!r} in {root} is not the one that {other.folder} was trained on (other checksum)."
             )
         if dataset.num_classes > (first.network.num_classes or 0):
             raise UsageError(
@@ -159,4 +160,6 @@ def describe_run(run: FinishedRun) -> dict[str, Any]:
         "support": data.support,
         "learner": run.config.learner,
         "seed": run.config.seed,
+        "initial_checksum": run.initial_checksum,
+        "data_checksum": run.data_checksum,
     }

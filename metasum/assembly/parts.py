@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,10 @@ def resolve(config: TrainConfig, datasets: Sides[Dataset]) -> TrainConfig:
     entry = learner_named(config.learner)
     _refuse_settings_of_other_learners(config)
     config = changed(config, **entry.preset)
+    if entry.two_initialisations and config.network.support_init_seed is None:
+        config = changed(config, support_init_seed=config.network.init_seed + 1)
+    if entry.endpoints is not None and config.sum.statistics != "recalibrate":
+        raise UsageError(f"--statistics {config.sum.statistics}: merged networks are measured with recalibrated ones.")
     seeds = config.network.init_seed, config.network.support_init_seed
     if seeds[0] == seeds[1] and config.network.init is None:
         raise UsageError(f"--support-init-seed {seeds[1]} is the target's own; another one makes another start.")
@@ -84,6 +90,23 @@ def settings_for(learner: str, config: TrainConfig, **values: Any) -> TrainConfi
     """`config` for `learner`: what only others read is at its default; `values` on top."""
     default = flat(TrainConfig())
     return changed(config, learner=learner, **{**{name: default[name] for name in unread_settings(learner)}, **values})
+
+
+def open_grid(learner: str, config: TrainConfig, by_hand: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Every combination of the learner's candidates for settings that nobody chose by hand; [] where there are none.
+
+    Args:
+        learner: its name.
+        config: a setting that differs from its default here was chosen by hand;
+        by_hand: and so were these.
+    """
+    default, given = flat(TrainConfig()), flat(config)
+    grid = {
+        name: values
+        for name, values in learner_named(learner).grid.items()
+        if given[name] == default[name] and name not in by_hand
+    }
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
 
 
 def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:

@@ -23,6 +23,7 @@ from metasum.study.sums import Ground, Measured
 from metasum.tasks.task import ImageTask
 from metasum.tasks.union import UnionTask
 from metasum.training.analysis import interpolate, mistakes
+from metasum.training.description import describe_surroundings
 from metasum.training.evaluation import confusion, share_right
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
@@ -112,6 +113,8 @@ def sum_runs(
         "same_initialisation": same_start,
         "evaluated_on": opened[0].config.data.evaluate_on,
         "merging": dataclasses.asdict(merging),
+        "calibration_batches": batches,
+        **describe_surroundings(),
         "interpolation": _lines(opened, tasks, display),
         "geometry": [_geometry(*pair, same_start) for pair in itertools.combinations(opened, 2)],
         "sum": str(folder),

@@ -85,8 +85,8 @@ def run_in(
     """One run in the folder `path`; see `train`.
 
     Args:
-        endpoints: a finished run of the same settings whose networks are taken as trained, for a learner that only
-            merges them; its own folder then holds the merged network only.
+        endpoints: a finished run beside `path`, of the same settings, whose networks are taken as trained, for a
+            learner that only merges them; its own folder then holds the merged network only.
         keep_weights: whether networks are saved.
     """
     display = display or SilentDisplay()
@@ -130,7 +130,7 @@ def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
     for side, network in (("target", networks.target), ("support", networks.support)):
         load_into(network, run.path / f"{side}.safetensors")
     result = run.read_json("result.json")
-    return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": str(run.path)}
+    return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": run.path.name}
 
 
 def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
@@ -169,6 +169,7 @@ def _finish(
         "seed": config.seed,
         **trained,
         "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
+        "sum_seconds": round(final.sum_seconds, 2),
         "peak_bytes": peak_bytes(harness.fabric.device),
         "operator": operator,
         "accuracy": asdict(final.accuracy),

@@ -24,7 +24,7 @@ from metasum.commands.shared import (
 )
 from metasum.config import MergingConfig, TrainConfig, settings
 from metasum.errors import MetaSumError
-from metasum.flags import TolerantCommand, chosen, settings_flags
+from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.tables import comparison_tables, experiment_tables, show, sum_tables
 
 
@@ -62,6 +62,7 @@ def compare_baselines(**values: Any) -> None:
         learners=words(values["learners"]),
         seeds=values["seeds"],
         tuned=values["tuned"],
+        by_hand=by_hand(TrainConfig),
         out=values["out"],
         download=values["download"],
         displays=display_maker(quiet=values["quiet"]),
@@ -112,6 +113,7 @@ def experiment(**values: Any) -> None:
         learners=words(values["learners"]),
         seeds=values["seeds"],
         tuned=values["tuned"],
+        by_hand=by_hand(TrainConfig),
         out=values["out"],
         download=values["download"],
         displays=display_maker(quiet=values["quiet"]),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,7 +14,14 @@ if TYPE_CHECKING:
 
 INK = "#010203"  # stands for the page's text colour until `svg` puts `currentColor` in its place
 TARGET, SUPPORT, SUM, SUM_SUPPORT = "#d1495b", "#2e86ab", "#8f5bb5", "#3a9e75"
-SERIES = (SUM, SUPPORT, TARGET, SUM_SUPPORT, "#c98a1b", "#6f7782", "#b8578f", "#5a9bd4")
+_COLOURS = (SUM, SUPPORT, TARGET, SUM_SUPPORT, "#c98a1b", "#6f7782", "#b8578f", "#5a9bd4")
+
+
+def line_styles() -> Iterator[dict[str, Any]]:
+    """Colours and dashes for any number of lines, none of the first 24 like another."""
+    for dash in itertools.cycle(("-", "--", ":")):
+        for colour in _COLOURS:
+            yield {"color": colour, "linestyle": dash}
 
 
 def canvas(x: str, y: str, *, height: float = 3.5) -> tuple[Figure, Axes]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metasum.report.canvas import INK, SERIES, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, svg
+from metasum.report.canvas import INK, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, line_styles, svg
 from metasum.weights.geometry import LayerGeometry
 
 COLOURS = {"target": TARGET, "support": SUPPORT, "sum": SUM, "sum_support": SUM_SUPPORT}
@@ -56,9 +56,9 @@ def layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], *, quantity: str,
         ratio: whose norm over whose, for the axis.
     """
     figure, axes = canvas("", {"cosine": "cosine similarity", "norm_ratio": f"norm ratio, {ratio}"}[quantity])
-    for (label, layers), colour in zip(pairs.items(), SERIES, strict=False):
+    for (label, layers), style in zip(pairs.items(), line_styles(), strict=False):
         values = [math.nan if getattr(layer, quantity) is None else getattr(layer, quantity) for layer in layers]
-        axes.plot(range(len(layers)), values, "o-", color=colour, label=label, markersize=4, linewidth=1.6)
+        axes.plot(range(len(layers)), values, marker="o", label=label, markersize=4, linewidth=1.6, **style)
         axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=60, ha="right", fontsize=8)
     axes.axhline({"cosine": 0.0, "norm_ratio": 1.0}[quantity], color=INK, linewidth=0.8, alpha=0.5)
     return svg(figure, axes)
@@ -72,8 +72,8 @@ def line_curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
         ends: what lies at α = 0 and at α = 1.
     """
     figure, axes = canvas(f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)")
-    for (label, (alphas, values)), colour in zip(lines.items(), SERIES * 3, strict=False):
-        axes.plot(alphas, [100 * v for v in values], "o-", label=label, color=colour, markersize=3.5, linewidth=1.6)
+    for (label, (alphas, values)), style in zip(lines.items(), line_styles(), strict=False):
+        axes.plot(alphas, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
     axes.set_ylim(0, 103)
     return svg(figure, axes)
 
@@ -81,8 +81,8 @@ def line_curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *,
 def sum_curves(lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> str:
     """Accuracy in the sum over training, a line for each learner: by label, steps and accuracies in [0, 1]."""
     figure, axes = canvas("step", "accuracy after the sum (%)")
-    for (label, (steps, values)), colour in zip(lines.items(), SERIES * 3, strict=False):
-        axes.plot(steps, [100 * v for v in values], "o-", label=label, color=colour, markersize=3.5, linewidth=1.6)
+    for (label, (steps, values)), style in zip(lines.items(), line_styles(), strict=False):
+        axes.plot(steps, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
     return svg(figure, axes)

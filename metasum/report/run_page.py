@@ -24,7 +24,7 @@ def write_report(run: RunFolder) -> Path:
         config, result = run.read_json("config.json"), run.read_json("result.json")
         analysis = run.read_json("analysis.json") if (run.path / "analysis.json").is_file() else None
         figures = [] if "endpoints" in result else _curves(run)
-        figures += _layer_figures(RunFolder.open(Path(result.get("endpoints", run.path))))
+        figures += _layer_figures(RunFolder.open(run.networks_folder(result)))
         return {
             "result": result,
             "analysis": analysis,

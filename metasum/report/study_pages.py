@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from metasum.files import read_json
 from metasum.report.figures import accuracy_dots, confusion_matrix, layer_curves, line_curves, sum_curves
@@ -40,7 +42,12 @@ def write_comparison_report(folder: Path) -> Path:
             if result["summary"]
         ]
         figures += _comparison_curves(result)
-        return {"result": result, "figures": figures, "settings": sections_of(result["settings"])}
+        return {
+            "result": result,
+            "figures": figures,
+            "settings": sections_of(result["settings"]),
+            "reports": _run_reports(folder, [folder.parent]),
+        }
 
     return write_page(folder, "comparison.html.j2", context)
 
@@ -69,9 +76,24 @@ def write_experiment_report(folder: Path) -> Path:
             caption = "First seed, statistics recalibrated at each point, on at most 1,000 images."
             title = f"{target}, along the line between strangers"
             figures.append((title, caption, line_curves(lines, ends=(second, first))))
-        return {"result": result, "figures": figures, "settings": sections_of(result["settings"])}
+        pairs = [folder.parents[1] / f"{target}+{result['support']}" for target in result["targets"]]
+        return {
+            "result": result,
+            "figures": figures,
+            "settings": sections_of(result["settings"]),
+            "reports": _run_reports(folder, pairs),
+        }
 
     return write_page(folder, "experiment.html.j2", context)
+
+
+def _run_reports(folder: Path, pairs: Sequence[Path]) -> list[tuple[str, str]]:
+    """(name, path as seen from `folder`) of every run's report in the folders of these pairs."""
+    found = [page for pair in pairs for page in sorted(pair.glob("*-seed*/report.html"))]
+    return [
+        (f"{page.parents[1].name}/{page.parent.name}", quote(os.path.relpath(page, folder).replace(os.sep, "/")))
+        for page in found
+    ]
 
 
 def _sum_figures(result: Mapping[str, Any]) -> Figures:

@@ -11,7 +11,7 @@ from metasum.spread import spread
 
 SIDES = ("target", "support")
 MEASURES = ("before", "after", "drop", "retention")
-COSTS = ("seconds", "peak_bytes", "images_per_second")
+COSTS = ("seconds", "sum_seconds", "peak_bytes", "images_per_second")
 
 
 def row_of(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,7 +78,9 @@ def reopen(path: Path, description: dict[str, Any], *, unread: Collection[str] =
         may_differ = MAY_DIFFER_ON_RESUME | set(unread)
         difference = _first_difference(section, before.get(section), description[section], may_differ)
         if difference:
-            raise UsageError(f"cannot resume {path} with other settings: {difference}.")
+            raise UsageError(
+                f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."
+            )
     return run
 
 

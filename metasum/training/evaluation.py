@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -46,6 +47,8 @@ class FinalEvaluation(NamedTuple):
     confusion_before: Sides[Tensor]
     """Of each network alone on its dataset, `[classes, classes]`; `confusion_after`: of the sum."""
     confusion_after: Sides[Tensor]
+    sum_seconds: float
+    """What making the sum took, or the merging, with both sides' statistics."""
 
 
 def confusion(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
@@ -104,11 +107,14 @@ class Evaluator:
         """Accuracies on all images, under every operator, and the sum itself; each sum is made once."""
         own = (learner.operators[0], self._settings.statistics)
         after: dict[tuple[str, str], Sides[Tensor]] = {}
+        seconds: dict[tuple[str, str], float] = {}
         with self._autocast():
             alone = Sides(learner.target_network(), learner.support_network())
             before = self._confusions(alone)
             for operator, statistics in dict.fromkeys([own, *((o, "recalibrate") for o in learner.operators)]):
-                networks = learner.summed_networks(self._images(), operator=operator, statistics=statistics)
+                images, started = self._images(), time.perf_counter()
+                networks = learner.summed_networks(images, operator=operator, statistics=statistics)
+                seconds[operator, statistics] = time.perf_counter() - started
                 after[operator, statistics] = self._confusions(networks)
                 if (operator, statistics) == own:
                     summed = networks
@@ -116,7 +122,9 @@ class Evaluator:
             operator: {side: share_right(m) for side, m in after[operator, "recalibrate"]._asdict().items()}
             for operator in learner.operators
         }
-        return FinalEvaluation(_evaluation(before, after[own]), by_operator, alone, summed, before, after[own])
+        return FinalEvaluation(
+            _evaluation(before, after[own]), by_operator, alone, summed, before, after[own], seconds[own]
+        )
 
     def _confusions(self, networks: Sides[nn.Module], limit: int | None = None) -> Sides[Tensor]:
         """Of each side's network on that side's images."""

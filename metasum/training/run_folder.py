@@ -92,6 +92,10 @@ class RunFolder:
             raise CheckpointError(f"{self.path} has no {name}: the run is not finished (--resume continues it).")
         return read_json(self.path / name)
 
+    def networks_folder(self, result: Mapping[str, Any]) -> Path:
+        """Where the run's target and support network lie: a run that only merges keeps no copies of its endpoints."""
+        return self.path.parent / result["endpoints"] if "endpoints" in result else self.path
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""
         path = self.path / "metrics.jsonl"

@@ -94,3 +94,12 @@ def test_its_state_is_complete_and_holds_tensors_only(learner):
 def test_its_groups_hold_every_trained_parameter_once(learner):
     grouped = [id(p) for group in learner.parameter_groups() for p in group]
     assert sorted(grouped) == sorted(id(p) for p in learner.parameters())
+
+
+def test_a_merged_network_does_not_depend_on_the_precision_of_training(learner):
+    take_steps(learner)
+    plain = networks_of(learner)[2]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        merged = networks_of(learner)[2]
+    for name, tensor in plain.named_parameters():
+        torch.testing.assert_close(dict(merged.named_parameters())[name], tensor)

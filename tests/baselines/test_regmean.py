@@ -8,6 +8,7 @@ from torch.nn.functional import conv2d
 
 from metasum.baselines.merging import Endpoint
 from metasum.baselines.regmean import input_products, regmean_merger
+from metasum.errors import DivergenceError
 from metasum.weights.composition import average_parameters
 
 
@@ -81,3 +82,12 @@ def test_fewer_images_than_inputs_still_have_an_answer_and_the_rest_is_averaged(
     dark = ends_of([small_network(1), small_network(2)], [torch.zeros(3, 1, 8, 8).double()] * 2)
     merged = regmean_merger(shrinkage=1.0, images=3)(dark, dark[0].parameters)
     torch.testing.assert_close(merged["0.weight"], average["0.weight"])
+
+
+def test_what_is_not_a_number_is_said():
+    broken = small_network(1)
+    with torch.no_grad():
+        broken[0].weight.fill_(float("inf"))
+    ends = ends_of([broken, small_network(2)], [images(seed=1), images(seed=2)])
+    with pytest.raises(DivergenceError, match="NaN or infinite"):
+        regmean_merger(shrinkage=0.9, images=6)(ends, ends[0].parameters)

@@ -14,6 +14,7 @@ from metasum.baselines.registry import LEARNERS
 from metasum.errors import MetaSumError
 from metasum.spread import spread, with_spread
 from metasum.study.comparison import as_csv, row_of, summarise
+from metasum.tasks import PairSampler
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_merging_methods_take_the_networks_that_independent_trained(compare, fol
     before = json.loads((independent / "result.json").read_text())
     for name in ("ties", "average"):
         merged = json.loads((folder / f"{name}-seed0" / "result.json").read_text())
-        assert merged["endpoints"] == str(independent)
+        assert merged["endpoints"] == "independent-seed0"
         assert merged["accuracy"]["target"]["before"] == before["accuracy"]["target"]["before"]
         assert not (folder / f"{name}-seed0" / "metrics.jsonl").exists(), "it trained nothing"
         assert not (folder / f"{name}-seed0" / "target.safetensors").exists(), "it keeps no second copy"
@@ -97,23 +98,23 @@ def test_a_merging_learner_trained_by_itself_is_the_same(compare, metasum, tiny,
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-class Spy(IndependentLearner):
-    seen: dict[str, list] = {}  # noqa: RUF012 (a fresh one for each test)
+def test_all_see_the_same_batches_in_the_same_order_from_the_same_start(compare, folder, monkeypatch):
+    seen = []
+    draw = PairSampler.__next__
 
-    def training_step(self, target, support, **keywords):
-        self.seen.setdefault(self.tag, []).append(target.images.sum() + 3 * support.images.sum())
-        return super().training_step(target, support, **keywords)
+    def noted(sampler):
+        episode = draw(sampler)
+        seen.append((episode.target.images.sum(), episode.support.images.sum(), episode.target.labels.tolist()))
+        return episode
 
-
-def test_all_see_the_same_batches_in_the_same_order_from_the_same_start(compare, folder):
-    Spy.seen = {}
-    for tag in ("a", "b"):
-        register(f"spy-{tag}", lambda networks, config, tag=tag: type("Tagged", (Spy,), {"tag": tag})(networks))
-    assert compare("--learners", "spy-a,metasum,spy-b").code == 0
-    assert len(Spy.seen["a"]) == 6
-    assert Spy.seen["a"] == Spy.seen["b"]
-    starts = [load_file(folder / f"{n}-seed0" / "initial.safetensors") for n in ("spy-a", "metasum")]
-    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+    monkeypatch.setattr(PairSampler, "__next__", noted)
+    names = ("metasum", "independent", "two-head", "proximity")
+    assert compare("--learners", ",".join(names)).code == 0
+    assert len(seen) == 6 * len(names)
+    assert len({str(batch) for batch in seen[:6]}) == 6
+    assert all(seen[6 * k : 6 * k + 6] == seen[:6] for k in range(len(names)))
+    starts = [load_file(folder / f"{name}-seed0" / "initial.safetensors") for name in names]
+    assert all(torch.equal(start[name], starts[0][name]) for start in starts for name in start)
 
 
 def test_finished_cells_are_skipped_and_unfinished_ones_continued(compare, folder):
@@ -183,6 +184,32 @@ def test_a_setting_given_by_hand_is_not_tuned(metasum, tiny, folder):
     assert config["settings"]["merging"]["position"] == 0.2
 
 
+def test_a_default_given_by_hand_is_not_tuned_either(metasum, tiny, folder):
+    flags = [flag for flag in tiny if flag != "--no-report"]
+    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "slerp", "--position", 0.5, "--json")
+    assert json.loads(outcome.out)["tuning"] == {}
+
+
+def test_failing_endpoints_are_trained_once_and_named_once(compare):
+    outcome = compare("--learners", "independent,ties,slerp,average", "--learning-rate", 1e30, "--json")
+    failed = json.loads(outcome.out)["failed"]
+    assert sorted(cell["learner"] for cell in failed) == ["average", "independent", "slerp", "ties"]
+    assert "diverged" in failed[0]["error"]
+    assert all("could not be trained" in cell["error"] for cell in failed[1:])
+
+
+def test_the_settings_shown_are_those_that_ran(compare):
+    shown = json.loads(compare("--learners", "independent", "--json").out)["settings"]
+    assert shown["network"]["num_classes"] == 4
+    assert shown["optimisation"]["learning_rate"] == 5e-4
+
+
+def test_two_initialisations_are_two_whatever_the_first(compare, folder):
+    assert compare("--learners", "independent-two-inits", "--init-seed", 1).code == 0
+    config = json.loads((folder / "independent-two-inits-seed0" / "config.json").read_text())["settings"]["network"]
+    assert (config["init_seed"], config["support_init_seed"]) == (1, 2)
+
+
 def test_a_setting_of_one_learner_leaves_the_others_alone(compare, folder):
     assert compare("--learners", "metasum,proximity", "--proximity", 0.3, "--symmetric").code == 0
     config = json.loads((folder / "metasum-seed0" / "config.json").read_text())["settings"]
@@ -201,6 +228,9 @@ def test_a_setting_of_one_learner_leaves_the_others_alone(compare, folder):
         (("--learners", "metasum", "--density", 0.3), "--density says nothing to any of the learners"),
         (("--seeds", 0), "--seeds"),
         (("--learners", "ties", "--support-init-seed", 3), "needs one initialisation"),
+        (("--learners", "metasum,proximity", "--proximity-weights", "1,2"), "--proximity-weights takes a number"),
+        (("--learners", "ties", "--operator", "average"), "--operator says nothing to any of the learners"),
+        (("--learners", "ties", "--statistics", "target"), "merged networks are measured with recalibrated ones"),
         (("--num-classes", 2), "--num-classes 2 is too few"),
         (("--target", "rowz"), "unknown dataset 'rowz'"),
     ],
@@ -219,7 +249,7 @@ def test_the_table_fits_a_narrow_terminal(compare, monkeypatch):
 
 def result_of(learner, seed, before, after):
     side = {"before": before, "after": after}
-    costs = {"seconds": 2.0, "peak_bytes": 10, "images_per_second": 5.0}
+    costs = {"seconds": 2.0, "sum_seconds": 1.0, "peak_bytes": 10, "images_per_second": 5.0}
     return {"learner": learner, "seed": seed, "operator": "sum", "accuracy": {"target": side, "support": side}} | costs
 
 

@@ -86,16 +86,51 @@ def test_strangers_are_tuned_on_validation_images_too(experiment, tmp_path):
     chosen = result["tuning"]["strangers"]["slerp"]["chosen"]
     assert max(trial["score"] for trial in tried) == next(t["score"] for t in tried if t["settings"] == chosen)
     place = tmp_path / "runs" / "experiments" / "rows+third+lines"
-    assert len(list(place.glob("validation-slerp-*.json"))) == 3
+    identities = [json.loads(file.read_text())["identity"] for file in place.glob("validation-slerp-*.json")]
+    assert len(identities) == 3
+    assert {identity["evaluate_on"] for identity in identities} == {"validation"}
+    final = json.loads((place / "slerp-seed0.json").read_text())["identity"]
+    assert final["evaluate_on"] == "test"
+    assert final["merging"]["position"] == chosen["position"]
+
+
+def test_the_operator_asked_for_is_the_one_that_strangers_meet_under(experiment, tmp_path):
+    assert experiment("--no-tune", "--operator", "average", learners="metasum").code == 0
+    place = tmp_path / "runs" / "experiments" / "rows+third+lines"
+    assert json.loads((place / "metasum-seed0.json").read_text())["identity"]["operator"] == "average"
+
+
+def test_three_targets(experiment, data_root):
+    write_npz(data_root / "fourth.npz", blob_arrays(1))
+    outcome = experiment("--no-tune", "--targets", "rows,third,fourth", "--json", learners="independent,average")
+    assert outcome.code == 0, outcome.err
+    assert set(json.loads(outcome.out)["rows"][0]["accuracy"]) == {"rows", "third", "fourth", "union"}
+
+
+def test_a_sum_that_fails_leaves_the_others(experiment, monkeypatch):
+    monkeypatch.setattr("metasum.baselines.slerp.slerp", lambda *_: 1 / 0)
+    outcome = experiment("--no-tune", "--json")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [row["learner"] for row in result["rows"]] == ["independent", "metasum"]
+    assert "ZeroDivisionError" in result["failed"][0]["error"]
+
+
+def test_data_that_moved_is_found_where_the_flag_says(experiment, data_root, tmp_path):
+    assert experiment("--no-tune", learners="independent").code == 0
+    data_root.rename(tmp_path / "moved")
+    (tmp_path / "runs" / "experiments" / "rows+third+lines" / "independent-seed0.json").unlink()
+    assert experiment("--no-tune", "--data-root", tmp_path / "moved", learners="independent").code == 0
 
 
 def test_a_failed_run_leaves_the_others(experiment):
-    def failing(networks, config):
-        if config.data.target == "third":
+    class Unlucky(IndependentLearner):
+        def training_step(self, target, support, **keywords):
             raise RuntimeError("not this one")
-        return IndependentLearner(networks)
 
-    register("unlucky", failing)
+    register(
+        "unlucky", lambda networks, config: (Unlucky if config.data.target == "third" else IndependentLearner)(networks)
+    )
     outcome = experiment("--no-tune", "--json", learners="unlucky,independent")
     assert outcome.code == 1
     result = json.loads(outcome.out)
@@ -116,6 +151,9 @@ def test_heads_are_made_of_one_size(experiment, data_root, tmp_path):
         (("--targets", "rows"), "takes two or more different datasets"),
         (("--targets", "rows,rows"), "takes two or more different datasets"),
         (("--learners", "average-two-inits"), "its target networks are those of 'independent'"),
+        (("--learners", "slerp", "--targets", "rows,third,lines"), "'slerp' merges two networks"),
+        (("--statistics", "target"), "recalibrated statistics"),
+        (("--targets", "rows,union"), "cannot be called 'union'"),
         (("--learners", "nobody"), "unknown learner 'nobody'"),
         (("--targets", "rows,thirdd"), "unknown dataset 'thirdd'"),
     ],
