@@ -22,6 +22,7 @@ def mergekit():
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        pytest.importorskip("mergekit")  # in the development group, not in requirements.txt
         from mergekit.merge_methods import generalized_task_arithmetic, slerp
         from mergekit.sparsify import SparsificationMethod
     return SimpleNamespace(gta=generalized_task_arithmetic, slerp=slerp.slerp, sparsification=SparsificationMethod)
