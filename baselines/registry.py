@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metasum.baselines.mergers import MERGERS
-from metasum.config import ObjectiveConfig, ProximityConfig, TrainConfig, TwoHeadConfig
+from metasum.config import ObjectiveConfig, ProximityConfig, SlotsConfig, TrainConfig, TwoHeadConfig
 from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
@@ -41,6 +41,8 @@ class LearnerEntry:
     """Whether it makes sense only where target and support start from the same weights."""
     two_initialisations: bool = False
     """Whether the support starts from weights of its own, drawn with the next seed unless another one is given."""
+    numbered: str | None = None
+    """Setting that must differ between networks that are to be added: the first has 0, the next 1."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Candidates for the settings that a comparison chooses on validation images; all combinations are tried."""
 
@@ -73,6 +75,12 @@ def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.baselines.multi_input import MultiInputLearner
 
     return MultiInputLearner(networks)
+
+
+def _slots(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.learners.slots import SlotsLearner
+
+    return SlotsLearner(networks, config.slots)
 
 
 def _merging(name: str) -> Factory:
@@ -116,6 +124,15 @@ LEARNERS: dict[str, LearnerEntry] = {
         "metasum",
         JOINT,
         preset={"symmetric": True},
+    ),
+    "slots": LearnerEntry(
+        _slots,
+        "Each network in channels of its own, and quiet on foreign images.",
+        "metasum",
+        (*_names(SlotsConfig), "operator"),
+        one_initialisation=True,
+        numbered="slot",
+        grid={"learning_rate": (1e-3, 2e-3, 4e-3)},  # thin networks want more than whole ones
     ),
     "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum", ("operator",)),
     "proximity": LearnerEntry(

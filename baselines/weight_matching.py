@@ -13,8 +13,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from metasum.baselines.channels import Axis, channel_groups
 from metasum.baselines.merging import Endpoint, Merger
+from metasum.networks.channels import Axis, channel_groups
 from metasum.types import Parameters
 from metasum.weights.composition import average_parameters
 from metasum.weights.parameters import check_same_architecture

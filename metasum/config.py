@@ -136,6 +136,23 @@ class TwoHeadConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class SlotsConfig(Checked):
+    """Which channels a network has to itself, and how it is kept quiet on images that are not its own."""
+
+    slots: int = option(
+        2, "Parts that the channels are divided into; networks in different slots have no weight in common.", minimum=1
+    )
+    slot: int = option(
+        0,
+        "The target network's slot, from 0; the support takes the next. `metasum experiment` numbers its targets.",
+        minimum=0,
+    )
+    quiet_weight: float = option(
+        0.5, "Weight of the loss that asks each network for no opinion on the other dataset's images.", minimum=0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MergingConfig(Checked):
     """What the merging methods leave open."""
 
@@ -207,6 +224,7 @@ class TrainConfig(Checked):
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
     proximity: ProximityConfig = dataclasses.field(default_factory=ProximityConfig)
     two_head: TwoHeadConfig = dataclasses.field(default_factory=TwoHeadConfig)
+    slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
     merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
@@ -269,13 +287,13 @@ def to_dict(config: TrainConfig) -> dict[str, Any]:
 
 
 def from_dict(values: Mapping[str, Any]) -> TrainConfig:
-    """The inverse of `to_dict`.
+    """The inverse of `to_dict`; a section that was not there yet when they were written is at its defaults.
 
     Raises:
-        CheckpointError: a section or setting is missing or unknown.
+        CheckpointError: a setting is unknown, or these are no settings at all.
     """
     try:
-        sections = {name: section(**values[name]) for name, section in SECTIONS.items()}
+        sections = {name: section(**values.get(name, {})) for name, section in SECTIONS.items()}
         return TrainConfig(learner=values["learner"], seed=values["seed"], **sections)
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"these are not the settings of a metasum run: {error}.") from error

@@ -32,6 +32,8 @@ class Cells:
     failed: list[dict[str, Any]] = field(default_factory=list)
     total: int = 0
     """How many runs are to come, for the notes; 0 where nobody knows."""
+    number: int = 0
+    """Which of the networks that are to be added the target's is, for learners that must know."""
     started: int = 0
     _trained: dict[str, Path | None] = field(default_factory=dict)  # by the folder's name; None: failed
 
@@ -55,6 +57,10 @@ class Cells:
             report: draw its report.
             keep_weights: whether its networks are saved.
         """
+        numbered = learner_named(learner).numbered
+        if numbered is not None and self.number:
+            chosen = {**chosen, numbered: self.number}
+            name = f"{name or f'{learner}-seed{seed}'}-{numbered}{self.number}"
         path = self.folder / (name or f"{learner}-seed{seed}")
         self.started += 1
         display = self.displays()
@@ -123,8 +129,8 @@ def best(tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return dict(max(tried, key=lambda trial: trial["score"])["settings"]) if tried else {}
 
 
-def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides[Dataset]) -> None:
-    """Raises what the settings alone would have every cell fail with, before anything is written.
+def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides[Dataset], *, number: int = 0) -> None:
+    """Raises what the settings alone would have every cell fail with, before anything is written; see `Cells`.
 
     Raises:
         UsageError: an unknown learner, one named twice, settings that go together with no network, or a setting that
@@ -139,5 +145,7 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
     if unread:
         raise UsageError(f"--{unread.replace('_', '-')} says nothing to any of the learners {', '.join(learners)}.")
     for learner in learners:
-        resolved = resolve(settings_for(learner, config), datasets)
+        numbered = learner_named(learner).numbered
+        values = {numbered: number} if numbered is not None and number else {}
+        resolved = resolve(settings_for(learner, config, **values), datasets)
         learner_named(learner).factory(make_networks(resolved), resolved)  # refuses what the learner cannot take

@@ -113,12 +113,14 @@ def _closer_look(run: RunFolder) -> dict[str, Any]:
     }
 
 
-def prepare(config: TrainConfig, names: Sequence[str], seeds: int, *, download: bool) -> Sides[Dataset]:
+def prepare(
+    config: TrainConfig, names: Sequence[str], seeds: int, *, download: bool, number: int = 0
+) -> Sides[Dataset]:
     """The pair's datasets, once settings, learners and data have been found to fit together."""
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {seeds}.")
     datasets = load_pair(config, download=download)
-    check_learners(names, config, datasets)
+    check_learners(names, config, datasets, number=number)
     return datasets
 
 
@@ -132,8 +134,9 @@ def run_cells(
     tuned: bool,
     by_hand: Collection[str],
     displays: Callable[[], Display],
+    number: int = 0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Tunes, then runs every learner and seed.
+    """Tunes, then runs every learner and seed; `number` as in `Cells`.
 
     Returns:
         The results, learner by learner; the failed runs; and under each tuned learner's name "chosen" and "tried".
@@ -142,14 +145,14 @@ def run_cells(
     tuning: dict[str, Any] = {}
     if tuned:
         on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
-        trials = Cells(on_validation, datasets, folder / "validation", displays, failed)
+        trials = Cells(on_validation, datasets, folder / "validation", displays, failed, number=number)
         grids = {name: open_grid(name, config, by_hand) for name in names}
         trials.total = sum(map(len, grids.values()))
         for name, grid in grids.items():
             chosen, tried = tune(trials, name, config.seed, grid)
             if tried:
                 tuning[name] = {"chosen": chosen, "tried": tried}
-    cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names))
+    cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names), number=number)
     results = []
     order = sorted(names, key=lambda name: learner_named(name).endpoints is not None)  # what is merged comes first
     for seed in range(config.seed, config.seed + seeds):

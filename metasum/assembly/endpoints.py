@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from metasum.baselines.merging import Endpoint
-from metasum.config import TrainConfig, from_dict
+from metasum.baselines.registry import LEARNERS
+from metasum.config import TrainConfig, flat, from_dict
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
 from metasum.networks.build import load_network
 from metasum.tasks.registry import load_dataset
@@ -69,6 +70,7 @@ def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> Non
     """
     if len(runs) < 2:
         raise UsageError(f"a sum takes at least two runs, not {len(runs)}.")
+    _check_numbers(runs)
     first, *others = runs
     for other in others:
         _check_settings(first, other)
@@ -81,6 +83,21 @@ def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> Non
                 f"{first.initial_checksum} and {other.initial_checksum}): their weights have nothing in common. Train "
                 "both with the same --init-seed, or add them all the same with --any-init."
             )
+
+
+def _check_numbers(runs: Sequence[FinishedRun]) -> None:
+    """Raises UsageError where two networks stand in one place that only one of them can have."""
+    seen: dict[tuple[str, Any], FinishedRun] = {}
+    for run in runs:
+        setting = LEARNERS[run.config.learner].numbered if run.config.learner in LEARNERS else None
+        if setting is not None:
+            number = flat(run.config)[setting]
+            if (setting, number) in seen:
+                raise UsageError(
+                    f"{seen[setting, number].folder} and {run.folder} both have --{setting} {number}; train "
+                    "one of them with another."
+                )
+            seen[setting, number] = run
 
 
 def _check_settings(first: FinishedRun, other: FinishedRun) -> None:

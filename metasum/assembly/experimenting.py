@@ -66,13 +66,16 @@ def experiment(
     label = f"{'+'.join(targets)}+{config.data.support}"
     check_folder_name("--targets", label)
     configs = {target: changed(config, target=target) for target in targets}
-    datasets = {target: prepare(own, names, seeds, download=download) for target, own in configs.items()}
+    datasets = {
+        target: prepare(own, names, seeds, download=download, number=number)
+        for number, (target, own) in enumerate(configs.items())
+    }
     configs = _of_one_shape(configs, datasets, names[0])
     results: dict[str, list[dict[str, Any]]] = {}
     failed: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
     folders = {target: Path(out) / f"{target}+{config.data.support}" for target in targets}
-    for target, own in configs.items():
+    for number, (target, own) in enumerate(configs.items()):
         results[target], lost, tuning[target] = run_cells(
             own,
             datasets[target],
@@ -82,6 +85,7 @@ def experiment(
             tuned=tuned,
             by_hand=by_hand,
             displays=displays,
+            number=number,
         )
         failed += lost
     place = Path(out) / "experiments" / label

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from metasum.errors import UsageError
+from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.types import Parameters
 from metasum.weights.composition import operator_named
 from metasum.weights.functional import functional_call, import_backend
@@ -27,16 +29,25 @@ class MetaSum(nn.Module):
         model: the architecture and the initialisation of both networks; it is copied, never changed.
         support: the support's own initialisation, where it should differ from the target's.
         operator: "sum" or "average": what the third network is.
-        backend: library that runs the third network: "learn2learn", "torch" or "higher".
+        backend: library that runs the third network, and clones: "learn2learn", "torch" or "higher".
+        shared: keep one network, from which target and support are cloned: what `clone` then makes start alike, and
+            their loss moves this one initialisation.
+        inner_optimizer: how clones adapt: "sgd", "meta-sgd" (with learnt rates) or "adam".
+        inner_lr: its step size.
+        first_order: skip second derivatives in the gradient through `adapt`.
 
     Raises:
         ArchitectureError: `support` is of another architecture; the first difference is named.
-        UsageError: unknown operator or backend.
+        UsageError: unknown operator, backend or inner optimizer; `shared` together with `support`.
 
     Example:
         >>> networks = MetaSum(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
         >>> loss = cross_entropy(networks.summed(images), labels)
         >>> loss.backward()  # reaches networks.target and networks.support alike
+        >>> meta = MetaSum(model, shared=True, inner_lr=0.1)
+        >>> clones = meta.clone()
+        >>> clones.adapt(cross_entropy(clones.target(x_t), y_t) + cross_entropy(clones.support(x_s), y_s))
+        >>> cross_entropy(clones.summed(x_t), y_t).backward()  # through both adaptations, to meta.parameters()
     """
 
     def __init__(
@@ -46,17 +57,47 @@ class MetaSum(nn.Module):
         support: nn.Module | None = None,
         operator: str = "sum",
         backend: str = "learn2learn",
+        shared: bool = False,
+        inner_optimizer: str = "sgd",
+        inner_lr: float = 0.1,
+        first_order: bool = False,
     ) -> None:
         super().__init__()
         import_backend(backend)
+        if shared and support is not None:
+            raise UsageError("a shared initialisation leaves no room for the support's own.")
         self.operator, self.backend = operator, backend
         self._compose = operator_named(operator)
         self.target = copy.deepcopy(model)
-        self.support = copy.deepcopy(model if support is None else support)
+        self.support = self.target if shared else copy.deepcopy(model if support is None else support)
         check_same_architecture(
             [parameters_of(self.target), parameters_of(self.support)], names=["the target network", "the support"]
         )
         self._statistics = _BufferSet(buffers_of(model))
+        self.shared, self.first_order = shared, first_order
+        self.inner_rule = inner_rule(inner_optimizer, self.target, inner_lr)
+
+    def clone(self, count: int = 2, *, first_order: bool | None = None) -> Clones:
+        """Differentiable clones, a target and a support (and further partners), that adapt apart and can be added.
+
+        learn2learn's `MAML.clone` for networks that are to be added. The clones' gradients reach this module's
+        parameters through every step that they take; their batch-norm statistics are their own.
+
+        Args:
+            count: of clones; more than two only where the initialisation is shared.
+            first_order: [default: as this module was made].
+
+        Raises:
+            UsageError: fewer than two, or more than there are initialisations for.
+        """
+        if count > 2 and not self.shared:
+            raise UsageError(f"{count} clones need one shared initialisation: MetaSum(model, shared=True).")
+        models = [self.target, self.support, *[self.target] * (count - 2)][:count]
+        return Clones(
+            [Clone(model, self.inner_rule.start(), backend=self.backend) for model in models],
+            lambda parameters, images: self.run_with(self._compose(parameters), images),
+            first_order=self.first_order if first_order is None else first_order,
+        )
 
     def summed_parameters(self) -> dict[str, Tensor]:
         """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""

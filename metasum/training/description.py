@@ -73,7 +73,7 @@ def reopen(path: Path, description: dict[str, Any], *, unread: Collection[str] =
         raise CheckpointError(f"there is no run to resume in {path}.")
     run = RunFolder.open(path)
     before = run.read_json("config.json")
-    from_dict(before.get("settings", {}))  # a foreign file is told apart from a different setting
+    before["settings"] = to_dict(from_dict(before.get("settings", {})))  # refuses a foreign file
     for section in ("settings", "data", "initial_checksum"):
         may_differ = MAY_DIFFER_ON_RESUME | set(unread)
         difference = _first_difference(section, before.get(section), description[section], may_differ)

@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
-from metasum.baselines.channels import Axis, channel_groups
 from metasum.baselines.merging import Endpoint
 from metasum.baselines.weight_matching import match, permute_network, permuted, weight_matching_merger
 from metasum.config import NetworkConfig
 from metasum.errors import ArchitectureError
 from metasum.networks.build import build_network
+from metasum.networks.channels import Axis, channel_groups
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy

@@ -42,7 +42,7 @@ def channel_groups(network: nn.Module) -> list[list[Axis]]:
     try:
         graph = fx.symbolic_trace(network).graph
     except Exception as error:  # whatever the network's own code does with a stand-in for a tensor
-        raise ArchitectureError(f"weight matching cannot follow this network ({reason(error)}).") from error
+        raise ArchitectureError(f"the channels of this network cannot be followed ({reason(error)}).") from error
     groups = _Groups()
     at: dict[Any, int] = {}  # the group of each value's channels
     for node in graph.nodes:
@@ -57,7 +57,7 @@ def channel_groups(network: nn.Module) -> list[list[Axis]]:
         elif node.target in CARRYING_FUNCTIONS or node.target in ("relu", "flatten"):
             at[node] = at[node.args[0]]
         else:
-            raise ArchitectureError(f"weight matching does not know what {node.target} does to channels.")
+            raise ArchitectureError(f"it is not known what {node.target} does to channels.")
     return groups.movable()
 
 
@@ -111,4 +111,4 @@ def _through(module: nn.Module, name: str, group: int, groups: _Groups) -> int:
         return group
     if isinstance(module, CARRIES):
         return group
-    raise ArchitectureError(f"weight matching does not know what {name!r} ({type(module).__name__}) does to channels.")
+    raise ArchitectureError(f"it is not known what {name!r} ({type(module).__name__}) does to channels.")

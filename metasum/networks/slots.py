@@ -1,0 +1,95 @@
+"""A share of a network's channels: a thin network to train by itself, and its place in the whole one.
+
+Two networks in different slots have no weight in common, so that their sum runs both side by side and adds their
+logits: adding weights becomes adding functions. PackNet (Mallya & Lazebnik 2018, arXiv:1711.05769) gives each task of
+one network weights of its own, and lets later tasks read those of earlier ones; here nobody reads anybody's, so that
+nobody has to be there first.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from metasum.errors import ArchitectureError
+from metasum.networks.channels import channel_groups
+
+
+class Slot:
+    """Part number `index` of `count` nearly equal parts of every group of hidden channels.
+
+    Input channels and logits are everybody's. All other weights of a network in a slot are 0.
+
+    Args:
+        network: the whole architecture; only its structure is read.
+        index: from 0.
+        count: at least 1.
+
+    Raises:
+        ArchitectureError: the network's channels cannot be followed, or a layer has fewer channels than there are
+            slots; it is named.
+    """
+
+    def __init__(self, network: nn.Module, index: int, count: int) -> None:
+        sizes = {name: tensor.shape for name, tensor in network.state_dict().items()}
+        self._parts: dict[str, dict[int, slice]] = {}  # by tensor and dimension
+        for name, module in network.named_modules():
+            if isinstance(module, nn.GroupNorm) and module.num_groups != module.num_channels:
+                raise ArchitectureError(f"{name!r} normalises several channels at once, and so ties slots together.")
+        for group in channel_groups(network):
+            channels = min(sizes[axis.name][axis.dimension] for axis in group)
+            if channels < count:
+                raise ArchitectureError(f"{group[0].name!r} has {channels} channels, too few for {count} slots.")
+            for name, dimension in group:
+                block = sizes[name][dimension] // channels  # a flattened channel has several entries
+                part = slice(channels * index // count * block, channels * (index + 1) // count * block)
+                self._parts.setdefault(name, {})[dimension] = part
+
+    def take(self, network: nn.Module) -> nn.Module:
+        """The thin network of this slot, with the weights that `network` has there; a copy, whose gradient is its own.
+
+        What a layer says of its own size is brought up to date, so that its `repr` is right.
+        """
+        thin = copy.deepcopy(network)
+        for path, module in thin.named_modules():
+            prefix = f"{path}." if path else ""
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                setattr(module, name, nn.Parameter(self._part(prefix + name, parameter.detach()).clone()))
+            for name, buffer in list(module.named_buffers(recurse=False)):
+                module._buffers[name] = self._part(prefix + name, buffer).clone()
+            _resize(module)
+        return thin
+
+    def place(self, state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The thin network's tensors where they belong among zeros; the gradient flows back to them.
+
+        Args:
+            state: parameters or buffers of a network that `take` made, by name.
+            whole: tensors of the full shapes, by name; only their shapes are read.
+        """
+        placed = {}
+        for name, tensor in state.items():
+            placed[name] = torch.zeros(whole[name].shape, dtype=tensor.dtype, device=tensor.device)
+            placed[name][self._slices(name, tensor)] = tensor
+        return placed
+
+    def _part(self, name: str, tensor: Tensor) -> Tensor:
+        return tensor[self._slices(name, tensor)]
+
+    def _slices(self, name: str, tensor: Tensor) -> tuple[slice, ...]:
+        own = self._parts.get(name, {})
+        return tuple(own.get(dimension, slice(None)) for dimension in range(tensor.ndim))
+
+
+def _resize(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        module.out_channels, module.in_channels = module.weight.shape[:2]
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.weight is not None:
+        module.num_features = len(module.weight)
+    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
+        module.num_groups = module.num_channels = len(module.weight)

@@ -1,0 +1,169 @@
+"""MetaSum's clones: gradients through both adaptations, against learn2learn, higher and finite differences."""
+
+import pytest
+import torch
+from tiny import images, labels, small_network
+from torch.nn.functional import cross_entropy
+
+from metasum import MetaSum, third_party
+from metasum.errors import UsageError
+
+X_T, X_S, Y_T, Y_S = images(seed=1), images(seed=2), labels(seed=1), labels(seed=2)
+STEPS = 3
+
+
+def adapted(networks, *, steps=STEPS, **keywords):
+    clones = networks.clone(**keywords)
+    for _ in range(steps):
+        clones.adapt(cross_entropy(clones.target(X_T), Y_T) + cross_entropy(clones.support(X_S), Y_S))
+    return clones
+
+
+def episode_loss(clones):
+    own = cross_entropy(clones.target(X_S), Y_T) + cross_entropy(clones.support(X_T), Y_S)
+    return own + cross_entropy(clones.summed(X_T), Y_T)
+
+
+def gradients(loss, module):
+    return torch.autograd.grad(loss, list(module.parameters()))
+
+
+def learn2learn_loss(algorithm, model):
+    """The same episode in learn2learn's own words; the sum runs through torch.func."""
+    target, support = algorithm.clone(), algorithm.clone()
+    for _ in range(STEPS):
+        target.adapt(cross_entropy(target(X_T), Y_T))
+        support.adapt(cross_entropy(support(X_S), Y_S))
+    own = cross_entropy(target(X_S), Y_T) + cross_entropy(support(X_T), Y_S)
+    summed = {n: a + b for (n, a), b in zip(target.module.named_parameters(), support.module.parameters(), strict=True)}
+    return own + cross_entropy(torch.func.functional_call(model, summed, (X_T,)), Y_T)
+
+
+@pytest.mark.parametrize("backend", ["learn2learn", "torch", "higher"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_meta_gradients_are_those_of_learn2learns_maml(backend, first_order):
+    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, first_order=first_order, backend=backend)
+    model = small_network()
+    maml = third_party.learn2learn().algorithms.MAML(model, lr=0.2, first_order=first_order)
+    mine = gradients(episode_loss(adapted(networks)), networks)
+    theirs = gradients(learn2learn_loss(maml, model), model)
+    for own, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-11)
+
+
+def test_learnt_rates_get_the_gradients_of_learn2learns_meta_sgd():
+    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, inner_optimizer="meta-sgd")
+    model = small_network()
+    meta_sgd = third_party.learn2learn().algorithms.MetaSGD(model, lr=0.2)
+    meta_sgd.lrs = torch.nn.ParameterList([torch.nn.Parameter(lr.double()) for lr in meta_sgd.lrs])
+    mine = torch.autograd.grad(episode_loss(adapted(networks)), list(networks.inner_rule.parameters()))
+    theirs = torch.autograd.grad(learn2learn_loss(meta_sgd, model), list(meta_sgd.lrs))
+    assert sum(float(gradient.abs().sum()) for gradient in mine) > 0
+    for own, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-11)
+
+
+def test_meta_gradients_through_adam_are_those_of_highers_inner_loop():
+    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer="adam")
+    model, higher = smooth_network(), third_party.higher()
+    with higher.innerloop_ctx(model, torch.optim.Adam(model.parameters(), 0.05), copy_initial_weights=False) as (f, o):
+        for _ in range(STEPS):
+            o.step(cross_entropy(f(X_T), Y_T))
+        theirs = gradients(cross_entropy(f(X_S), Y_T), model)
+    clones = adapted(networks)
+    mine = gradients(cross_entropy(clones.target(X_S), Y_T), networks)
+    for own, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-9, atol=1e-11)
+
+
+def smooth_network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 5), torch.nn.Tanh(), torch.nn.Linear(5, 4)
+    ).double()
+
+
+@pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "adam"])
+def test_the_sums_gradient_agrees_with_finite_differences(rule):
+    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer=rule, backend="torch")
+    weight = networks.target[1].bias
+
+    def loss(bias):
+        with torch.no_grad():
+            weight.copy_(bias)
+        return float(cross_entropy(adapted(networks).summed(X_T), Y_T).detach())
+
+    start = weight.detach().clone()
+    (gradient,) = torch.autograd.grad(cross_entropy(adapted(networks).summed(X_T), Y_T), [weight])
+    for index in range(len(start)):
+        nudge = torch.zeros_like(start)
+        nudge[index] = 1e-5
+        slope = (loss(start + nudge) - loss(start - nudge)) / 2e-5
+        assert slope == pytest.approx(float(gradient[index]), rel=1e-4, abs=1e-7)
+
+
+def test_networks_adapt_apart():
+    both = adapted(MetaSum(small_network(), shared=True))
+    networks = MetaSum(small_network(), shared=True)
+    alone = networks.clone()
+    for _ in range(STEPS):
+        alone.adapt(cross_entropy(alone.target(X_T), Y_T))
+    for name, tensor in alone.target.parameters.items():
+        torch.testing.assert_close(tensor, both.target.parameters[name])
+    assert all(torch.equal(t, dict(networks.target.named_parameters())[n]) for n, t in alone.support.parameters.items())
+
+
+def test_clones_leave_weights_and_statistics_of_the_module_alone():
+    networks = MetaSum(small_network(), shared=True)
+    before = {name: tensor.clone() for name, tensor in networks.state_dict().items() if "statistics" not in name}
+    episode_loss(adapted(networks)).backward()
+    assert all(torch.equal(networks.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def test_two_initialisations_are_cloned_each_from_its_own():
+    networks = MetaSum(small_network(0), support=small_network(1))
+    gradient = torch.autograd.grad(
+        cross_entropy(adapted(networks).target(X_S), Y_T), list(networks.support.parameters()), allow_unused=True
+    )
+    assert all(g is None for g in gradient)
+    with pytest.raises(UsageError, match="shared=True"):
+        networks.clone(3)
+
+
+def test_more_partners_are_added():
+    networks = MetaSum(small_network(), shared=True)
+    clones = networks.clone(3)
+    x = images(seed=7)
+    total = {name: 3 * tensor for name, tensor in networks.target.named_parameters()}
+    torch.testing.assert_close(clones.summed(x), torch.func.functional_call(networks.target, total, (x,)))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "words"),
+    [
+        ({"shared": True, "support": small_network(1)}, "shared"),
+        ({"shared": True, "inner_optimizer": "agd"}, "agd"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(keywords, words):
+    with pytest.raises(UsageError, match=words):
+        MetaSum(small_network(), **keywords)
+
+
+def test_one_clone_makes_no_sum():
+    with pytest.raises(UsageError, match="at least two"):
+        MetaSum(small_network(), shared=True).clone(1)
+
+
+def test_it_drops_into_an_ordinary_learn2learn_loop():
+    """An initialisation from which two tasks can be learnt apart in three steps, and added."""
+    networks = MetaSum(small_network(), shared=True, inner_lr=0.3)
+    optimizer = torch.optim.Adam(networks.parameters(), 0.02)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = episode_loss(adapted(networks))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]

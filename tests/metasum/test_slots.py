@@ -1,0 +1,156 @@
+"""Slots: thin networks inside whole ones, whose weights add up to functions that add up."""
+
+import math
+
+import pytest
+import torch
+from tiny import images, labels, small_network
+
+from metasum import MetaSum, settings
+from metasum.config import SlotsConfig
+from metasum.errors import ArchitectureError, UsageError
+from metasum.learners.slots import SlotsLearner, logits_aside, opinion
+from metasum.networks.build import build_network
+from metasum.networks.slots import Slot
+from metasum.types import Batch, Sides
+
+TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
+
+
+def network_of(kind, **changed):
+    config = settings(network=kind, width=0.0625, num_classes=5, **changed).network
+    network = build_network(config, in_channels=1, seed=0).double()
+    with torch.no_grad():  # statistics and scales that are not everywhere 0 and 1
+        for index, tensor in enumerate(network.state_dict().values()):
+            if tensor.ndim == 1 and tensor.is_floating_point():
+                tensor.add_(0.1 * torch.rand(len(tensor), generator=torch.Generator().manual_seed(index)))
+    return network.eval()
+
+
+def whole(network, slot, thin):
+    placed = slot.place(thin.state_dict(), network.state_dict())
+    return lambda x: torch.func.functional_call(network, placed, (x,)), placed
+
+
+@pytest.mark.parametrize("kind", ["vgg16", "resnet"])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_sum_of_networks_in_all_slots_computes_the_sum_of_their_functions(kind, count):
+    network = (
+        network_of(kind)
+        if kind == "vgg16"
+        else build_network(settings(network=kind, width=0.25, num_classes=5).network, in_channels=1, seed=0)
+        .double()
+        .eval()
+    )
+    x = torch.randn(4, 1, 32, 32, dtype=torch.float64)
+    slots = [Slot(network, index, count) for index in range(count)]
+    thin = [slot.take(network) for slot in slots]
+    placed = [whole(network, *pair) for pair in zip(slots, thin, strict=True)]
+    with torch.no_grad():
+        for small, (function, _) in zip(thin, placed, strict=True):
+            torch.testing.assert_close(function(x), small(x))
+        total = {name: sum(tensors[name] for _, tensors in placed) for name in placed[0][1]}
+        together = torch.func.functional_call(network, total, (x,))
+        torch.testing.assert_close(together, sum(small(x) for small in thin))
+
+
+def test_hidden_weights_belong_to_one_slot_at_most():
+    network = network_of("vgg16")
+    slots = [Slot(network, index, 2) for index in range(2)]
+    ones = {name: torch.ones_like(tensor) for name, tensor in slots[0].take(network).named_parameters()}
+    counts = [slot.place(ones, network.state_dict()) for slot in slots]
+    for name, tensor in counts[0].items():
+        most = 2 if name == "classifier.7.bias" else 1
+        assert (tensor + counts[1][name]).max() == most, name
+
+
+def test_placing_hands_the_gradient_back():
+    network = small_network()
+    slot = Slot(network, 0, 2)
+    thin = slot.take(network)
+    placed = slot.place(dict(thin.named_parameters()), network.state_dict())
+    sum(tensor.square().sum() for tensor in placed.values()).backward()
+    for parameter in thin.parameters():
+        torch.testing.assert_close(parameter.grad, 2 * parameter)
+
+
+def test_a_thin_network_says_its_own_size():
+    shown = repr(Slot(network_of("vgg16"), 0, 2).take(network_of("vgg16")))
+    assert "Conv2d(1, 2" in shown
+    assert "BatchNorm2d(2," in shown
+
+
+@pytest.mark.parametrize(
+    ("network", "count", "words"),
+    [
+        (lambda: small_network(), 4, "3 channels"),
+        (lambda: network_of("vgg16", norm="group"), 2, "several channels"),
+    ],
+)
+def test_what_cannot_be_divided_is_refused_by_name(network, count, words):
+    with pytest.raises(ArchitectureError, match=words):
+        Slot(network(), 0, count)
+
+
+def test_opinion_is_the_divergence_from_uniform():
+    assert float(opinion(torch.full((3, 4), 7.0))) == pytest.approx(0, abs=1e-6)
+    logits = torch.randn(5, 4, dtype=torch.float64)
+    uniform = torch.full((5, 4), 0.25, dtype=torch.float64)
+    expected = torch.nn.functional.kl_div(logits.log_softmax(1), uniform, reduction="batchmean")
+    torch.testing.assert_close(opinion(logits), expected)
+    assert float(opinion(torch.tensor([[0.0, 100.0]]))) == pytest.approx(50 - math.log(2))
+
+
+def test_looking_at_foreign_images_leaves_the_running_statistics_alone():
+    network = small_network()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    logits_aside(network, images(seed=3))
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def learner_of(**values):
+    return SlotsLearner(MetaSum(small_network()), SlotsConfig(**values))
+
+
+def train(learner, steps):
+    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        terms = learner.training_step(TARGET, SUPPORT)
+        optimizer.step()
+    return terms
+
+
+def test_the_sum_answers_with_the_sum_of_the_logits():
+    learner = learner_of()
+    train(learner, 5)
+    summed = learner.summed_networks(Sides([TARGET.images], [SUPPORT.images]), statistics="recalibrate").target
+    alone = [learner.target_network(), learner.support_network()]
+    for network in alone:
+        network.train()  # normalised by the batch, as recalibrating on this one batch does, but for Bessel's correction
+    own = alone[0](TARGET.images) + alone[1](TARGET.images)
+    torch.testing.assert_close(summed(TARGET.images), own, rtol=0.02, atol=0.02)
+
+
+def test_the_target_does_not_depend_on_the_supports_weights():
+    learner, other = learner_of(), learner_of()
+    with torch.no_grad():
+        for parameter in other.networks.support.parameters():
+            parameter.mul_(2)
+    for each in (learner, other):
+        each.training_step(TARGET, SUPPORT)
+    for mine, theirs in zip(learner.networks.target.parameters(), other.networks.target.parameters(), strict=True):
+        assert torch.equal(mine.grad, theirs.grad)
+
+
+def test_training_makes_it_quiet():
+    loud, quiet = (learner_of(quiet_weight=weight) for weight in (0.0, 1.0))
+    assert set(train(loud, 60)) == {"target", "support"}
+    terms = train(quiet, 60)
+    heard = opinion(logits_aside(loud.networks.target, SUPPORT.images)).detach()
+    assert float(terms["target_quiet"]) < 0.2 * float(heard)
+
+
+def test_a_slot_that_is_not_there_is_refused():
+    with pytest.raises(UsageError, match="the last one is 1"):
+        learner_of(slot=2)
