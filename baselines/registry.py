@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metasum.baselines.mergers import MERGERS
-from metasum.config import ObjectiveConfig, ProximityConfig, SlotsConfig, TrainConfig, TwoHeadConfig
+from metasum.config import MetaConfig, ObjectiveConfig, ProximityConfig, SlotsConfig, TrainConfig, TwoHeadConfig
 from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
@@ -41,6 +41,8 @@ class LearnerEntry:
     """Whether it makes sense only where target and support start from the same weights."""
     two_initialisations: bool = False
     """Whether the support starts from weights of its own, drawn with the next seed unless another one is given."""
+    meta_learnt: bool = False
+    """Whether its networks start from an initialisation that is meta-learnt first, unless one is given."""
     numbered: str | None = None
     """Setting that must differ between networks that are to be added: the first has 0, the next 1."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -124,6 +126,14 @@ LEARNERS: dict[str, LearnerEntry] = {
         "metasum",
         JOINT,
         preset={"symmetric": True},
+    ),
+    "metasum-meta": LearnerEntry(
+        _independent,
+        "Trains each network alone, from an initialisation that is meta-learnt for sums of strangers.",
+        "metasum",
+        (*_names(MetaConfig), *JOINT),
+        one_initialisation=True,
+        meta_learnt=True,
     ),
     "slots": LearnerEntry(
         _slots,

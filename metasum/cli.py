@@ -9,7 +9,7 @@ import sys
 import click
 
 from metasum.commands.listings import benchmark, learners, tasks
-from metasum.commands.runs import evaluate, report, train
+from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
 from metasum.errors import Interrupted, MetaSumError, reason
 from metasum.flags import TolerantGroup
@@ -32,7 +32,7 @@ def metasum() -> None:
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (train, sum_, evaluate, compare_baselines, experiment, report, tasks, learners, benchmark):
+for command in (train, meta_train, sum_, evaluate, compare_baselines, experiment, report, tasks, learners, benchmark):
     metasum.add_command(command)
 
 

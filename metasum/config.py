@@ -153,6 +153,32 @@ class SlotsConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class MetaConfig(Checked):
+    """How an initialisation is learnt from which networks can be trained apart and added."""
+
+    meta_datasets: str | None = option(
+        None, "Datasets that meta-training draws tasks from, separated by commas [default: the support]."
+    )
+    meta_steps: int = option(1000, "Updates of the initialisation.", unit="steps", minimum=1)
+    meta_learning_rate: float = option(1e-3, "Their step size at its highest.", above=0)
+    meta_seed: int = option(0, "Seed of the tasks drawn (not of the first weights).", minimum=0, below=2**63)
+    meta_batch_size: int = option(32, "Images in each inner step, and in each evaluation.", unit="images", minimum=2)
+    inner_steps: int = option(5, "Steps that each clone takes apart.", unit="steps", minimum=1)
+    inner_lr: float = option(0.1, "Step size of the clones.", above=0)
+    inner_optimizer: str = option(
+        "sgd", "How clones adapt; meta-sgd learns a rate for every weight.", choices=("sgd", "meta-sgd", "adam")
+    )
+    first_order: bool = option(False, "Skip second derivatives in the gradient through the clones' steps.")
+    partners: int = option(2, "Most networks that are added at once; each time 2 to so many.", minimum=2)
+    permute_labels: bool = option(True, "Draw anew which output stands for which class.")
+    rotate: bool = option(True, "Turn a task's images by a multiple of 90 degrees.")
+    invert: bool = option(True, "Let dark and bright change places in half of the tasks.")
+    task_classes: int | None = option(
+        None, "Classes in a task [default: all that there are outputs for].", unit="classes", minimum=2
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class MergingConfig(Checked):
     """What the merging methods leave open."""
 
@@ -225,6 +251,7 @@ class TrainConfig(Checked):
     proximity: ProximityConfig = dataclasses.field(default_factory=ProximityConfig)
     two_head: TwoHeadConfig = dataclasses.field(default_factory=TwoHeadConfig)
     slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
+    meta: MetaConfig = dataclasses.field(default_factory=MetaConfig)
     merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)

@@ -55,6 +55,19 @@ def train_tables(result: dict[str, Any]) -> list[Any]:
     return [table_of(rows, right=tuple(rows[0])[1:]), closing]
 
 
+def meta_tables(result: dict[str, Any]) -> list[Any]:
+    """Accuracies of adapted networks and their sum, and where the initialisation is."""
+    rows = [
+        {"network": side, "alone": f"{accuracy['before']:.2%}", "in the sum": f"{accuracy['after']:.2%}"}
+        for side, accuracy in result["accuracy"].items()
+    ]
+    closing = (
+        f"on episodes of images that meta-training did not see; {result['steps']} steps in {result['seconds']:.0f} s "
+        f"({result['images_per_second']:.0f} images/s), {result['peak_bytes'] / 2**30:.2f} GiB\n{result['initial']}"
+    )
+    return [table_of(rows, right=("alone", "in the sum")), closing]
+
+
 def tasks_tables(result: dict[str, Any]) -> list[Any]:
     """Datasets, then pairs."""
     pairs = [

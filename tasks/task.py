@@ -37,20 +37,25 @@ class ImageTask:
         evaluate_on: str = "test",
     ) -> None:
         train, held_out = dataset.train, dataset.test
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(FIXED_SEED))
+        order = _fixed_order(len(train))
         if evaluate_on == "validation":
-            count = max(1, round(len(train) * VALIDATION_SHARE))
-            held_out, train = _subset(train, order[:count]), _subset(train, order[count:])
+            train, held_out = validation_split(train)
             order = torch.arange(len(train))
         self._train, self._held_out = _moved(train, device), _moved(held_out, device)
         self._order = order.to(device)
         mean, deviation = moments(train.images, in_channels=in_channels)
         self._mean, self._deviation = mean.to(device), deviation.to(device)
         self._augmentation = augmentation
+        self.num_classes = dataset.num_classes
 
     def __len__(self) -> int:
         """The number of training images."""
         return len(self._train)
+
+    @property
+    def labels(self) -> Tensor:
+        """Of all training images, `[N]`, int64, on the CPU."""
+        return self._train.labels.cpu()
 
     def training_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """The training images at `indices` `[N]`, augmented with draws from `generator`."""
@@ -72,6 +77,17 @@ class ImageTask:
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         return prepare(pixels, self._mean, self._deviation)
+
+
+def validation_split(train: Split) -> tuple[Split, Split]:
+    """Training images without a fixed tenth, in random order, and that tenth; the same every time."""
+    order = _fixed_order(len(train))
+    count = max(1, round(len(train) * VALIDATION_SHARE))
+    return _subset(train, order[count:]), _subset(train, order[:count])
+
+
+def _fixed_order(count: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(FIXED_SEED))
 
 
 def _subset(split: Split, indices: Tensor) -> Split:

@@ -27,6 +27,8 @@ class Cells:
     datasets: Sides[Dataset]
     folder: Path
     """Where the run folders lie."""
+    out: Path
+    """Folder of all runs."""
     displays: Callable[[], Display]
     """Makes a display for each run."""
     failed: list[dict[str, Any]] = field(default_factory=list)
@@ -76,6 +78,7 @@ class Cells:
                 path,
                 settings_for(learner, self.config, seed=seed, **chosen),
                 self.datasets,
+                out=self.out,
                 resume=(path / "config.json").is_file(),
                 report=report,
                 endpoints=endpoints,

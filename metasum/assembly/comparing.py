@@ -145,14 +145,14 @@ def run_cells(
     tuning: dict[str, Any] = {}
     if tuned:
         on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
-        trials = Cells(on_validation, datasets, folder / "validation", displays, failed, number=number)
+        trials = Cells(on_validation, datasets, folder / "validation", folder.parent, displays, failed, number=number)
         grids = {name: open_grid(name, config, by_hand) for name in names}
         trials.total = sum(map(len, grids.values()))
         for name, grid in grids.items():
             chosen, tried = tune(trials, name, config.seed, grid)
             if tried:
                 tuning[name] = {"chosen": chosen, "tried": tried}
-    cells = Cells(config, datasets, folder, displays, failed, total=seeds * len(names), number=number)
+    cells = Cells(config, datasets, folder, folder.parent, displays, failed, total=seeds * len(names), number=number)
     results = []
     order = sorted(names, key=lambda name: learner_named(name).endpoints is not None)  # what is merged comes first
     for seed in range(config.seed, config.seed + seeds):

@@ -8,6 +8,7 @@ from typing import Any
 
 from metasum.assembly.comparing import prepare, run_cells
 from metasum.assembly.meeting import Meeting
+from metasum.assembly.meta_training import meta_datasets
 from metasum.assembly.parts import resolve, settings_for
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, to_dict
@@ -63,6 +64,8 @@ def experiment(
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
     if config.sum.statistics != "recalibrate":
         raise UsageError("--statistics: sums of strangers are measured with recalibrated statistics.")
+    if any(learner_named(name).meta_learnt for name in names) and config.network.init is None:
+        meta_datasets(config, held_out=targets)
     label = f"{'+'.join(targets)}+{config.data.support}"
     check_folder_name("--targets", label)
     configs = {target: changed(config, target=target) for target in targets}

@@ -149,7 +149,7 @@ def make_harness(
     fabric: Fabric,
     run: RunFolder,
     display: Display,
-) -> Harness:
+) -> Harness[Learner, Evaluator]:
     """The training loop of one run; all its randomness comes from the run's seed."""
     generator = torch.Generator().manual_seed(config.seed)
     assert config.data.batch_size is not None  # resolved

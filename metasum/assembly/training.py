@@ -7,17 +7,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metasum.assembly.meta_training import learnt_initialisation
 from metasum.assembly.parts import load_pair, make_harness, make_networks, make_tasks, resolve, unread_settings
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.learners.networks import MetaSum
+from metasum.learners.protocol import Learner
 from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
 from metasum.training.analysis import analyse
 from metasum.training.description import describe, reopen
-from metasum.training.evaluation import FinalEvaluation
+from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
@@ -67,7 +69,17 @@ def train(
     learner_named(config.learner)
     path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or f"{config.learner}-seed{config.seed}")
     datasets = load_pair(config, download=download)
-    return run_in(path, config, datasets, resume=resume, overwrite=overwrite, report=report, display=display)
+    return run_in(
+        path,
+        config,
+        datasets,
+        out=Path(out),
+        resume=resume,
+        overwrite=overwrite,
+        download=download,
+        report=report,
+        display=display,
+    )
 
 
 def run_in(
@@ -75,8 +87,10 @@ def run_in(
     config: TrainConfig,
     datasets: Sides[Dataset],
     *,
+    out: Path,
     resume: bool = False,
     overwrite: bool = False,
+    download: bool = False,
     report: bool = False,
     endpoints: Path | None = None,
     keep_weights: bool = True,
@@ -85,6 +99,7 @@ def run_in(
     """One run in the folder `path`; see `train`.
 
     Args:
+        out: folder of runs, where a meta-learnt initialisation is looked for, or made.
         endpoints: a finished run beside `path`, of the same settings, whose networks are taken as trained, for a
             learner that only merges them; its own folder then holds the merged network only.
         keep_weights: whether networks are saved.
@@ -92,6 +107,8 @@ def run_in(
     display = display or SilentDisplay()
     fabric = make_fabric(config.optimisation)
     config = resolve(config, datasets)
+    if learner_named(config.learner).meta_learnt:
+        config = learnt_initialisation(config, out=out, download=download, display=display)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
@@ -143,7 +160,7 @@ def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str,
 
 
 def _finish(
-    harness: Harness,
+    harness: Harness[Learner, Evaluator],
     config: TrainConfig,
     trained: dict[str, Any],
     display: Display,

@@ -17,9 +17,19 @@ from metasum.commands.shared import (
     quiet_flag,
     root_flag,
 )
-from metasum.config import TrainConfig, settings
+from metasum.config import (
+    BACKENDS,
+    OPERATORS,
+    MetaConfig,
+    MonitorConfig,
+    NetworkConfig,
+    ObjectiveConfig,
+    OptimisationConfig,
+    TrainConfig,
+    settings,
+)
 from metasum.flags import Choice, TolerantCommand, chosen, settings_flags
-from metasum.tables import evaluate_tables, show, train_tables
+from metasum.tables import evaluate_tables, meta_tables, show, train_tables
 
 
 @click.command(cls=TolerantCommand)
@@ -59,6 +69,58 @@ def train(**values: Any) -> None:
         display=display_for(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=train_tables)
+
+
+@click.command(cls=TolerantCommand)
+@settings_flags(MetaConfig)
+@settings_flags(NetworkConfig, leave_out=("support_init_seed",))
+@settings_flags(ObjectiveConfig)
+@settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
+@settings_flags(MonitorConfig)
+@click.option(
+    "--operator", type=Choice(OPERATORS), default="sum", show_default=True, help="What is made of the clones."
+)
+@click.option(
+    "--backend", type=Choice(BACKENDS), default="learn2learn", show_default=True, help="Library that runs clones."
+)
+@root_flag
+@plugin_flag
+@out_flag
+@click.option("--name", help="Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
+@click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
+@download_flag
+@json_flag
+@quiet_flag
+def meta_train(**values: Any) -> None:
+    """Learn an initialisation from which networks can be trained apart and added.
+
+    In each step several clones of it learn a task each, apart from each other; the loss of the adapted clones, and
+    of their sum, is differentiated through all adaptations. Tasks are drawn from datasets that are not to be added
+    later, with new labels, turned and inverted. Leaves OUT/meta/NAME/initial.safetensors.
+
+    \b
+      metasum meta-train --meta-datasets letters,cifar10 --name here
+      metasum train --learner metasum-meta --init runs/meta/here/initial.safetensors
+    """  # noqa: D301 (click reads the backspace)
+    load_plugins(values["plugin"])
+    names = chosen(TrainConfig, values) | {"data_root": str(values["data_root"])}
+    config = settings(**names, learner="metasum-meta")
+    from metasum.assembly import meta_training
+    from metasum.training.memory import keep_freed_memory
+    from metasum.training.progress import display_for
+
+    keep_freed_memory()
+    result = meta_training.meta_train(
+        config,
+        out=values["out"],
+        name=values["name"],
+        resume=values["resume"],
+        overwrite=values["overwrite"],
+        download=values["download"],
+        display=display_for(quiet=values["quiet"]),
+    )
+    show(result, as_json=values["as_json"], parts=meta_tables)
 
 
 @click.command(cls=TolerantCommand)

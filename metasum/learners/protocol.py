@@ -17,6 +17,28 @@ Backward: TypeAlias = Callable[[Tensor], None]
 """Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
 
 
+class Trainable(Protocol):
+    """What the harness trains. It owns no loop and no optimiser: `training_step`, then `parameters()` are updated."""
+
+    @property
+    def training_step(self) -> Callable[..., dict[str, Tensor]]:
+        """Takes batches, the target's, the support's and any further partners', and the keyword `backward`.
+
+        Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached).
+        """
+        ...
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """What the optimiser moves; gradients are clipped group by group."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+
 class Learner(Protocol):
     """A way of training a target and a support network of one architecture.
 

@@ -6,42 +6,54 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from metasum.config import TrainConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted
-from metasum.learners.protocol import Learner
-from metasum.training.evaluation import Evaluation, Evaluator
+from metasum.learners.protocol import Trainable
+from metasum.training.evaluation import Evaluation
 from metasum.training.interruption import Interruption
 from metasum.training.memory import reset_peak
 from metasum.training.optimisation import Updater
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
-from metasum.types import Episode
+from metasum.types import Batch
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Sampler(Iterator[Episode], Protocol):
-    """Episodes for ever, from a state that can be saved."""
+class Sampler(Iterator[tuple[Batch, ...]], Protocol):
+    """What a step is given, for ever, from a state that can be saved."""
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-class Harness:
+class OnTheWay(Protocol):
+    """Measures what is being trained, by its own lights."""
+
+    def before_and_after(self, learner: Any, *, limit: int | None = None) -> Evaluation:
+        """Accuracies before and after the sum, on at most `limit` images of each dataset."""
+        ...
+
+
+L = TypeVar("L", bound=Trainable)
+E = TypeVar("E", bound=OnTheWay)
+
+
+class Harness(Generic[L, E]):
     """Trains a learner into a run folder: logging, evaluating, checkpointing, resuming.
 
     Args:
         learner: on `fabric`'s device already.
         sampler: where episodes come from.
         evaluator: measures accuracies before and after the sum.
-        config: resolved settings (steps, batch size and learning rate are numbers).
+        config: resolved settings (steps and learning rate are numbers).
         fabric: device and precision.
         run: the folder to write into.
         display: what is told to the user.
@@ -49,23 +61,22 @@ class Harness:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: L,
         sampler: Sampler,
         *,
-        evaluator: Evaluator,
+        evaluator: E,
         config: TrainConfig,
         fabric: Fabric,
         run: RunFolder,
         display: Display,
     ) -> None:
-        if config.optimisation.steps is None or config.data.batch_size is None:
-            raise ValueError("steps and batch_size must be resolved before training")
+        if config.optimisation.steps is None:
+            raise ValueError("steps must be resolved before training")
         self.learner, self.sampler, self.evaluator = learner, sampler, evaluator
         self.config, self.fabric, self.run, self.display = config, fabric, run, display
         self.steps, self.monitor = config.optimisation.steps, config.monitor
-        self.images_per_step = 2 * config.data.batch_size
         self.updater = Updater(learner, config.optimisation, fabric)
-        self.step, self.seconds, self.evaluation_seconds = 0, 0.0, 0.0
+        self.step, self.images, self.seconds, self.evaluation_seconds = 0, 0, 0.0, 0.0
         reset_peak(fabric.device)
         self._random: dict[str, Any] | None = None
         self._unlogged: list[dict[str, Tensor]] = []  # loss terms of steps since the last log line, on the device
@@ -98,17 +109,18 @@ class Harness:
         started = time.perf_counter()
         episode = next(self.sampler)
         with self.fabric.autocast():
-            terms = self.learner.training_step(episode.target, episode.support, backward=self.updater.backward)
+            terms = self.learner.training_step(*episode, backward=self.updater.backward)
         self.updater.update()
         self.step += 1
+        self.images += sum(len(batch.labels) for batch in episode)
         self._unlogged.append(terms)
         if self.step % self.monitor.log_every == 0 or self.step == self.steps:
             self._read_losses()  # waits for the device
         self.seconds += time.perf_counter() - started
         if not self._unlogged:
             self._log()
-        speed = self.step * self.images_per_step / self.seconds
-        self.display.stepped(self.step, losses=None if self._unlogged else self._mean_losses, images_per_second=speed)
+        losses = None if self._unlogged else self._mean_losses
+        self.display.stepped(self.step, losses=losses, images_per_second=self.images_per_second)
 
     def _evaluate_and_save(self, *, interrupted: bool) -> None:
         """Where that is due."""
@@ -176,6 +188,7 @@ class Harness:
                 **self.updater.state_dict(),
                 "sampler": self.sampler.state_dict(),
                 "random": _random_state(self.fabric.device),
+                "images": self.images,
                 "seconds": self.seconds,
                 "evaluation_seconds": self.evaluation_seconds,
             }
@@ -204,13 +217,13 @@ class Harness:
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not fit this run ({error}).") from error
         self.run.forget_metrics_after(state["step"])
-        self.step, self._random = state["step"], state["random"]
+        self.step, self.images, self._random = state["step"], state["images"], state["random"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
 
     @property
     def images_per_second(self) -> float:
-        """Training images (of both datasets) per second of training, evaluation left out."""
-        return self.steps * self.images_per_step / self.seconds
+        """Training images (of all networks) per second of training, evaluation left out."""
+        return self.images / self.seconds
 
 
 def _random_state(device: torch.device) -> dict[str, torch.Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from metasum.config import OptimisationConfig
 from metasum.errors import UsageError
-from metasum.learners.protocol import Learner
+from metasum.learners.protocol import Trainable
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -60,7 +60,7 @@ class Updater:
         fabric: device and precision.
     """
 
-    def __init__(self, learner: Learner, config: OptimisationConfig, fabric: Fabric) -> None:
+    def __init__(self, learner: Trainable, config: OptimisationConfig, fabric: Fabric) -> None:
         if config.steps is None or config.learning_rate is None:
             raise ValueError("steps and learning_rate must be resolved before training")
         self._fabric, self._clip = fabric, config.clip

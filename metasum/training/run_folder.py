@@ -18,7 +18,7 @@ from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 1"
 CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "updates", "precision", "sampler", "random"}
-CHECKPOINT_KEYS |= {"seconds", "evaluation_seconds"}
+CHECKPOINT_KEYS |= {"images", "seconds", "evaluation_seconds"}
 
 
 class RunFolder:
