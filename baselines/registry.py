@@ -12,7 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from metasum.baselines.mergers import MERGERS
-from metasum.config import MetaConfig, ObjectiveConfig, ProximityConfig, SlotsConfig, TrainConfig, TwoHeadConfig
+from metasum.config import (
+    MetaConfig,
+    ObjectiveConfig,
+    ProximityConfig,
+    RegularisationConfig,
+    SlotsConfig,
+    TrainConfig,
+    TwoHeadConfig,
+)
 from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
@@ -33,6 +41,8 @@ class LearnerEntry:
     """Names of the settings that not every learner reads."""
     preset: Mapping[str, Any] = field(default_factory=dict)
     """Settings that make it what it is, whatever else is asked for."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Its own defaults of settings that are left at everybody's."""
     endpoints: str | None = None
     """The learner whose finished networks it merges: a comparison does not train them twice."""
     merger: str | None = None
@@ -52,7 +62,7 @@ class LearnerEntry:
 def _joint(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.learners.joint import JointLearner
 
-    return JointLearner(networks, config.objective)
+    return JointLearner(networks, config.objective, config.regularisation)
 
 
 def _independent(networks: MetaSum, config: TrainConfig) -> Learner:
@@ -117,7 +127,8 @@ def _names(section: Any) -> tuple[str, ...]:
     return tuple(option.name for option in dataclasses.fields(section))
 
 
-JOINT = (*_names(ObjectiveConfig), "operator", "backend")
+OBJECTIVE = (*_names(ObjectiveConfig), "operator", "backend")
+JOINT = (*OBJECTIVE, *_names(RegularisationConfig))
 LEARNERS: dict[str, LearnerEntry] = {
     "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
     "metasum-symmetric": LearnerEntry(
@@ -131,7 +142,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         _independent,
         "Trains each network alone, from an initialisation that is meta-learnt for sums of strangers.",
         "metasum",
-        (*_names(MetaConfig), *JOINT),
+        (*_names(MetaConfig), *OBJECTIVE),
         one_initialisation=True,
         meta_learnt=True,
     ),
@@ -143,6 +154,34 @@ LEARNERS: dict[str, LearnerEntry] = {
         one_initialisation=True,
         numbered="slot",
         grid={"learning_rate": (1e-3, 2e-3, 4e-3)},  # thin networks want more than whole ones
+    ),
+    "anchored": LearnerEntry(
+        _joint,
+        "Trains each network alone, pulled to the initialisation.",
+        "metasum",
+        JOINT,
+        preset={"sum_weight": 0.0},
+        defaults={"anchor": 0.01},
+        one_initialisation=True,
+        grid={"anchor": (0.001, 0.01, 0.1)},
+    ),
+    "sharpness-aware": LearnerEntry(
+        _joint,
+        "Trains each network alone, in sharpness-aware steps.",
+        "metasum",
+        JOINT,
+        preset={"sum_weight": 0.0},
+        defaults={"sharpness": 0.05},
+        grid={"sharpness": (0.05, 0.2, 0.5)},
+    ),
+    "tangent": LearnerEntry(
+        _joint,
+        "Trains each network's tangent at the initialisation, alone: sums of weights are sums of functions.",
+        "metasum",
+        JOINT,
+        preset={"sum_weight": 0.0, "tangent": True, "norm": "none"},
+        one_initialisation=True,
+        grid={"learning_rate": (5e-4, 2e-3)},
     ),
     "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum", ("operator",)),
     "proximity": LearnerEntry(

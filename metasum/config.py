@@ -56,6 +56,7 @@ class NetworkConfig(Checked):
     )
     norm: str = option("batch", "Normalisation after each convolution.", choices=NORMS)
     dropout: float = option(0.25, "Share of hidden units dropped in training (vgg16).", minimum=0, below=1)
+    tangent: bool = option(False, "Train the network's tangent at its initialisation, linear in the weights.")
     num_classes: int | None = option(
         None, "Outputs of both networks [default: the larger class count of the two datasets].", minimum=2
     )
@@ -109,6 +110,16 @@ class ObjectiveConfig(Checked):
     target_weight: float = option(1.0, "Weight of the target network's own loss.", minimum=0)
     support_weight: float = option(1.0, "Weight of the support network's own loss.", minimum=0)
     sum_weight: float = option(1.0, "Weight of the summed network's loss.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RegularisationConfig(Checked):
+    """What may carry over from one partner to another."""
+
+    anchor: float = option(0.0, "λ: strength of the pull of both networks to their initialisation.", minimum=0)
+    sharpness: float = option(
+        0.0, "ρ: how far from its weights each network looks for a steep place; 0 for ordinary steps.", minimum=0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,6 +259,7 @@ class TrainConfig(Checked):
     network: NetworkConfig = dataclasses.field(default_factory=NetworkConfig)
     sum: SumConfig = dataclasses.field(default_factory=SumConfig)
     objective: ObjectiveConfig = dataclasses.field(default_factory=ObjectiveConfig)
+    regularisation: RegularisationConfig = dataclasses.field(default_factory=RegularisationConfig)
     proximity: ProximityConfig = dataclasses.field(default_factory=ProximityConfig)
     two_head: TwoHeadConfig = dataclasses.field(default_factory=TwoHeadConfig)
     slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)

@@ -72,7 +72,7 @@ def tiny(data_root: Path, tmp_path: Path) -> list[object]:
     """Flags of a training that takes a second."""
     return [
         *("--target", "rows", "--support", "lines", "--data-root", data_root, "--out", tmp_path / "runs"),
-        *("--width", 0.02, "--steps", 6, "--batch-size", 8, "--evaluate-every", 3, "--checkpoint-every", 2),
+        *("--width", 0.04, "--steps", 6, "--batch-size", 8, "--evaluate-every", 3, "--checkpoint-every", 2),
         *("--log-every", 2, "--device", "cpu", "--calibration-batches", 1, "--dropout", 0.1, "--no-report"),
     ]
 

@@ -11,7 +11,7 @@ from metasum.assembly.parts import make_networks, private_settings, resolve, set
 from metasum.assembly.training import run_in
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, flat
-from metasum.errors import Interrupted, MetaSumError, UsageError, reason
+from metasum.errors import ArchitectureError, Interrupted, MetaSumError, UsageError, reason
 from metasum.training.progress import Display
 from metasum.types import Dataset, Sides
 
@@ -138,6 +138,7 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
     Raises:
         UsageError: an unknown learner, one named twice, settings that go together with no network, or a setting that
             none of the learners reads.
+        ArchitectureError: no learner can take this network.
     """
     doubled = next((name for name in learners if list(learners).count(name) > 1), None)
     if doubled or not learners:
@@ -147,8 +148,14 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
     unread = next((name for name in sorted(private_settings() - read) if given[name] != default[name]), None)
     if unread:
         raise UsageError(f"--{unread.replace('_', '-')} says nothing to any of the learners {', '.join(learners)}.")
+    refusals = []
     for learner in learners:
         numbered = learner_named(learner).numbered
         values = {numbered: number} if numbered is not None and number else {}
         resolved = resolve(settings_for(learner, config, **values), datasets)
-        learner_named(learner).factory(make_networks(resolved), resolved)  # refuses what the learner cannot take
+        try:
+            learner_named(learner).factory(make_networks(resolved), resolved)  # refuses what the learner cannot take
+        except ArchitectureError as error:  # one learner's business, unless there is no other
+            refusals.append(error)
+    if len(refusals) == len(learners):
+        raise refusals[0]

@@ -92,15 +92,15 @@ def meta_train(
     path = Path(out) / "meta" / (name or _default_name(description))
     check_folder_name("--name", path.name)
     resume = path.exists() if resume is None else resume
+    tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
     if run.finished:
         display.note(f"{path} is finished already.")
         return run.read_json("result.json")
     learner = MetaLearner(networks.to(fabric.device), config.objective, inner_steps=config.meta.inner_steps)
-    episodes = _distribution(config, datasets, fabric.device, held_out=True)
     harness = Harness(
         learner,
-        _distribution(config, datasets, fabric.device),
+        tasks,
         evaluator=EpisodeEvaluator([next(episodes) for _ in range(EPISODES)], autocast=fabric.autocast),
         config=config,
         fabric=fabric,
@@ -191,7 +191,7 @@ def _default_name(description: Mapping[str, Any]) -> str:
 
 
 def _distribution(
-    config: TrainConfig, datasets: Mapping[str, Dataset], device: torch.device, *, held_out: bool = False
+    config: TrainConfig, datasets: Mapping[str, Dataset], device: torch.device, *, held_out: bool
 ) -> TaskDistribution:
     """Tasks of nine tenths of the datasets' training images, or of the tenth that is kept for evaluation."""
     meta = config.meta

@@ -17,6 +17,7 @@ from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.networks.build import build_network
+from metasum.networks.tangent import Tangent
 from metasum.tasks.registry import load_dataset, pair_of
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -48,7 +49,9 @@ def resolve(config: TrainConfig, datasets: Sides[Dataset]) -> TrainConfig:
     """
     entry = learner_named(config.learner)
     _refuse_settings_of_other_learners(config)
-    config = changed(config, **entry.preset)
+    given, default = flat(config), flat(TrainConfig())
+    own = {name: value for name, value in entry.defaults.items() if given[name] == default[name]}
+    config = changed(config, **entry.preset, **own)
     if entry.two_initialisations and config.network.support_init_seed is None:
         config = changed(config, support_init_seed=config.network.init_seed + 1)
     if entry.endpoints is not None and config.sum.statistics != "recalibrate":
@@ -111,10 +114,11 @@ def open_grid(learner: str, config: TrainConfig, by_hand: Collection[str] = ()) 
 
 def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:
     """The shared initialisation: from `config.init` where given, else drawn from `config.init_seed`."""
-    network = build_network(config, in_channels=in_channels, seed=config.init_seed)
+    plain = dataclasses.replace(config, tangent=False)
+    network = build_network(plain, in_channels=in_channels, seed=config.init_seed)
     if config.init is not None:
         load_into(network, Path(config.init))
-    return network
+    return Tangent(network) if config.tangent else network
 
 
 def make_networks(config: TrainConfig) -> MetaSum:

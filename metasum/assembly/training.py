@@ -111,11 +111,12 @@ def run_in(
         config = learnt_initialisation(config, out=out, download=download, display=display)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
+    start, size = checksum(parameters_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
     learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     tasks = make_tasks(config, datasets, fabric.device)
-    description = describe(config, datasets, checksum(parameters_of(networks.target)))
+    description = describe(config, datasets, start)
     if resume:
         run = reopen(path, description, unread=unread_settings(config.learner))
     else:
@@ -132,7 +133,7 @@ def run_in(
         if resume:
             harness.resume()
         sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
-        display.note(f"{sizes}; {sum(p.numel() for p in networks.target.parameters()):,} parameters a network")
+        display.note(f"{sizes}; {size:,} parameters a network")
         harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
         trained = {
             "steps": harness.steps,

@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.config import ObjectiveConfig
+from metasum.config import ObjectiveConfig, RegularisationConfig
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import sum_loss
 from metasum.learners.protocol import Backward, PairLearner
+from metasum.learners.regularised import distance, sharpness_aware
 from metasum.types import Batch
+from metasum.weights.parameters import parameters_of
 
 
 class JointLearner(PairLearner):
@@ -21,13 +23,20 @@ class JointLearner(PairLearner):
     that one term's activations are in memory at a time (with the reading "gap" two, whose gradients are coupled).
 
     Args:
-        networks: the pair to train.
+        networks: the pair to train; as they come they are θ_0.
         objective: weights, reading and symmetry.
+        regularisation: pull to θ_0, and sharpness-aware steps (which cost twice as much).
     """
 
-    def __init__(self, networks: MetaSum, objective: ObjectiveConfig) -> None:
+    def __init__(
+        self, networks: MetaSum, objective: ObjectiveConfig, regularisation: RegularisationConfig | None = None
+    ) -> None:
         super().__init__(networks)
-        self.objective = objective
+        self.objective, self._regularisation = objective, regularisation or RegularisationConfig()
+        self._start = [
+            {name: tensor.detach().clone() for name, tensor in parameters_of(network).items()}
+            for network in ((networks.target, networks.support) if self._regularisation.anchor else ())
+        ]
 
     @property
     def trains_sum(self) -> bool:
@@ -36,7 +45,17 @@ class JointLearner(PairLearner):
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
-        """Terms "target", "support", "sum" and, where symmetric, "sum_support", each in nats per image."""
+        """Terms "target", "support", "sum" and, where symmetric, "sum_support", each in nats per image; "anchor"."""
+        if not self._regularisation.sharpness:
+            return self._gradients(target, support, backward)
+        return sharpness_aware(
+            self.parameter_groups(),
+            self._regularisation.sharpness,
+            lambda: self._gradients(target, support, torch.Tensor.backward),
+            lambda: self._gradients(target, support, backward),
+        )
+
+    def _gradients(self, target: Batch, support: Batch, backward: Backward) -> dict[str, Tensor]:
         self.train()
         settings, networks, terms = self.objective, self.networks, dict[str, Tensor]()
         summed = networks.detached_sum() if self.trains_sum else None
@@ -65,4 +84,9 @@ class JointLearner(PairLearner):
             backward(both if settings.reading == "gap" else settings.sum_weight * third)
         if summed is not None:
             summed.hand_on()
+        if self._start:
+            own = (networks.target, networks.support)
+            pull = torch.stack([distance(*pair) for pair in zip(own, self._start, strict=True)]).sum()
+            backward(self._regularisation.anchor * pull)
+            terms["anchor"] = self._regularisation.anchor * pull.detach()
         return terms

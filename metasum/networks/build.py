@@ -13,11 +13,14 @@ from torch import nn
 from metasum.config import NetworkConfig, TrainConfig
 from metasum.errors import CheckpointError, UsageError
 from metasum.networks.layers import he_initialise
+from metasum.networks.tangent import Tangent
 from metasum.weights.storage import load_into, read_metadata
 
 
 def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.Module:
     """A freshly initialised network; the same seed gives the same weights, and no global random state moves.
+
+    With `config.tangent` it is the network's tangent there.
 
     Args:
         config: architecture; `width` and `num_classes` must be set.
@@ -46,10 +49,10 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
             )
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
-    return network
+    return Tangent(network) if config.tangent else network
 
 
-ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes")  # settings that shape a network
+ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent")  # settings that shape a network
 
 
 def architecture(config: TrainConfig) -> str:

@@ -33,7 +33,7 @@ def folder(tmp_path):
 
 
 def test_every_learner_lands_in_one_table(compare, folder):
-    outcome = compare("--json")
+    outcome = compare("--json", "--meta-steps", 1, "--meta-batch-size", 4)
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert [row["learner"] for row in result["rows"]] == [row["learner"] for row in result["summary"]] == list(LEARNERS)
@@ -265,3 +265,12 @@ def test_the_summary_is_mean_and_sample_deviation():
     assert with_spread(spread([0.4, 0.6]), scale=100) == "50.00 ± 14.14"
     assert with_spread(spread([None])) == "–"
     assert as_csv(rows).splitlines()[0].startswith("learner,seed,operator,accuracy.target.before")
+
+
+def test_a_learner_that_cannot_take_the_network_does_not_stop_the_others(compare):
+    outcome = compare("--learners", "slots,independent", "--norm", "group", "--json")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [row["learner"] for row in result["rows"]] == ["independent"]
+    assert "normalises several channels" in result["failed"][0]["error"]
+    refused(compare("--learners", "slots", "--norm", "group"), 1, "normalises several channels")

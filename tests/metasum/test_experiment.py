@@ -3,7 +3,9 @@
 import json
 
 import pytest
+import torch
 from refusal import refused
+from safetensors.torch import load_file
 from tiny import blob_arrays, write_npz
 
 from metasum.baselines import register
@@ -161,3 +163,43 @@ def test_heads_are_made_of_one_size(experiment, data_root, tmp_path):
 def test_what_makes_no_experiment_is_said_before_anything_is_written(experiment, tmp_path, flags, words):
     refused(experiment(*flags), 2, words)
     assert not (tmp_path / "runs").exists()
+
+
+def test_targets_of_slots_are_numbered_so_that_they_can_be_added(experiment, metasum, tmp_path):
+    outcome = experiment("--no-tune", "--json", learners="slots")
+    assert outcome.code == 0, outcome.err
+    runs = [tmp_path / "runs" / "rows+lines" / "slots-seed0", tmp_path / "runs" / "third+lines" / "slots-seed0-slot1"]
+    found = [json.loads((run / "config.json").read_text())["settings"]["slots"]["slot"] for run in runs]
+    assert found == [0, 1]
+    first, second = (load_file(run / "target.safetensors") for run in runs)
+    assert not any((first[name] * second[name]).any() for name in first if name.endswith("weight"))
+    assert metasum("sum", *runs, "--out", tmp_path / "s").code == 0
+
+
+def test_two_networks_in_one_slot_are_not_added(metasum, tiny, tmp_path):
+    for seed in (0, 1):
+        assert metasum("train", *tiny, "--learner", "slots", "--seed", seed).code == 0
+    runs = [tmp_path / "runs" / "rows+lines" / f"slots-seed{seed}" for seed in (0, 1)]
+    refused(metasum("sum", *runs, "--out", tmp_path / "s"), 2, "both have --slot 0")
+
+
+def test_more_targets_than_slots_are_refused_before_anything_is_written(metasum, tiny, data_root, tmp_path):
+    for index, name in enumerate(("third", "fourth")):
+        write_npz(data_root / f"{name}.npz", blob_arrays(index))
+    flags = [flag for flag in tiny if flag not in ("--no-report", "--target", "rows")]
+    outcome = metasum("experiment", "--targets", "rows,third,fourth", *flags, "--learners", "slots", "--no-tune")
+    refused(outcome, 2, "--slots 2")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_meta_learnt_initialisation_never_sees_a_target(experiment, tmp_path):
+    fast = ("--no-tune", "--meta-steps", 2, "--meta-batch-size", 4)
+    outcome = experiment(*fast, "--json", learners="metasum-meta")
+    assert outcome.code == 0, outcome.err
+    (meta,) = (tmp_path / "runs" / "meta").iterdir()
+    assert set(json.loads((meta / "config.json").read_text())["data"]) == {"lines"}
+    for target in ("rows", "third"):
+        start = load_file(tmp_path / "runs" / f"{target}+lines" / "metasum-meta-seed0" / "initial.safetensors")
+        learnt = load_file(meta / "initial.safetensors")
+        assert all(torch.equal(start[name], learnt[name]) for name in learnt)
+    refused(experiment(*fast, "--meta-datasets", "lines,third", learners="metasum-meta"), 2, "'third'", "never seen")

@@ -122,7 +122,7 @@ def test_runs_of_different_initialisation_are_told_apart(add, metasum, tiny, run
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [
-        (("--width", 0.05), 1, ("--width is 0.05 in", "and 0.02 in")),
+        (("--width", 0.05), 1, ("--width is 0.05 in", "and 0.04 in")),
         (("--norm", "none"), 1, ("--norm is none in", "and batch in")),
         (("--network", "resnet", "--dropout", 0.25), 1, ("--network is resnet in", "and vgg16 in")),
         (("--num-classes", 9), 2, ("has 9 classes", "has 4", "--num-classes 9")),

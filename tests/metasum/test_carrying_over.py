@@ -1,0 +1,133 @@
+"""What may make sums of strangers better: anchors, sharpness-aware steps, tangents."""
+
+import pytest
+import torch
+from tiny import images, labels, small_network
+from torch.nn.functional import cross_entropy
+
+from metasum import MetaSum, settings
+from metasum.config import ObjectiveConfig, RegularisationConfig
+from metasum.errors import ArchitectureError
+from metasum.learners.joint import JointLearner
+from metasum.networks.build import build_network
+from metasum.networks.tangent import Tangent
+from metasum.types import Batch
+from metasum.weights.composition import sum_parameters
+from metasum.weights.parameters import parameters_of, with_parameters
+
+TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
+
+
+def learner_of(**values):
+    return JointLearner(MetaSum(small_network()), ObjectiveConfig(), RegularisationConfig(**values))
+
+
+def gradients(learner):
+    learner.zero_grad()
+    learner.training_step(TARGET, SUPPORT)
+    return [parameter.grad.clone() for parameter in learner.parameters()]
+
+
+def test_an_anchor_pulls_both_networks_to_their_start():
+    plain, anchored = learner_of(), learner_of(anchor=0.3)
+    with torch.no_grad():
+        for learner in (plain, anchored):
+            for parameter in learner.parameters():
+                parameter.add_(0.1)
+    for mine, theirs in zip(gradients(anchored), gradients(plain), strict=True):
+        torch.testing.assert_close(mine, theirs + 2 * 0.3 * 0.1)
+    terms = anchored.training_step(TARGET, SUPPORT)
+    count = sum(p.numel() for p in anchored.parameters())
+    assert float(terms["anchor"]) == pytest.approx(0.3 * 0.01 * count)
+
+
+def test_sharpness_aware_gradients_are_those_at_the_moved_weights():
+    radius = 0.2
+    learner, moved = learner_of(sharpness=radius), learner_of()
+    slopes = gradients(moved)
+    split = len(slopes) // 2
+    with torch.no_grad():
+        for part in (slice(None, split), slice(split, None)):
+            norm = torch.sqrt(sum(slope.square().sum() for slope in slopes[part]))
+            for parameter, slope in zip(list(moved.parameters())[part], slopes[part], strict=True):
+                parameter.add_(radius * slope / norm)
+    before = [p.detach().clone() for p in learner.parameters()]
+    for mine, theirs in zip(gradients(learner), gradients(moved), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    for parameter, start in zip(learner.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter.detach(), start)
+
+
+def test_sharpness_aware_steps_add_to_gradients_that_are_there():
+    learner = learner_of(sharpness=0.2)
+    once = gradients(learner)
+    learner.training_step(TARGET, SUPPORT)
+    for parameter, gradient in zip(learner.parameters(), once, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def tangent_of(seed=0):
+    config = settings(width=0.04, norm="none", num_classes=4, dropout=0.0, tangent=True).network
+    return build_network(config, in_channels=1, seed=seed).double()
+
+
+def plain_of(seed=0):
+    config = settings(width=0.04, norm="none", num_classes=4, dropout=0.0).network
+    return build_network(config, in_channels=1, seed=seed).double()
+
+
+def drawn(network, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: scale * torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        for name, tensor in parameters_of(network).items()
+    }
+
+
+X = torch.randn(3, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_tangent_starts_as_the_network_and_has_its_slope():
+    tangent, plain = tangent_of(), plain_of()
+    torch.testing.assert_close(tangent(X), plain(X))
+    delta, start = drawn(plain, 1.0, 1), parameters_of(plain)
+    for step, tolerance in ((1e-5, 1e-3), (1e-6, 1e-4)):
+        nearby = with_parameters(plain, {name: start[name] + step * delta[name] for name in start})
+        slope = (nearby(X) - plain(X)) / step
+        along = (with_parameters(tangent, {name: step * delta[name] for name in start})(X) - plain(X)) / step
+        torch.testing.assert_close(along, slope, rtol=tolerance, atol=tolerance * float(slope.detach().abs().max()))
+
+
+def test_sums_of_tangents_parameters_are_sums_of_what_they_learnt():
+    tangent = tangent_of()
+    one, two = drawn(tangent, 0.1, 1), drawn(tangent, 0.1, 2)
+    summed = with_parameters(tangent, sum_parameters([one, two]))(X)
+    parts = with_parameters(tangent, one)(X) + with_parameters(tangent, two)(X)
+    torch.testing.assert_close(summed, parts - plain_of()(X))
+
+
+def test_a_tangent_learns_and_its_start_stays():
+    tangent = tangent_of()
+    start = {name: buffer.clone() for name, buffer in tangent.named_buffers()}
+    optimizer = torch.optim.Adam(tangent.parameters(), 1e-2)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = cross_entropy(tangent(X), torch.tensor([0, 1, 2]))
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+    assert all(torch.equal(buffer, start[name]) for name, buffer in tangent.named_buffers())
+
+
+def test_batch_norm_has_no_tangent():
+    with pytest.raises(ArchitectureError, match="--norm none"):
+        Tangent(small_network())
+
+
+def test_a_tangents_run_is_read_back(metasum, tiny, tmp_path):
+    assert metasum("train", *tiny, "--learner", "tangent").code == 0
+    folder = tmp_path / "runs" / "rows+lines" / "tangent-seed0"
+    outcome = metasum("evaluate", folder / "target.safetensors", "--on", "rows", "--data-root", tiny[5], "--json")
+    assert outcome.code == 0, outcome.err
