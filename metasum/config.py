@@ -273,6 +273,10 @@ class TrainConfig(Checked):
 class BenchmarkConfig(Checked):
     """What `metasum benchmark` times."""
 
+    learner: str = option(
+        "metasum", "Whose step: joint MetaSum's, or meta-training's.", choices=("metasum", "metasum-meta")
+    )
+    inner_steps: int = option(5, "Steps that each clone takes apart (metasum-meta).", unit="steps", minimum=1)
     backends: str = option("learn2learn,torch,higher", "Backends to time, separated by commas.")
     width: float = option(1.0, "Factor on every channel count and hidden size.", above=0)
     batch_size: int = option(64, "Images of each dataset in a step.", unit="images", minimum=2)

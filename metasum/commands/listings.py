@@ -49,14 +49,21 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
 @settings_flags(BenchmarkConfig)
 @json_flag
 def benchmark(as_json: bool, **values: Any) -> None:
-    """Time MetaSum's training step against three plain forward and backward passes of the same network.
+    """Time MetaSum's training step against the plain forward and backward passes that it cannot do without.
 
-    Both are timed in turn in one process, so that their ratio holds on a noisy machine. The optimiser's update is
-    timed apart: it is the same for any way of training two networks.
-    """
+    All are timed in turn in one process, so that their ratio holds on a noisy machine. The optimiser's update is
+    timed apart: it is the same for any way of training. With `--learner metasum-meta`, a second-order meta-training
+    step is timed beside the same loop in plain learn2learn and in plain higher.
+
+    \b
+      metasum benchmark
+      metasum benchmark --learner metasum-meta --width 0.25 --batch-size 32
+    """  # noqa: D301 (click reads the backspace)
     config = BenchmarkConfig(**values)
     from metasum.study.benchmark import run_benchmark
+    from metasum.study.meta_benchmark import run_meta_benchmark
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    show(run_benchmark(config), as_json=as_json, parts=benchmark_tables)
+    run = run_meta_benchmark if config.learner == "metasum-meta" else run_benchmark
+    show(run(config), as_json=as_json, parts=benchmark_tables)

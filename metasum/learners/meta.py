@@ -66,7 +66,7 @@ class MetaLearner(nn.Module):
             batches: as `training_step` takes them.
             first_order: [default: as the networks were made].
         """
-        parts = [_split(batch, self.inner_steps + 1) for batch in batches]
+        parts = [split_batch(batch, self.inner_steps + 1) for batch in batches]
         clones = self.networks.clone(len(batches), first_order=first_order)
         for step in range(self.inner_steps):
             losses = [
@@ -80,5 +80,6 @@ class MetaLearner(nn.Module):
         return [list(self.parameters())]
 
 
-def _split(batch: Batch, parts: int) -> list[Batch]:
+def split_batch(batch: Batch, parts: int) -> list[Batch]:
+    """`parts` equal batches, in order."""
     return [Batch(*part) for part in zip(*(tensor.tensor_split(parts) for tensor in batch), strict=True)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -40,38 +40,16 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     names = [name.strip() for name in config.backends.split(",")]
     fabric = make_fabric(OptimisationConfig(device=config.device, precision=config.precision))
     contenders = {name: _Contender(config, name, fabric) for name in names}
-    plain = contenders[names[0]].plain_passes
-    seconds = {name: list[float]() for name in names}
-    minimum = list[float]()
-    work = [(minimum, plain), *((seconds[name], contenders[name].step) for name in names)]
-    for _ in range(config.repeats + 1):
-        for times, run in work:
-            times.append(_timed(run, fabric.device))
-        work.reverse()  # nobody always comes first
-    peak = peak_bytes(fabric.device)
-    rows = []
-    for name in names:
-        ratios = [step / plain for step, plain in zip(seconds[name], minimum, strict=True)][1:]  # the first warms up
-        rows.append(
-            {
-                "learner": "metasum",
-                "backend": name,
-                "width": config.width,
-                "batch": config.batch_size,
-                "precision": config.precision,
-                "step_seconds": statistics.median(seconds[name][1:]),
-                "minimum_seconds": statistics.median(minimum[1:]),
-                "ratio": statistics.median(ratios),
-                "ratio_range": [min(ratios), max(ratios)],
-                "peak_bytes": peak,
-            }
-        )
+    steps = {name: contender.step for name, contender in contenders.items()}
+    rows = race(contenders[names[0]].plain_passes, steps, config, fabric.device, learner="metasum")
     first, updates = contenders[names[0]], list[float]()
     for _ in range(config.repeats + 1):
         first.step()  # an update without gradients would be timed as nothing
-        updates.append(_timed(first.updater.update, fabric.device))
+        updates.append(timed(first.updater.update, fabric.device))
     return {
         "rows": rows,
+        "learner": "metasum",
+        "passes": 3,
         "width": config.width,
         "batch": config.batch_size,
         "precision": config.precision,
@@ -80,6 +58,43 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
         "repeats": config.repeats,
         "optimizer_seconds": statistics.median(updates[1:]),
     }
+
+
+def race(
+    plain: Callable[[], None],
+    steps: Mapping[str, Callable[[], None]],
+    config: BenchmarkConfig,
+    device: torch.device,
+    *,
+    learner: str,
+) -> list[dict[str, Any]]:
+    """Times each of `steps` against `plain`, the least that they have to do, round by round; a row for each."""
+    seconds = {name: list[float]() for name in steps}
+    minimum = list[float]()
+    work = [(minimum, plain), *((seconds[name], step) for name, step in steps.items())]
+    for _ in range(config.repeats + 1):
+        for times, run in work:
+            times.append(timed(run, device))
+        work.reverse()  # nobody always comes first
+    peak = peak_bytes(device)
+    rows = []
+    for name, times in seconds.items():
+        ratios = [step / plain for step, plain in zip(times, minimum, strict=True)][1:]  # the first warms up
+        rows.append(
+            {
+                "learner": learner,
+                "backend": name,
+                "width": config.width,
+                "batch": config.batch_size,
+                "precision": config.precision,
+                "step_seconds": statistics.median(times[1:]),
+                "minimum_seconds": statistics.median(minimum[1:]),
+                "ratio": statistics.median(ratios),
+                "ratio_range": [min(ratios), max(ratios)],
+                "peak_bytes": peak,
+            }
+        )
+    return rows
 
 
 class _Contender:
@@ -92,7 +107,7 @@ class _Contender:
         settings = OptimisationConfig(steps=1, learning_rate=1e-3, device=config.device, precision=config.precision)
         self.updater = Updater(self.learner, settings, fabric)
         generator = torch.Generator().manual_seed(0)
-        self.target, self.support = (_random_batch(config.batch_size, generator, fabric.device) for _ in range(2))
+        self.target, self.support = (random_batch(config.batch_size, generator, fabric.device) for _ in range(2))
         self.autocast = fabric.autocast
 
     def plain_passes(self) -> None:
@@ -111,12 +126,12 @@ class _Contender:
             self.learner.training_step(self.target, self.support, backward=self.updater.backward)
 
 
-def _random_batch(size: int, generator: torch.Generator, device: torch.device) -> Batch:
+def random_batch(size: int, generator: torch.Generator, device: torch.device) -> Batch:
     images = torch.randn(size, 1, 32, 32, generator=generator)
     return Batch(images.to(device), torch.randint(10, (size,), generator=generator).to(device))
 
 
-def _timed(work: Callable[[], None], device: torch.device) -> float:
+def timed(work: Callable[[], None], device: torch.device) -> float:
     """Seconds that `work` takes, its kernels included."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
