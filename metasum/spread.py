@@ -21,3 +21,8 @@ def with_spread(values: Mapping[str, float | None], *, scale: float = 1, digits:
     if mean is None:
         return "–"
     return f"{mean * scale:.{digits}f}" + ("" if deviation is None else f" ± {deviation * scale:.{digits}f}")
+
+
+def retention(before: float, after: float) -> float | None:
+    """The share of an accuracy that is left, in [0, 1] or a little above; None where there was none to lose."""
+    return after / before if before else None

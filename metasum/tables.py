@@ -174,6 +174,7 @@ def experiment_tables(result: dict[str, Any]) -> list[Any]:
         "before": "before",
         "after": f"+ {result['support']}",
         "stranger": "+ stranger",
+        "retention": "retention",
         "stranger_union_statistics": "+ stranger, union's statistics",
     }
     parts: list[Any] = []

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from metasum.spread import spread
+from metasum.spread import retention, spread
 
 SIDES = ("target", "support")
 MEASURES = ("before", "after", "drop", "retention")
@@ -18,16 +18,12 @@ def row_of(result: Mapping[str, Any]) -> dict[str, Any]:
     """One run's row: its accuracies in [0, 1] with drop (before - after) and retention (after / before), its costs."""
     kept = ("learner", "seed", "operator", "accuracy", *COSTS, "run")
     derived = {
-        side: {"drop": accuracy["before"] - accuracy["after"], "retention": _ratio(accuracy)}
+        side: {"drop": accuracy["before"] - accuracy["after"], "retention": retention(**accuracy)}
         for side, accuracy in result["accuracy"].items()
     }
     row = {name: result[name] for name in kept}
     row["accuracy"] = {side: {**result["accuracy"][side], **derived[side]} for side in SIDES}
     return row
-
-
-def _ratio(accuracy: Mapping[str, float]) -> float | None:
-    return accuracy["after"] / accuracy["before"] if accuracy["before"] else None
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

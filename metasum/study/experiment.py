@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from metasum.spread import spread
-
-WHEN = ("before", "after", "stranger", "stranger_union_statistics")
+from metasum.spread import retention, spread
 
 
 def row_of(results: Sequence[Mapping[str, Any]], met: Mapping[str, Any]) -> dict[str, Any]:
@@ -20,12 +18,14 @@ def row_of(results: Sequence[Mapping[str, Any]], met: Mapping[str, Any]) -> dict
     Returns:
         "learner", "seed", "seconds" (of all trainings) and "accuracy" in [0, 1]: for each target "before" and "after"
         (the sum with the support), "stranger" (the sum with the network it never met, with statistics of that
-        dataset) and "stranger_union_statistics"; under "union" what the sum does on all targets' images.
+        dataset), "retention" (its share of "before") and "stranger_union_statistics"; under "union" what the sum does
+        on all targets' images.
     """
     accuracy: dict[str, Any] = {
         result["target"]: {
             **result["accuracy"]["target"],
             "stranger": met[result["target"]]["sum"],
+            "retention": retention(result["accuracy"]["target"]["before"], met[result["target"]]["sum"]),
             "stranger_union_statistics": met[result["target"]]["sum_union_statistics"],
         }
         for result in results

@@ -58,7 +58,9 @@ def test_the_stranger_column_is_what_metasum_sum_says(experiment, metasum, tmp_p
         )
         found = json.loads(outcome.out)["accuracy"]
         for target in ("rows", "third"):
-            assert row["accuracy"][target]["stranger"] == found[target]["sum"]
+            stranger = row["accuracy"][target]["stranger"]
+            assert stranger == found[target]["sum"]
+            assert row["accuracy"][target]["retention"] == pytest.approx(stranger / row["accuracy"][target]["before"])
             assert row["accuracy"][target]["stranger_union_statistics"] == found[target]["sum_union_statistics"]
         assert row["accuracy"]["union"] == found["union"]
 
