@@ -170,7 +170,13 @@ class MetaConfig(Checked):
     meta_datasets: str | None = option(
         None, "Datasets that meta-training draws tasks from, separated by commas [default: the support]."
     )
-    meta_steps: int = option(1000, "Updates of the initialisation.", unit="steps", minimum=1)
+    meta_operator: str = option(
+        "average",
+        "What meta-training makes of the clones. The average starts with logits of ordinary size, the sum with many "
+        "times that; where layers are normalised, networks that can be averaged can be added.",
+        choices=OPERATORS,
+    )
+    meta_steps: int = option(500, "Updates of the initialisation.", unit="steps", minimum=1)
     meta_learning_rate: float = option(1e-3, "Their step size at its highest.", above=0)
     meta_seed: int = option(0, "Seed of the tasks drawn (not of the first weights).", minimum=0, below=2**63)
     meta_batch_size: int = option(32, "Images in each inner step, and in each evaluation.", unit="images", minimum=2)

@@ -76,7 +76,7 @@ def meta_train(
     fabric = make_fabric(config.optimisation)
     networks = MetaSum(
         initial_network(config.network, in_channels=config.data.in_channels),
-        operator=config.sum.operator,
+        operator=config.meta.meta_operator,
         backend=config.sum.backend,
         shared=True,
         inner_optimizer=config.meta.inner_optimizer,
@@ -168,7 +168,6 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
         learner="metasum-meta",
         **{**dataclasses.asdict(meta), "meta_datasets": ",".join(datasets)},
         **dataclasses.asdict(config.monitor),
-        operator=config.sum.operator,
         backend=config.sum.backend,
         data_root=config.data.data_root,
         in_channels=config.data.in_channels,

@@ -19,7 +19,6 @@ from metasum.commands.shared import (
 )
 from metasum.config import (
     BACKENDS,
-    OPERATORS,
     MetaConfig,
     MonitorConfig,
     NetworkConfig,
@@ -77,9 +76,6 @@ def train(**values: Any) -> None:
 @settings_flags(ObjectiveConfig)
 @settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
 @settings_flags(MonitorConfig)
-@click.option(
-    "--operator", type=Choice(OPERATORS), default="sum", show_default=True, help="What is made of the clones."
-)
 @click.option(
     "--backend", type=Choice(BACKENDS), default="learn2learn", show_default=True, help="Library that runs clones."
 )

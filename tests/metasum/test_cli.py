@@ -19,9 +19,9 @@ def test_every_setting_is_a_flag_with_help(metasum):
     for leaf in options_of(TrainConfig):
         assert leaf.flag in text
         unit = f" Unit: {leaf.metadata['unit']}." if leaf.metadata["unit"] else ""
-        shown = "" if leaf.default is None else f"[default: {leaf.flag if leaf.default is True else leaf.default}"
-        if leaf.type is bool and not leaf.default:
-            shown = f"[default: no-{leaf.flag[2:]}"
+        shown = "" if leaf.default is None else f"[default: {leaf.default}"
+        if leaf.type is bool:
+            shown = f"[default: {'' if leaf.default else 'no-'}{leaf.flag[2:]}"
         assert "".join(f"{leaf.metadata['help']}{unit} {shown}".split()) in text, leaf.name
 
 
