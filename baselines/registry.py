@@ -92,7 +92,7 @@ def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
 def _slots(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.learners.slots import SlotsLearner
 
-    return SlotsLearner(networks, config.slots)
+    return SlotsLearner(networks, config.slots, quiet_weight=config.regularisation.quiet_weight or 0.0)
 
 
 def _merging(name: str) -> Factory:
@@ -150,10 +150,19 @@ LEARNERS: dict[str, LearnerEntry] = {
         _slots,
         "Each network in channels of its own, and quiet on foreign images.",
         "metasum",
-        (*_names(SlotsConfig), "operator"),
+        (*_names(SlotsConfig), "quiet_weight", "operator"),
+        defaults={"quiet_weight": 0.5},
         one_initialisation=True,
         numbered="slot",
         grid={"learning_rate": (1e-3, 2e-3, 4e-3)},  # thin networks want more than whole ones
+    ),
+    "quiet": LearnerEntry(
+        _joint,
+        "Trains each network alone, quiet on foreign images.",
+        "metasum",
+        JOINT,
+        preset={"sum_weight": 0.0},
+        defaults={"quiet_weight": 0.5},
     ),
     "anchored": LearnerEntry(
         _joint,

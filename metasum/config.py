@@ -120,6 +120,12 @@ class RegularisationConfig(Checked):
     sharpness: float = option(
         0.0, "ρ: how far from its weights each network looks for a steep place; 0 for ordinary steps.", minimum=0
     )
+    quiet_weight: float | None = option(
+        None,
+        "Weight of the loss that asks each network for no opinion on the other dataset's images [default: 0.5 for "
+        "learners slots and quiet, else 0].",
+        minimum=0,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,18 +154,15 @@ class TwoHeadConfig(Checked):
 
 @dataclasses.dataclass(frozen=True)
 class SlotsConfig(Checked):
-    """Which channels a network has to itself, and how it is kept quiet on images that are not its own."""
+    """Which channels a network has to itself."""
 
     slots: int = option(
-        2, "Parts that the channels are divided into; networks in different slots have no weight in common.", minimum=1
+        2, "Parts that the channels are divided into; networks in different slots have no weight in common.", minimum=2
     )
     slot: int = option(
         0,
         "The target network's slot, from 0; the support takes the next. `metasum experiment` numbers its targets.",
         minimum=0,
-    )
-    quiet_weight: float = option(
-        0.5, "Weight of the loss that asks each network for no opinion on the other dataset's images.", minimum=0
     )
 
 

@@ -10,7 +10,7 @@ from metasum.config import ObjectiveConfig, RegularisationConfig
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import sum_loss
 from metasum.learners.protocol import Backward, PairLearner
-from metasum.learners.regularised import distance, sharpness_aware
+from metasum.learners.regularised import distance, keep_quiet, sharpness_aware
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of
 
@@ -25,7 +25,7 @@ class JointLearner(PairLearner):
     Args:
         networks: the pair to train; as they come they are θ_0.
         objective: weights, reading and symmetry.
-        regularisation: pull to θ_0, and sharpness-aware steps (which cost twice as much).
+        regularisation: pull to θ_0, sharpness-aware steps (which cost twice as much), and quiet on foreign images.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class JointLearner(PairLearner):
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
-        """Terms "target", "support", "sum" and, where symmetric, "sum_support", each in nats per image; "anchor"."""
+        """Terms "target", "support", "sum" and, where asked for, "sum_support", "…_quiet" (nats an image), "anchor"."""
         if not self._regularisation.sharpness:
             return self._gradients(target, support, backward)
         return sharpness_aware(
@@ -84,6 +84,9 @@ class JointLearner(PairLearner):
             backward(both if settings.reading == "gap" else settings.sum_weight * third)
         if summed is not None:
             summed.hand_on()
+        if quiet := self._regularisation.quiet_weight:
+            terms["target_quiet"] = keep_quiet(networks.target, target, support, quiet, backward)
+            terms["support_quiet"] = keep_quiet(networks.support, support, target, quiet, backward)
         if self._start:
             own = (networks.target, networks.support)
             pull = torch.stack([distance(*pair) for pair in zip(own, self._start, strict=True)]).sum()

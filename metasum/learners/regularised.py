@@ -1,14 +1,18 @@
-"""What may make a network's sum with a stranger better: staying near the start, and flat minima."""
+"""What may make a network's sum with a stranger better: staying near the start, flat minima, keeping quiet."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, log_softmax
 
-from metasum.types import Parameters
-from metasum.weights.parameters import parameters_of
+from metasum.learners.protocol import Backward
+from metasum.types import Batch, Parameters
+from metasum.weights.functional import functional_call
+from metasum.weights.parameters import buffers_of, parameters_of
 
 
 def distance(network: nn.Module, start: Parameters) -> Tensor:
@@ -56,6 +60,41 @@ def sharpness_aware(
         for parameter, move in moves.items():
             parameter.sub_(move)
     return terms
+
+
+def keep_quiet(network: nn.Module, batch: Batch, foreign: Batch, weight: float, backward: Backward) -> Tensor:
+    """The gradient of q KL(uniform ‖ softmax f(θ; x)), x foreign images: Outlier Exposure (Hendrycks et al. 2019, eq. 1).
+
+    Taken twice: once the foreign images are normalised by their own statistics, as where a sum is recalibrated on one
+    dataset; once half a batch of either by those of both together, beside CE on the own half, as where it is deployed
+    on their union.
+
+    Args:
+        network: in train mode; its running statistics stay as they are.
+        batch: of its own dataset; `foreign`: of another one.
+        weight: q.
+        backward: sends each loss on its way.
+
+    Returns:
+        The first divergence, a scalar in nats per image, detached.
+    """
+    loudness = opinion(logits_aside(network, foreign.images))
+    backward(weight * loudness)
+    half, other = len(batch.images) // 2, len(foreign.images) // 2
+    mixture = logits_aside(network, torch.cat([batch.images[:half], foreign.images[:other]]))
+    backward(cross_entropy(mixture[:half], batch.labels[:half]) + weight * opinion(mixture[half:]))
+    return loudness.detach()
+
+
+def logits_aside(network: nn.Module, images: Tensor) -> Tensor:
+    """Logits `[N, classes]`, normalised by these very images `[N, C, H, W]`; running statistics stay as they are."""
+    buffers = {name: buffer.clone() for name, buffer in buffers_of(network).items()}
+    return functional_call(network, parameters_of(network), buffers, images, backend="torch")
+
+
+def opinion(logits: Tensor) -> Tensor:
+    """KL(uniform ‖ softmax), mean over logits `[N, classes]`: a scalar in nats, 0 where no class is preferred."""
+    return -log_softmax(logits, dim=1).mean() - math.log(logits.shape[1])
 
 
 def _forget(parameters: list[nn.Parameter]) -> None:

@@ -9,48 +9,45 @@ teaches it to have none, on images of any other dataset, and that carries over t
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, log_softmax
+from torch.nn.functional import cross_entropy
 
 from metasum.config import SlotsConfig
 from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Backward, PairLearner
+from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
 from metasum.types import Batch, Sides
 from metasum.weights.composition import operator_named
-from metasum.weights.functional import functional_call
 from metasum.weights.parameters import buffers_of, parameters_of, with_parameters
 from metasum.weights.statistics import settle_statistics
 
 
 class SlotsLearner(PairLearner):
-    """L_t = CE(f(θ_t; x_t), y_t) + q KL(uniform ‖ softmax f(θ_t; x_s)), and L_s its mirror image, each taken twice.
-
-    Once each dataset's images are normalised by their own statistics, as where a sum is recalibrated on one dataset;
-    once half a batch of either by those of both together, as where it is deployed on their union.
+    """L_t = CE(f(θ_t; x_t), y_t) + q KL(uniform ‖ softmax f(θ_t; x_s)), and L_s its mirror image (`keep_quiet`).
 
     What is trained are two thin networks; target, support and sum are whole ones that hold them. No gradient of one
     depends on the other's weights: the support is there for its images.
 
     Args:
         networks: the pair; its networks are replaced by the thin ones.
-        config: slots and q.
+        config: slots.
+        quiet_weight: q.
 
     Raises:
         UsageError: there is no such slot.
         ArchitectureError: the network cannot be divided so.
     """
 
-    def __init__(self, networks: MetaSum, config: SlotsConfig) -> None:
+    def __init__(self, networks: MetaSum, config: SlotsConfig, *, quiet_weight: float) -> None:
         super().__init__(networks)
         if config.slot >= config.slots:
             raise UsageError(f"--slot {config.slot}: with --slots {config.slots} the last one is {config.slots - 1}.")
-        self._quiet_weight = config.quiet_weight
+        self._quiet_weight = quiet_weight
         self._whole = (copy.deepcopy(networks.target),)  # in a tuple: its weights are not trained
         own = (config.slot, (config.slot + 1) % config.slots)
         self._slots = Sides(*(Slot(networks.target, index, config.slots) for index in own))
@@ -71,13 +68,7 @@ class SlotsLearner(PairLearner):
             backward(loss)
             terms[side] = loss.detach()
             if self._quiet_weight:
-                loudness = opinion(logits_aside(network, foreign.images))
-                backward(self._quiet_weight * loudness)
-                half, other = len(batch.images) // 2, len(foreign.images) // 2
-                mixture = logits_aside(network, torch.cat([batch.images[:half], foreign.images[:other]]))
-                own, strange = mixture[:half], mixture[half:]
-                backward(cross_entropy(own, batch.labels[:half]) + self._quiet_weight * opinion(strange))
-                terms[f"{side}_quiet"] = loudness.detach()
+                terms[f"{side}_quiet"] = keep_quiet(network, batch, foreign, self._quiet_weight, backward)
         return terms
 
     def target_network(self) -> nn.Module:
@@ -103,14 +94,3 @@ class SlotsLearner(PairLearner):
         network = copy.deepcopy(whole)
         network.load_state_dict(slot.place(thin.state_dict(), whole.state_dict()))
         return network.eval()
-
-
-def logits_aside(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits `[N, classes]`, normalised by these very images `[N, C, H, W]`; running statistics stay as they are."""
-    buffers = {name: buffer.clone() for name, buffer in buffers_of(network).items()}
-    return functional_call(network, parameters_of(network), buffers, images, backend="torch")
-
-
-def opinion(logits: Tensor) -> Tensor:
-    """KL(uniform ‖ softmax), mean over logits `[N, classes]`: a scalar in nats, 0 where no class is preferred."""
-    return -log_softmax(logits, dim=1).mean() - math.log(logits.shape[1])

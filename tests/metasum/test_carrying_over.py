@@ -9,6 +9,7 @@ from metasum import MetaSum, settings
 from metasum.config import ObjectiveConfig, RegularisationConfig
 from metasum.errors import ArchitectureError
 from metasum.learners.joint import JointLearner
+from metasum.learners.regularised import opinion
 from metasum.networks.build import build_network
 from metasum.networks.tangent import Tangent
 from metasum.types import Batch
@@ -64,6 +65,21 @@ def test_sharpness_aware_steps_add_to_gradients_that_are_there():
     learner.training_step(TARGET, SUPPORT)
     for parameter, gradient in zip(learner.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+def test_quiet_adds_the_divergence_on_foreign_images_to_each_network_alone():
+    weight = 0.7
+    plain, quiet = learner_of(), learner_of(quiet_weight=weight)
+    gradients(plain)
+    for network, own, foreign in (
+        (plain.networks.target, TARGET, SUPPORT),
+        (plain.networks.support, SUPPORT, TARGET),
+    ):
+        mixture = network(torch.cat([own.images[:3], foreign.images[:3]]))
+        loss = weight * opinion(network(foreign.images)) + weight * opinion(mixture[3:])
+        (loss + cross_entropy(mixture[:3], own.labels[:3])).backward()
+    for mine, theirs in zip(gradients(quiet), [p.grad for p in plain.parameters()], strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def tangent_of(seed=0):

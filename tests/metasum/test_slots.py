@@ -9,7 +9,8 @@ from tiny import images, labels, small_network
 from metasum import MetaSum, settings
 from metasum.config import SlotsConfig
 from metasum.errors import ArchitectureError, UsageError
-from metasum.learners.slots import SlotsLearner, logits_aside, opinion
+from metasum.learners.regularised import logits_aside, opinion
+from metasum.learners.slots import SlotsLearner
 from metasum.networks.build import build_network
 from metasum.networks.slots import Slot
 from metasum.types import Batch, Sides
@@ -108,8 +109,8 @@ def test_looking_at_foreign_images_leaves_the_running_statistics_alone():
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
-def learner_of(**values):
-    return SlotsLearner(MetaSum(small_network()), SlotsConfig(**values))
+def learner_of(quiet_weight=0.5, **values):
+    return SlotsLearner(MetaSum(small_network()), SlotsConfig(**values), quiet_weight=quiet_weight)
 
 
 def train(learner, steps):
