@@ -63,7 +63,7 @@ def sharpness_aware(
 
 
 def keep_quiet(network: nn.Module, batch: Batch, foreign: Batch, weight: float, backward: Backward) -> Tensor:
-    """The gradient of q KL(uniform ‖ softmax f(θ; x)), x foreign images: Outlier Exposure (Hendrycks et al. 2019, eq. 1).
+    """The gradient of q KL(uniform ‖ softmax f(θ; x)), x foreign images: Outlier Exposure (Hendrycks et al. 2019).
 
     Taken twice: once the foreign images are normalised by their own statistics, as where a sum is recalibrated on one
     dataset; once half a batch of either by those of both together, beside CE on the own half, as where it is deployed
