@@ -1,0 +1,93 @@
+"""Draws the pictures of strangers.md from the folders that its commands leave: `python docs/strangers_pictures.py DIR`.
+
+DIR holds steps5, steps20, steps100 and their -random twins, many2, many3, many4, many8, and res/meta/letters500.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+SHADES = {"metasum-meta": "#8f5bb5", "independent": "#6f7782", "slots": "#d1495b"}
+
+
+def results(folder):
+    (path,) = (folder / "experiments").glob("*/results.json")
+    return json.loads(path.read_text())
+
+
+def points(result, key):
+    """Mean and standard deviation over seeds of the targets' mean, in percent."""
+    values = [
+        100 * sum(row["accuracy"][target][key] for target in result["targets"]) / len(result["targets"])
+        for row in result["rows"]
+    ]
+    mean = sum(values) / len(values)
+    return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+
+
+def picture(name, x, lines, *, logarithmic=True, ticks=None):
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    for label, (steps, found, style) in lines.items():
+        means, spreads = zip(*found, strict=True)
+        axes.errorbar(steps, means, yerr=spreads, label=label, capsize=3, **style)
+    if logarithmic:
+        axes.set_xscale("log", base=2)
+    if ticks:
+        axes.set_xticks(ticks, [str(tick) for tick in ticks], minor=False)
+    axes.set_xlabel(x)
+    axes.set_ylabel("accuracy, %")
+    axes.set_ylim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(HERE / f"{name}.svg", metadata={"Date": None})
+
+
+def inner_steps(root):
+    lines = {}
+    for label, learner, ending in (
+        ("meta-learnt start", "metasum-meta", ""),
+        ("random start", "independent", "-random"),
+    ):
+        counts = [5, 20, 100]
+        found = [results(root / f"steps{count}{ending}") for count in counts]
+        for key, dash in (("before", "--"), ("stranger", "-")):
+            words = "alone" if key == "before" else "sum of strangers"
+            style = {"color": SHADES[learner], "linestyle": dash}
+            lines[f"{label}, {words}"] = (counts, [points(result, key) for result in found], style)
+    picture("strangers-inner-steps", "SGD steps that each network takes apart", lines, ticks=[5, 20, 100])
+
+
+def meta_training(root):
+    records = [json.loads(line) for line in (root / "res/meta/letters500/metrics.jsonl").read_text().splitlines()]
+    records = [record for record in records if record["kind"] == "evaluation"]
+    steps = [record["step"] for record in records]
+    lines = {}
+    for key, words, dash in (("before", "alone", "--"), ("after", "in the sum", "-")):
+        sides = [[100 * record["accuracy"][side][key] for side in ("target", "support")] for record in records]
+        style = {"color": SHADES["metasum-meta"], "linestyle": dash}
+        lines[words] = (steps, [(sum(pair) / 2, 0.0) for pair in sides], style)
+    picture("strangers-meta-training", "meta-training steps", lines, logarithmic=False)
+
+
+def networks_added(root):
+    counts = [2, 3, 4, 8]
+    found = [results(root / f"many{count}") for count in counts]
+    lines = {}
+    for key, words, dash in (
+        ("before", "alone", "--"),
+        ("stranger", "sum", "-"),
+        ("stranger_union_statistics", "sum, one set of statistics", ":"),
+    ):
+        style = {"color": SHADES["slots"], "linestyle": dash}
+        lines[f"slots, {words}"] = (counts, [points(result, key) for result in found], style)
+    picture("strangers-networks-added", "networks added, and slots", lines, ticks=counts)
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    for draw in (inner_steps, meta_training, networks_added):
+        draw(folder)
