@@ -126,6 +126,9 @@ def meta_train(
         "run": str(path),
     }
     write_json(path / "result.json", result)
+    from metasum.report.run_page import write_meta_report
+
+    write_meta_report(run)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metasum.files import read_json
-from metasum.report.run_page import write_report
+from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
 from metasum.training.run_folder import RunFolder
 
@@ -23,4 +23,5 @@ def redraw(folder: Path) -> Path:
         return kind(folder)
     if (folder / "result.json").is_file() and not (folder / "config.json").is_file():
         return write_sum_report(folder)
-    return write_report(RunFolder.open(folder))
+    run = RunFolder.open(folder)
+    return write_meta_report(run) if "initial" in run.read_json("result.json") else write_report(run)

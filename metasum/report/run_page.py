@@ -28,15 +28,27 @@ def write_report(run: RunFolder) -> Path:
         return {
             "result": result,
             "analysis": analysis,
-            "data": config["data"],
             "settings": sections_of(config["settings"]),
-            "versions": config["versions"],
-            "machine": config["machine"],
-            "initial_checksum": config["initial_checksum"],
+            **{name: config[name] for name in ("data", "versions", "machine", "initial_checksum")},
             "figures": figures + (_analysis_figures(result, analysis) if analysis else []),
         }
 
     return write_page(run.path, "run.html.j2", context)
+
+
+def write_meta_report(run: RunFolder) -> Path:
+    """Draws `report.html` of finished meta-training, and returns its path; raises as `write_report` does."""
+
+    def context() -> dict[str, Any]:
+        config = run.read_json("config.json")
+        return {
+            "result": run.read_json("result.json"),
+            "settings": sections_of(config["settings"]),
+            "figures": _curves(run),
+            **{name: config[name] for name in ("data", "versions", "machine", "initial_checksum")},
+        }
+
+    return write_page(run.path, "meta.html.j2", context)
 
 
 def _curves(run: RunFolder) -> Figures:

@@ -122,3 +122,16 @@ def test_layer_geometry_against_the_definition():
     assert zero.norm_ratio == 0
     (scaled,) = layer_geometry({"w": 1e-30 * torch.ones(2, 2)}, {"w": torch.ones(2, 2)})
     assert scaled.cosine == pytest.approx(1), "tiny weights are weights"
+
+
+def test_meta_training_has_a_report_of_its_own(metasum, data_root, tmp_path):
+    flags = ("--meta-batch-size", 4, "--inner-steps", 1, "--width", 0.04, "--evaluate-every", 1, "--device", "cpu")
+    place = ("--data-root", data_root, "--out", tmp_path / "runs", "--name", "m")
+    outcome = metasum("meta-train", "--meta-datasets", "rows", "--meta-steps", 2, "--log-every", 1, *flags, *place)
+    assert outcome.code == 0, outcome.err
+    folder = tmp_path / "runs" / "meta" / "m"
+    page = Page((folder / "report.html").read_text())
+    assert page.tags.count("figure") == 2
+    (folder / "report.html").unlink()
+    assert metasum("report", folder).code == 0
+    assert (folder / "report.html").is_file()
