@@ -127,7 +127,7 @@ def _names(section: Any) -> tuple[str, ...]:
     return tuple(option.name for option in dataclasses.fields(section))
 
 
-OBJECTIVE = (*_names(ObjectiveConfig), "operator", "backend")
+OBJECTIVE = (*_names(ObjectiveConfig), "operator", "scaling", "backend")
 JOINT = (*OBJECTIVE, *_names(RegularisationConfig))
 LEARNERS: dict[str, LearnerEntry] = {
     "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
@@ -192,12 +192,14 @@ LEARNERS: dict[str, LearnerEntry] = {
         one_initialisation=True,
         grid={"learning_rate": (5e-4, 2e-3)},
     ),
-    "independent": LearnerEntry(_independent, "Trains each network alone: the plain sum.", "metasum", ("operator",)),
+    "independent": LearnerEntry(
+        _independent, "Trains each network alone: the plain sum.", "metasum", ("operator", "scaling")
+    ),
     "proximity": LearnerEntry(
         _proximity,
         "Pulls each network towards the other's weights, upstream layers harder.",
         "metasum",
-        (*_names(ProximityConfig), "operator"),
+        (*_names(ProximityConfig), "operator", "scaling"),
         one_initialisation=True,
         grid={"proximity": (0.1, 1.0, 10.0)},
     ),

@@ -11,7 +11,7 @@ from metasum.options import Checked, option, options_of
 
 NETWORKS = ("vgg16", "resnet")
 NORMS = ("batch", "group", "none")
-OPERATORS = ("sum", "average")
+OPERATORS = ("sum", "average", "task-arithmetic", "learned")
 BACKENDS = ("learn2learn", "torch", "higher")
 STATISTICS = ("recalibrate", "target", "support", "learned")
 READINGS = ("cross-entropy", "gap", "consistency")
@@ -83,7 +83,12 @@ class NetworkConfig(Checked):
 class SumConfig(Checked):
     """How the third network comes about."""
 
-    operator: str = option("sum", "What the third network is: θ_t + θ_s, or half of that.", choices=OPERATORS)
+    operator: str = option(
+        "sum",
+        "What the third network is: θ_t + θ_s; half of that; θ_0 and λ (--scaling) times what both have learnt; or a "
+        "sum with learned coefficients for each network and layer.",
+        choices=OPERATORS,
+    )
     statistics: str = option(
         "recalibrate",
         "Batch-norm statistics of the sum when measured: recomputed on training images of the dataset it is "

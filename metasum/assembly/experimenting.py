@@ -64,6 +64,8 @@ def experiment(
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
     if config.sum.statistics != "recalibrate":
         raise UsageError("--statistics: sums of strangers are measured with recalibrated statistics.")
+    if config.sum.operator == "learned":
+        raise UsageError("--operator learned: its coefficients belong to a pair; strangers have none.")
     if any(learner_named(name).meta_learnt for name in names) and config.network.init is None:
         meta_datasets(config, held_out=targets)
     label = f"{'+'.join(targets)}+{config.data.support}"

@@ -82,6 +82,7 @@ def meta_train(
         inner_optimizer=config.meta.inner_optimizer,
         inner_lr=config.meta.inner_lr,
         first_order=config.meta.first_order,
+        scaling=config.merging.scaling,
     )
     description = {
         "settings": to_dict(config),
@@ -125,6 +126,8 @@ def meta_train(
         "initial": str(path / "initial.safetensors"),
         "run": str(path),
     }
+    if networks.coefficients is not None:
+        result["coefficients"] = networks.coefficients.tolist()
     write_json(path / "result.json", result)
     from metasum.report.run_page import write_meta_report
 
@@ -172,6 +175,7 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
         **{**dataclasses.asdict(meta), "meta_datasets": ",".join(datasets)},
         **dataclasses.asdict(config.monitor),
         backend=config.sum.backend,
+        scaling=config.merging.scaling,
         data_root=config.data.data_root,
         in_channels=config.data.in_channels,
         seed=meta.meta_seed,

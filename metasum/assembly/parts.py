@@ -126,7 +126,13 @@ def make_networks(config: TrainConfig) -> MetaSum:
     channels, own_seed = config.data.in_channels, config.network.support_init_seed
     model = initial_network(config.network, in_channels=channels)
     support = None if own_seed is None else build_network(config.network, in_channels=channels, seed=own_seed)
-    return MetaSum(model, support=support, operator=config.sum.operator, backend=config.sum.backend)
+    return MetaSum(
+        model,
+        support=support,
+        operator=config.sum.operator,
+        backend=config.sum.backend,
+        scaling=config.merging.scaling,
+    )
 
 
 def make_tasks(config: TrainConfig, datasets: Sides[Dataset], device: torch.device) -> Sides[ImageTask]:

@@ -115,6 +115,8 @@ def run_in(
     learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
+    if config.sum.operator == "learned" and not learner.trains_sum:
+        raise UsageError(f"--operator learned: learner {config.learner!r} does not run the sum in training.")
     tasks = make_tasks(config, datasets, fabric.device)
     description = describe(config, datasets, start)
     if resume:
@@ -140,6 +142,8 @@ def run_in(
             "seconds": round(harness.seconds, 2),
             "images_per_second": round(harness.images_per_second, 1),
         }
+        if networks.coefficients is not None:
+            trained["coefficients"] = networks.coefficients.tolist()
     return _reported(run, _finish(harness, config, trained, display, keep_weights, report), report)
 
 

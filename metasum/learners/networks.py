@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metasum.errors import UsageError
 from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.types import Parameters
-from metasum.weights.composition import operator_named
+from metasum.weights.composition import LearnedSum, Operator, operator_named, task_arithmetic
 from metasum.weights.functional import functional_call, import_backend
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.statistics import settle_statistics
@@ -28,7 +28,9 @@ class MetaSum(nn.Module):
     Args:
         model: the architecture and the initialisation of both networks; it is copied, never changed.
         support: the support's own initialisation, where it should differ from the target's.
-        operator: "sum" or "average": what the third network is.
+        operator: what the third network is: "sum", "average", "task-arithmetic" (from the weights that the networks
+            start from) or "learned" (a sum with a coefficient for each network and layer, trained with the rest).
+        scaling: λ of task arithmetic.
         backend: library that runs the third network, and clones: "learn2learn", "torch" or "higher".
         shared: keep one network, from which target and support are cloned: what `clone` then makes start alike, and
             their loss moves this one initialisation.
@@ -61,13 +63,15 @@ class MetaSum(nn.Module):
         inner_optimizer: str = "sgd",
         inner_lr: float = 0.1,
         first_order: bool = False,
+        scaling: float = 0.4,
     ) -> None:
         super().__init__()
         import_backend(backend)
         if shared and support is not None:
             raise UsageError("a shared initialisation leaves no room for the support's own.")
         self.operator, self.backend = operator, backend
-        self._compose = operator_named(operator)
+        if operator == "task-arithmetic" and support is not None:
+            raise UsageError("task arithmetic works on differences from one initialisation; the support has its own.")
         self.target = copy.deepcopy(model)
         self.support = self.target if shared else copy.deepcopy(model if support is None else support)
         check_same_architecture(
@@ -75,6 +79,7 @@ class MetaSum(nn.Module):
         )
         self._statistics = _BufferSet(buffers_of(model))
         self.shared, self.first_order = shared, first_order
+        self._compose = self._operator(operator, scaling)
         self.inner_rule = inner_rule(inner_optimizer, self.target, inner_lr)
 
     def clone(self, count: int = 2, *, first_order: bool | None = None) -> Clones:
@@ -98,6 +103,22 @@ class MetaSum(nn.Module):
             lambda parameters, images: self.run_with(self._compose(parameters), images),
             first_order=self.first_order if first_order is None else first_order,
         )
+
+    def _operator(self, name: str, scaling: float) -> Operator:
+        if name == "learned":
+            return LearnedSum(parameters_of(self.target))
+        if name == "task-arithmetic":
+            if not self.shared:  # a constant, that `to` moves with the rest
+                self._start = _BufferSet(parameters_of(self.target))
+            return lambda sets: task_arithmetic(
+                sets, parameters_of(self.target) if self.shared else self._start.by_name(), scaling=scaling
+            )
+        return operator_named(name)
+
+    @property
+    def coefficients(self) -> nn.Parameter | None:
+        """Of a learned sum, `[networks, layers]`."""
+        return self._compose.coefficients if isinstance(self._compose, LearnedSum) else None
 
     def summed_parameters(self) -> dict[str, Tensor]:
         """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""
@@ -132,7 +153,8 @@ class MetaSum(nn.Module):
         Raises:
             UsageError: an unknown policy; or "learned" where training never ran the sum.
         """
-        composed = operator_named(operator or self.operator)([parameters_of(self.target), parameters_of(self.support)])
+        compose = self._compose if operator in (None, self.operator) else operator_named(str(operator))
+        composed = compose([parameters_of(self.target), parameters_of(self.support)])
         network = with_parameters(self.target, composed)
         sources = {
             "target": buffers_of(self.target),

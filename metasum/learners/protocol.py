@@ -128,5 +128,7 @@ class PairLearner(nn.Module, ABC):
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         own = list(self.networks.target.parameters())
+        if self.networks.coefficients is not None:
+            own.append(self.networks.coefficients)
         shared = {id(parameter) for parameter in own}
         return [own, [p for p in self.networks.support.parameters() if id(p) not in shared]]

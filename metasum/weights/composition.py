@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasum.errors import UsageError, unknown
 from metasum.types import Parameters
-from metasum.weights.parameters import check_same_architecture
+from metasum.weights.parameters import check_same_architecture, layers_of
 
 Operator = Callable[[Sequence[Parameters]], dict[str, Tensor]]
 
@@ -48,7 +48,7 @@ def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *
 
     Args:
         parameter_sets: one or more θ_i; dL/dθ_i is λ times the result's gradient.
-        initial: θ_0; held constant.
+        initial: θ_0; dL/dθ_0 is 1 - Nλ times the result's gradient.
         scaling: λ; at 1/N, N the number of networks, this is their average.
 
     Raises:
@@ -56,12 +56,42 @@ def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *
     """
     check_same_architecture([initial, *parameter_sets])
     return {
-        name: start.detach() + scaling * sum((own[name] - start.detach() for own in parameter_sets), torch.zeros(()))
+        name: start + scaling * sum((own[name] - start for own in parameter_sets), torch.zeros(()))
         for name, start in initial.items()
     }
 
 
+class LearnedSum(nn.Module):
+    """Σ_i α_i,l θ_i, with a coefficient for each network and layer l that is trained with the rest; all start at 1.
+
+    Args:
+        parameters: a parameter set of the architecture, which says what its layers are.
+        count: of networks with coefficients of their own; any further ones have the last one's.
+    """
+
+    def __init__(self, parameters: Parameters, count: int = 2) -> None:
+        super().__init__()
+        layers = layers_of(parameters)
+        self._layer = {name: index for index, layer in enumerate(layers) for name in layer}
+        first = next(iter(parameters.values()))
+        self.coefficients = nn.Parameter(first.new_ones(count, len(layers)))
+
+    def forward(self, parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
+        """The gradient reaches the coefficients and every set.
+
+        Raises:
+            ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
+        """
+        check_same_architecture(parameter_sets)
+        rows = [self.coefficients[min(index, len(self.coefficients) - 1)] for index in range(len(parameter_sets))]
+        return {
+            name: torch.stack([row[layer] * own[name] for row, own in zip(rows, parameter_sets, strict=True)]).sum(0)
+            for name, layer in self._layer.items()
+        }
+
+
 OPERATORS: dict[str, Operator] = {"sum": sum_parameters, "average": average_parameters}
+"""Those that need nothing but the parameter sets."""
 
 
 def operator_named(name: str) -> Operator:

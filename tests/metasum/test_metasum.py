@@ -11,6 +11,7 @@ from metasum.config import NetworkConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.build import build_network
 from metasum.weights.functional import BACKENDS
+from metasum.weights.parameters import layers_of
 
 
 def test_both_networks_start_as_copies_of_the_model():
@@ -101,3 +102,50 @@ def test_unknown_operator_and_backend_are_refused():
         MetaSum(small_network(), operator="difference")
     with pytest.raises(UsageError, match="unknown backend 'jax'"):
         MetaSum(small_network(), backend="jax")
+
+
+def test_task_arithmetic_adds_what_was_learnt_to_the_start():
+    networks = MetaSum(small_network(), operator="task-arithmetic", scaling=0.7)
+    start = {name: tensor.detach().clone() for name, tensor in networks.target.named_parameters()}
+    with torch.no_grad():
+        for parameter in networks.target.parameters():
+            parameter.add_(0.1)
+        for parameter in networks.support.parameters():
+            parameter.add_(0.2)
+    for name, tensor in networks.summed_parameters().items():
+        torch.testing.assert_close(tensor, start[name] + 0.7 * 0.3)
+    with pytest.raises(UsageError, match="one initialisation"):
+        MetaSum(small_network(), support=small_network(1), operator="task-arithmetic")
+
+
+def test_a_shared_start_gets_its_part_of_task_arithmetics_gradient():
+    networks = MetaSum(small_network(), shared=True, operator="task-arithmetic", scaling=0.7, inner_lr=0.1)
+    clones = networks.clone()
+    clones.summed(images()).sum().backward()  # no step yet: the sum is θ_0 itself, whatever λ
+    found = [parameter.grad.clone() for parameter in networks.target.parameters()]
+    networks.zero_grad()
+    networks.target(images()).sum().backward()
+    for mine, theirs in zip(found, networks.target.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs.grad)
+
+
+def test_learned_coefficients_start_as_the_sum_and_train_with_the_rest():
+    networks, plain = MetaSum(small_network(), operator="learned"), MetaSum(small_network())
+    torch.testing.assert_close(networks.summed(images()), plain.summed(images()))
+    networks.summed(images()).square().sum().backward()
+    plain.summed(images()).square().sum().backward()
+    for mine, theirs in zip(networks.target.parameters(), plain.target.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+    assert networks.coefficients.shape == (2, 3)
+    assert (networks.coefficients.grad.abs() > 0).any()
+    assert any(parameter is networks.coefficients for parameter in networks.parameters())
+
+
+def test_learned_coefficients_weigh_each_network_and_layer():
+    networks = MetaSum(small_network(0), support=small_network(1), operator="learned")
+    with torch.no_grad():
+        networks.coefficients.copy_(torch.arange(6.0).view(2, 3))
+    found, support = networks.summed_parameters(), dict(networks.support.named_parameters())
+    for name, tensor in networks.target.named_parameters():
+        layer = next(index for index, names in enumerate(layers_of(found)) if name in names)
+        torch.testing.assert_close(found[name], layer * tensor + (3 + layer) * support[name])

@@ -68,7 +68,7 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_the_names_in_the_settings_are_those_of_what_they_name():
-    assert set(OPERATORS) == set(composition.OPERATORS)
+    assert set(OPERATORS) == {*composition.OPERATORS, "task-arithmetic", "learned"}
     assert set(BACKENDS) == set(functional.BACKENDS)
     networks = MetaSum(small_network()).train()
     networks.summed(images())
