@@ -9,6 +9,8 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from metasum.assembly.evaluating import evaluate
+
 HERE = Path(__file__).parent
 SHADES = {"metasum-meta": "#8f5bb5", "independent": "#6f7782", "slots": "#d1495b"}
 
@@ -18,12 +20,22 @@ def results(folder):
     return json.loads(path.read_text())
 
 
-def points(result, key):
+def alone(folder, result, row):
+    """Accuracies of the row's networks with recalibrated statistics: after five steps running ones mean nothing."""
+    found = {}
+    for target in result["targets"]:
+        run = folder / f"{target}+{result['support']}" / f"{row['learner']}-seed{row['seed']}"
+        measured = evaluate(run / "target.safetensors", on=(target,), statistics="recalibrate")
+        found[target] = measured["accuracy"][target]
+    return found
+
+
+def points(result, key, *, folder=None):
     """Mean and standard deviation over seeds of the targets' mean, in percent."""
-    values = [
-        100 * sum(row["accuracy"][target][key] for target in result["targets"]) / len(result["targets"])
-        for row in result["rows"]
-    ]
+    values = []
+    for row in result["rows"]:
+        found = alone(folder, result, row) if folder else {t: row["accuracy"][t][key] for t in result["targets"]}
+        values.append(100 * sum(found.values()) / len(found))
     mean = sum(values) / len(values)
     return mean, (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
 
@@ -57,7 +69,9 @@ def inner_steps(root):
         for key, dash in (("before", "--"), ("stranger", "-")):
             words = "alone" if key == "before" else "sum of strangers"
             style = {"color": SHADES[learner], "linestyle": dash}
-            lines[f"{label}, {words}"] = (counts, [points(result, key) for result in found], style)
+            folders = [root / f"steps{count}{ending}" if key == "before" else None for count in counts]
+            values = [points(result, key, folder=folder) for result, folder in zip(found, folders, strict=True)]
+            lines[f"{label}, {words}"] = (counts, values, style)
     picture("strangers-inner-steps", "SGD steps that each network takes apart", lines, ticks=[5, 20, 100])
 
 

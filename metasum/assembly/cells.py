@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metasum.assembly.meta_training import meta_datasets
 from metasum.assembly.parts import make_networks, private_settings, resolve, settings_for
 from metasum.assembly.training import run_in
 from metasum.baselines.registry import learner_named
@@ -150,6 +151,8 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
         raise UsageError(f"--{unread.replace('_', '-')} says nothing to any of the learners {', '.join(learners)}.")
     refusals = []
     for learner in learners:
+        if learner_named(learner).meta_learnt and config.network.init is None:
+            meta_datasets(config, held_out=[config.data.target])
         numbered = learner_named(learner).numbered
         values = {numbered: number} if numbered is not None and number else {}
         resolved = resolve(settings_for(learner, config, **values), datasets)
