@@ -129,6 +129,7 @@ def _names(section: Any) -> tuple[str, ...]:
 
 OBJECTIVE = (*_names(ObjectiveConfig), "operator", "scaling", "backend")
 JOINT = (*OBJECTIVE, *_names(RegularisationConfig))
+ALONE = ("target_weight", "support_weight", "operator", "scaling", *_names(RegularisationConfig))
 LEARNERS: dict[str, LearnerEntry] = {
     "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
     "metasum-symmetric": LearnerEntry(
@@ -160,7 +161,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         _joint,
         "Trains each network alone, quiet on foreign images.",
         "metasum",
-        JOINT,
+        ALONE,
         preset={"sum_weight": 0.0},
         defaults={"quiet_weight": 0.5},
     ),
@@ -168,7 +169,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         _joint,
         "Trains each network alone, pulled to the initialisation.",
         "metasum",
-        JOINT,
+        ALONE,
         preset={"sum_weight": 0.0},
         defaults={"anchor": 0.01},
         one_initialisation=True,
@@ -178,7 +179,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         _joint,
         "Trains each network alone, in sharpness-aware steps.",
         "metasum",
-        JOINT,
+        ALONE,
         preset={"sum_weight": 0.0},
         defaults={"sharpness": 0.05},
         grid={"sharpness": (0.05, 0.2, 0.5)},
@@ -187,7 +188,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         _joint,
         "Trains each network's tangent at the initialisation, alone: sums of weights are sums of functions.",
         "metasum",
-        JOINT,
+        ALONE,
         preset={"sum_weight": 0.0, "tangent": True, "norm": "none"},
         one_initialisation=True,
         grid={"learning_rate": (5e-4, 2e-3)},

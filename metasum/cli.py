@@ -46,7 +46,7 @@ def main() -> None:
         _fail(error.format_message(), 2, error)
     except Interrupted as error:
         again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
-        resume = " --resume" if sys.argv[1] == "train" else ""  # studies go on by themselves
+        resume = " --resume" if sys.argv[1] in ("train", "meta-train") else ""  # studies go on by themselves
         _fail(f"{error} Continue with: metasum {again}{resume}", error.exit_code, error)
     except MetaSumError as error:
         _fail(str(error), error.exit_code, error)

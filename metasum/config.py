@@ -121,9 +121,17 @@ class ObjectiveConfig(Checked):
 class RegularisationConfig(Checked):
     """What may carry over from one partner to another."""
 
-    anchor: float = option(0.0, "λ: strength of the pull of both networks to their initialisation.", minimum=0)
-    sharpness: float = option(
-        0.0, "ρ: how far from its weights each network looks for a steep place; 0 for ordinary steps.", minimum=0
+    anchor: float | None = option(
+        None,
+        "λ: strength of the pull of both networks to their initialisation [default: 0.01 for learner anchored, else "
+        "0].",
+        minimum=0,
+    )
+    sharpness: float | None = option(
+        None,
+        "ρ: how far from its weights each network looks for a steep place; 0 for ordinary steps [default: 0.05 for "
+        "learner sharpness-aware, else 0].",
+        minimum=0,
     )
     quiet_weight: float | None = option(
         None,

@@ -88,6 +88,10 @@ def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> Non
 def _check_numbers(runs: Sequence[FinishedRun]) -> None:
     """Raises UsageError where two networks stand in one place that only one of them can have."""
     seen: dict[tuple[str, Any], FinishedRun] = {}
+    divided = [run for run in runs if run.config.learner in LEARNERS and LEARNERS[run.config.learner].numbered]
+    if len({run.config.slots.slots for run in divided}) > 1:
+        told = ", ".join(f"{run.folder} has --slots {run.config.slots.slots}" for run in divided)
+        raise UsageError(f"{told}: their parts overlap; train all with the same number.")
     for run in runs:
         setting = LEARNERS[run.config.learner].numbered if run.config.learner in LEARNERS else None
         if setting is not None:
@@ -108,7 +112,7 @@ def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
             f"{first.folder} has {ours.num_classes} classes and {other.folder} has {theirs.num_classes}; "
             f"train both with --num-classes {most}."
         )
-    for name in ("network", "width", "norm"):
+    for name in ("network", "width", "norm", "tangent"):
         mine, yours = getattr(ours, name), getattr(theirs, name)
         if mine != yours:
             raise ArchitectureError(

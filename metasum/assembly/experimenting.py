@@ -59,11 +59,13 @@ def experiment(
     """
     config = config or TrainConfig()
     load_entry_points()
-    names = _learners(learners, len(targets))
+    names = _learners(learners, len(targets), config.slots.slots)
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
     if config.sum.statistics != "recalibrate":
         raise UsageError("--statistics: sums of strangers are measured with recalibrated statistics.")
+    if config.slots.slot:
+        raise UsageError("--slot: an experiment numbers its targets by itself.")
     if config.sum.operator == "learned":
         raise UsageError("--operator learned: its coefficients belong to a pair; strangers have none.")
     if any(learner_named(name).meta_learnt for name in names) and config.network.init is None:
@@ -157,7 +159,7 @@ def _of_one_shape(
     return shaped
 
 
-def _learners(learners: Sequence[str] | None, targets: int) -> list[str]:
+def _learners(learners: Sequence[str] | None, targets: int, slots: int) -> list[str]:
     """Those asked for, or all whose target networks are their own and can be added.
 
     Raises:
@@ -176,4 +178,5 @@ def _learners(learners: Sequence[str] | None, targets: int) -> list[str]:
             raise UsageError(f"learner 'slerp' merges two networks, and there are {targets} targets.")
     if learners is not None:
         return list(learners)
-    return [name for name in LEARNERS if name not in alike and not (name == "slerp" and targets > 2)]
+    crowded = {name for name, entry in LEARNERS.items() if entry.numbered and targets > slots}
+    return [name for name in LEARNERS if name not in alike | crowded and not (name == "slerp" and targets > 2)]

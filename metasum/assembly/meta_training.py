@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from metasum.assembly.parts import initial_network
-from metasum.config import TrainConfig, changed, to_dict
+from metasum.config import OptimisationConfig, TrainConfig, changed, flat, to_dict
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.learners.meta import MetaLearner
@@ -21,7 +21,7 @@ from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
 from metasum.tasks.distribution import TaskDistribution, Variations
 from metasum.tasks.registry import load_dataset
-from metasum.tasks.task import FIXED_SEED, ImageTask, validation_split
+from metasum.tasks.task import ImageTask, validation_split
 from metasum.training.description import describe_dataset, describe_surroundings, reopen
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
@@ -31,8 +31,10 @@ from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
+from metasum.weights.storage import read_metadata
 
 EPISODES = 8  # that an evaluation adapts to
+EVALUATION_SEED = 2**62  # of their tasks: none that a --meta-seed is likely to have
 
 
 def meta_train(
@@ -69,9 +71,11 @@ def meta_train(
     config, display = config or TrainConfig(learner="metasum-meta"), display or SilentDisplay()
     if resume and overwrite:
         raise UsageError("--resume and --overwrite ask for opposite things.")
+    if name is not None:
+        check_folder_name("--name", name)
     load_entry_points()
     root = Path(config.data.data_root)
-    datasets = {name: load_dataset(name, root=root, download=download) for name in meta_datasets(config)}
+    datasets = {dataset: load_dataset(dataset, root=root, download=download) for dataset in meta_datasets(config)}
     config = _outer(config, datasets)
     fabric = make_fabric(config.optimisation)
     networks = MetaSum(
@@ -91,7 +95,6 @@ def meta_train(
         **describe_surroundings(),
     }
     path = Path(out) / "meta" / (name or _default_name(description))
-    check_folder_name("--name", path.name)
     resume = path.exists() if resume is None else resume
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
@@ -114,7 +117,12 @@ def meta_train(
     harness.train(title=f"meta-training {path.name}")
     evaluation = harness.evaluator.before_and_after(learner)
     harness.record_final(evaluation)
-    run.save_weights("initial", networks.target.state_dict(), architecture=architecture(config))
+    run.save_weights(
+        "initial",
+        networks.target.state_dict(),
+        architecture=architecture(config),
+        meta_datasets=json.dumps([*datasets]),
+    )
     result = {
         "learner": config.learner,
         "datasets": list(datasets),
@@ -160,17 +168,36 @@ def learnt_initialisation(
     A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
     """
     if config.network.init is not None:
+        _check_given(config)
         return config
     meta_datasets(config, held_out=[config.data.target])
-    result = meta_train(config, out=out, resume=None, download=download, display=display)
-    return changed(config, init=result["initial"], init_seed=0)
+    where = {name: getattr(config.optimisation, name) for name in ("device", "precision")}
+    own = dataclasses.replace(config, optimisation=OptimisationConfig(**where))
+    result = meta_train(own, out=out, resume=None, download=download, display=display)
+    learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
+    return changed(config, init=str(learnt), init_seed=0)
+
+
+def _check_given(config: TrainConfig) -> None:
+    """Raises UsageError where `--init` has seen the target, or comes with settings of a meta-training not to be run."""
+    now, default = flat(config), flat(TrainConfig())
+    for field in (*dataclasses.fields(config.meta), *dataclasses.fields(config.objective)):
+        if now[field.name] != default[field.name]:
+            raise UsageError(f"--{field.name.replace('_', '-')} says nothing where --init brings what was meta-learnt.")
+    init = Path(str(config.network.init))
+    if config.data.target in json.loads(read_metadata(init).get("meta_datasets", "[]")):
+        raise UsageError(f"--init {init} was meta-learnt on {config.data.target!r}, the target, among others.")
 
 
 def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
     """The settings of meta-training's own loop; what a pair decides is at its default, so that all pairs share it."""
     meta = config.meta
     return changed(
-        TrainConfig(network=config.network, objective=config.objective, optimisation=config.optimisation),
+        TrainConfig(
+            network=dataclasses.replace(config.network, tangent=False),
+            objective=config.objective,
+            optimisation=config.optimisation,
+        ),
         learner="metasum-meta",
         **{**dataclasses.asdict(meta), "meta_datasets": ",".join(datasets)},
         **dataclasses.asdict(config.monitor),
@@ -212,5 +239,5 @@ def _distribution(
         outputs=config.network.num_classes or 10,
         variations=Variations(meta.permute_labels, meta.rotate, meta.invert, meta.task_classes),
         partners=(2, meta.partners),
-        generator=torch.Generator().manual_seed(FIXED_SEED if held_out else meta.meta_seed),
+        generator=torch.Generator().manual_seed(EVALUATION_SEED if held_out else meta.meta_seed),
     )

@@ -50,6 +50,9 @@ def resolve(config: TrainConfig, datasets: Sides[Dataset]) -> TrainConfig:
     entry = learner_named(config.learner)
     _refuse_settings_of_other_learners(config)
     given, default = flat(config), flat(TrainConfig())
+    for name, value in entry.preset.items():
+        if given[name] not in (default[name], value):
+            raise UsageError(f"--{name.replace('_', '-')} is {value} for learner {config.learner!r}.")
     own = {name: value for name, value in entry.defaults.items() if given[name] == default[name]}
     config = changed(config, **entry.preset, **own)
     if entry.two_initialisations and config.network.support_init_seed is None:
@@ -90,9 +93,10 @@ def unread_settings(learner: str) -> set[str]:
 
 
 def settings_for(learner: str, config: TrainConfig, **values: Any) -> TrainConfig:
-    """`config` for `learner`: what only others read is at its default; `values` on top."""
+    """`config` for `learner`: what only others read, or what it sets itself, is at its default; `values` on top."""
     default = flat(TrainConfig())
-    return changed(config, learner=learner, **{**{name: default[name] for name in unread_settings(learner)}, **values})
+    names = unread_settings(learner) | set(learner_named(learner).preset)
+    return changed(config, learner=learner, **{**{name: default[name] for name in names}, **values})
 
 
 def open_grid(learner: str, config: TrainConfig, by_hand: Collection[str] = ()) -> list[dict[str, Any]]:
@@ -122,7 +126,9 @@ def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:
 
 
 def make_networks(config: TrainConfig) -> MetaSum:
-    """Both networks at their start, and the module that adds them."""
+    """Both networks at their start, and the module that adds them; raises UsageError where a backend cannot run it."""
+    if config.network.tangent and config.sum.backend == "higher":
+        raise UsageError("--backend higher cannot run a --tangent; take torch or learn2learn.")
     channels, own_seed = config.data.in_channels, config.network.support_init_seed
     model = initial_network(config.network, in_channels=channels)
     support = None if own_seed is None else build_network(config.network, in_channels=channels, seed=own_seed)

@@ -15,7 +15,7 @@ from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
-from metasum.networks.build import architecture
+from metasum.networks.build import architecture, start_of
 from metasum.plugins import load_entry_points
 from metasum.training.analysis import analyse
 from metasum.training.description import describe, reopen
@@ -26,7 +26,7 @@ from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
-from metasum.weights.parameters import checksum, parameters_of
+from metasum.weights.parameters import checksum
 from metasum.weights.storage import load_into
 
 
@@ -108,10 +108,11 @@ def run_in(
     fabric = make_fabric(config.optimisation)
     config = resolve(config, datasets)
     if learner_named(config.learner).meta_learnt:
+        resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
-    start, size = checksum(parameters_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
+    start, size = checksum(start_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
     learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")

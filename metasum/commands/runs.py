@@ -72,7 +72,8 @@ def train(**values: Any) -> None:
 
 @click.command(cls=TolerantCommand)
 @settings_flags(MetaConfig)
-@settings_flags(NetworkConfig, leave_out=("support_init_seed",))
+@settings_flags(NetworkConfig, leave_out=("support_init_seed", "tangent"))
+@click.option("--in-channels", type=int, default=1, show_default=True, help="Channels the network sees: 1 or 3.")
 @settings_flags(ObjectiveConfig)
 @settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
 @settings_flags(MonitorConfig)

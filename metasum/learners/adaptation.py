@@ -34,8 +34,8 @@ class InnerSGD(nn.Module):
     """θ ← θ - lr ∇L, as learn2learn's MAML.
 
     Args:
-        model: what is cloned.
-        lr: one rate for all.
+        model: what is cloned (all its weights have one rate, so that it is not looked at).
+        lr: that rate.
     """
 
     def __init__(self, model: nn.Module, lr: float) -> None:
@@ -169,10 +169,10 @@ class Clones:
             loss: the sum of the networks' own losses, a scalar in nats: no network's gradient sees another's term.
         """
         parameters = [list(network.parameters.values()) for network in self.networks]
-        flat = [tensor for own in parameters for tensor in own]
-        gradients = iter(torch.autograd.grad(loss, flat, create_graph=not self.first_order, allow_unused=True))
+        moving = [tensor for own in parameters for tensor in own if tensor.requires_grad]
+        gradients = iter(torch.autograd.grad(loss, moving, create_graph=not self.first_order, allow_unused=True))
         for network, own in zip(self.networks, parameters, strict=True):
-            network.step([next(gradients) for _ in own])
+            network.step([next(gradients) if tensor.requires_grad else None for tensor in own])
 
     def summed(self, images: Tensor) -> Tensor:
         """Logits `[N, classes]` of the sum of what the clones have become; gradients reach all of them."""

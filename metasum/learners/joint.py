@@ -51,9 +51,16 @@ class JointLearner(PairLearner):
         return sharpness_aware(
             self.parameter_groups(),
             self._regularisation.sharpness,
-            lambda: self._gradients(target, support, torch.Tensor.backward),
+            lambda: self._first_look(target, support),
             lambda: self._gradients(target, support, backward),
         )
+
+    def _first_look(self, target: Batch, support: Batch) -> None:
+        """Gradients as they are here, with running statistics left as they were."""
+        before = [(buffer, buffer.clone()) for buffer in self.buffers()]
+        self._gradients(target, support, torch.Tensor.backward)
+        for buffer, values in before:
+            buffer.copy_(values)
 
     def _gradients(self, target: Batch, support: Batch, backward: Backward) -> dict[str, Tensor]:
         self.train()
@@ -87,9 +94,9 @@ class JointLearner(PairLearner):
         if quiet := self._regularisation.quiet_weight:
             terms["target_quiet"] = keep_quiet(networks.target, target, support, quiet, backward)
             terms["support_quiet"] = keep_quiet(networks.support, support, target, quiet, backward)
-        if self._start:
+        if anchor := self._regularisation.anchor:
             own = (networks.target, networks.support)
             pull = torch.stack([distance(*pair) for pair in zip(own, self._start, strict=True)]).sum()
-            backward(self._regularisation.anchor * pull)
-            terms["anchor"] = self._regularisation.anchor * pull.detach()
+            backward(anchor * pull)
+            terms["anchor"] = anchor * pull.detach()
         return terms

@@ -39,7 +39,7 @@ class Trainable(Protocol):
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
-class Learner(Protocol):
+class Learner(Trainable, Protocol):
     """A way of training a target and a support network of one architecture.
 
     A learner owns no loop and no optimiser: the harness calls `training_step`, then updates `parameters()`. It
@@ -54,10 +54,6 @@ class Learner(Protocol):
     @property
     def trains_sum(self) -> bool:
         """Whether training runs the summed network, which then has learned statistics of its own."""
-        ...
-
-    def training_step(self, target: Batch, support: Batch, *, backward: Backward = ...) -> dict[str, Tensor]:
-        """Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached)."""
         ...
 
     def target_network(self) -> nn.Module:
@@ -79,16 +75,6 @@ class Learner(Protocol):
             statistics: as `MetaSum.summed_network` describes it.
         """
         ...
-
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        """What the optimiser moves; gradients are clipped group by group."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
 
 class PairLearner(nn.Module, ABC):

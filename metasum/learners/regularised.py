@@ -46,6 +46,7 @@ def sharpness_aware(
     _forget(parameters)
     gradients()
     moves: dict[nn.Parameter, Tensor] = {}
+    start = [parameter.detach().clone() for parameter in parameters]
     for group in groups:
         slopes = {p: p.grad for p in group if p.grad is not None}
         norm = torch.stack([slope.norm() for slope in slopes.values()]).norm().clamp(min=1e-12)
@@ -55,10 +56,12 @@ def sharpness_aware(
     with torch.no_grad():
         for parameter, move in moves.items():
             parameter.add_(move)
+    torch.clear_autocast_cache()  # autocast would go on with the weights that it has cast before
     terms = step()
     with torch.no_grad():
-        for parameter, move in moves.items():
-            parameter.sub_(move)
+        for parameter, weights in zip(parameters, start, strict=True):
+            parameter.copy_(weights)
+    torch.clear_autocast_cache()
     return terms
 
 
@@ -66,8 +69,8 @@ def keep_quiet(network: nn.Module, batch: Batch, foreign: Batch, weight: float, 
     """The gradient of q KL(uniform ‖ softmax f(θ; x)), x foreign images: Outlier Exposure (Hendrycks et al. 2019).
 
     Taken twice: once the foreign images are normalised by their own statistics, as where a sum is recalibrated on one
-    dataset; once half a batch of either by those of both together, beside CE on the own half, as where it is deployed
-    on their union.
+    dataset; once half a batch of either by those of both together, with CE on the own half (of weight 1, so that q > 0
+    is never nearly nothing), as where it is deployed on their union.
 
     Args:
         network: in train mode; its running statistics stay as they are.

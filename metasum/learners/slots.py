@@ -28,7 +28,7 @@ from metasum.weights.statistics import settle_statistics
 
 
 class SlotsLearner(PairLearner):
-    """L_t = CE(f(θ_t; x_t), y_t) + q KL(uniform ‖ softmax f(θ_t; x_s)), and L_s its mirror image (`keep_quiet`).
+    """L_t = CE(f(θ_t; x_t), y_t) and the terms of `keep_quiet` on x_s, and L_s its mirror image.
 
     What is trained are two thin networks; target, support and sum are whole ones that hold them. No gradient of one
     depends on the other's weights: the support is there for its images.

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from metasum.config import NetworkConfig, TrainConfig
 from metasum.errors import CheckpointError, UsageError
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
+from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.storage import load_into, read_metadata
 
 
@@ -50,6 +51,12 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
     return Tangent(network) if config.tangent else network
+
+
+def start_of(network: nn.Module) -> dict[str, Tensor]:
+    """What makes two initialisations the same: all parameters and, of a tangent, the weights that it touches at."""
+    touching = {name: tensor for name, tensor in buffers_of(network).items() if isinstance(network, Tangent)}
+    return {**parameters_of(network), **touching}
 
 
 ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent")  # settings that shape a network

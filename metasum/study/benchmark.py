@@ -11,6 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metasum.config import BenchmarkConfig, NetworkConfig, ObjectiveConfig, OptimisationConfig
+from metasum.errors import UsageError
 from metasum.learners.joint import JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
@@ -37,6 +38,8 @@ def run_benchmark(config: BenchmarkConfig) -> dict[str, Any]:
     Raises:
         UsageError: an unknown backend; a device that is not there.
     """
+    if config.inner_steps != BenchmarkConfig.inner_steps:
+        raise UsageError("--inner-steps says nothing to learner 'metasum'; add --learner metasum-meta.")
     names = [name.strip() for name in config.backends.split(",")]
     fabric = make_fabric(OptimisationConfig(device=config.device, precision=config.precision))
     contenders = {name: _Contender(config, name, fabric) for name in names}

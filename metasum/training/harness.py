@@ -158,7 +158,7 @@ class Harness(Generic[L, E]):
 
     def _diverged(self, what: str) -> DivergenceError:
         kept = "the last good checkpoint is kept" if (self.run.path / "last.ckpt").is_file() else "no checkpoint yet"
-        return DivergenceError(f"training diverged: {what} ({kept}); try a lower --learning-rate, or --clip 1.")
+        return DivergenceError(f"training diverged: {what} ({kept}); try a lower learning rate, or --clip 1.")
 
     def _evaluate_on_the_way(self) -> None:
         started = time.perf_counter()

@@ -16,7 +16,7 @@ from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import read_json, replacing, write_json, write_text
 from metasum.weights.storage import load_weights, save_weights
 
-CHECKPOINT_FORMAT = "metasum checkpoint 1"
+CHECKPOINT_FORMAT = "metasum checkpoint 2"
 CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "updates", "precision", "sampler", "random"}
 CHECKPOINT_KEYS |= {"images", "seconds", "evaluation_seconds"}
 

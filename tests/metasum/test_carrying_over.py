@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from refusal import refused
 from tiny import images, labels, small_network
 from torch.nn.functional import cross_entropy
 
@@ -147,3 +148,48 @@ def test_a_tangents_run_is_read_back(metasum, tiny, tmp_path):
     folder = tmp_path / "runs" / "rows+lines" / "tangent-seed0"
     outcome = metasum("evaluate", folder / "target.safetensors", "--on", "rows", "--data-root", tiny[5], "--json")
     assert outcome.code == 0, outcome.err
+
+
+def test_sharpness_aware_steps_move_under_autocast_too():
+    def found(sharpness):
+        networks = MetaSum(small_network().float())
+        learner = JointLearner(networks, ObjectiveConfig(), RegularisationConfig(sharpness=sharpness))
+        batches = [Batch(batch.images.float(), batch.labels) for batch in (TARGET, SUPPORT)]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            terms = learner.training_step(*batches)
+        return terms["target"]
+
+    assert abs(float(found(2.0)) - float(found(0.0))) > 0.1
+
+
+def test_a_sharpness_aware_step_counts_once_in_running_statistics():
+    learner = learner_of(sharpness=0.2)
+    learner.training_step(TARGET, SUPPORT)
+    assert int(dict(learner.networks.target.named_buffers())["1.num_batches_tracked"]) == 1
+
+
+def test_tangents_of_two_initialisations_are_told_apart(metasum, tiny, tmp_path):
+    for seed in (0, 7):
+        assert metasum("train", *tiny, "--learner", "tangent", "--init-seed", seed, "--name", f"t{seed}").code == 0
+    runs = [tmp_path / "runs" / "rows+lines" / f"t{seed}" for seed in (0, 7)]
+    refused(metasum("sum", *runs, "--out", tmp_path / "s"), 2, "different initialisations")
+
+
+@pytest.mark.parametrize(
+    ("learner", "flags", "words"),
+    [
+        ("quiet", ("--sum-weight", 3), "--sum-weight"),
+        ("quiet", ("--reading", "gap"), "--reading"),
+        ("tangent", ("--norm", "group"), "--norm is none"),
+        ("tangent", ("--backend", "higher"), "--backend"),
+        ("independent", ("--tangent", "--norm", "none", "--backend", "higher"), "--backend"),
+    ],
+)
+def test_what_such_a_learner_does_not_read_is_refused(metasum, tiny, learner, flags, words):
+    refused(metasum("train", *tiny, "--learner", learner, *flags), 2, words)
+
+
+def test_an_anchor_of_nothing_is_taken_at_its_word(metasum, tiny, tmp_path):
+    assert metasum("train", *tiny, "--learner", "anchored", "--anchor", 0).code == 0
+    lines = (tmp_path / "runs" / "rows+lines" / "anchored-seed0" / "metrics.jsonl").read_text()
+    assert "anchor" not in lines

@@ -205,3 +205,22 @@ def test_a_meta_learnt_initialisation_never_sees_a_target(experiment, tmp_path):
         learnt = load_file(meta / "initial.safetensors")
         assert all(torch.equal(start[name], learnt[name]) for name in learnt)
     refused(experiment(*fast, "--meta-datasets", "lines,third", learners="metasum-meta"), 2, "'third'", "never seen")
+
+
+def test_an_experiment_numbers_its_targets_by_itself(experiment):
+    refused(experiment("--slot", 1, learners="slots"), 2, "--slot")
+
+
+def test_networks_of_unequal_parts_are_not_added(metasum, tiny, tmp_path):
+    for name, flags in (("two", ("--slots", 2)), ("three", ("--slots", 3, "--slot", 1))):
+        assert metasum("train", *tiny, "--learner", "slots", *flags, "--name", name).code == 0
+    runs = [tmp_path / "runs" / "rows+lines" / name for name in ("two", "three")]
+    refused(metasum("sum", *runs, "--out", tmp_path / "s"), 2, "their parts overlap")
+
+
+def test_by_default_only_learners_that_can_take_all_targets_run():
+    from metasum.assembly.experimenting import _learners
+
+    assert {"slots", "slerp"} <= set(_learners(None, 2, 2))
+    assert not {"slots", "slerp"} & set(_learners(None, 3, 2))
+    assert "slots" in _learners(None, 3, 4)

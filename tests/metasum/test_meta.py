@@ -76,10 +76,10 @@ def test_further_partners_count_as_support():
     torch.testing.assert_close(terms["support"], (second + third) / 2)
 
 
-def test_meta_training_makes_sums_of_strangers_better():
+def test_meta_training_makes_the_sum_better_on_its_own_episode():
     learner = learner_of()
     optimizer = torch.optim.Adam(learner.parameters(), 0.02)
-    evaluator = EpisodeEvaluator([(batch(1), batch(2))], autocast=torch.no_grad if False else torch.enable_grad)
+    evaluator = EpisodeEvaluator([(batch(1), batch(2))], autocast=torch.enable_grad)
     before = evaluator.before_and_after(learner)
     for _ in range(60):
         optimizer.zero_grad()
@@ -106,8 +106,7 @@ def test_a_run_leaves_an_initialisation_to_train_from(meta, metasum, tiny, tmp_p
     assert result["run"] == str(tmp_path / "runs" / "meta" / "m")
     assert result["datasets"] == ["rows", "lines"]
     assert 0 <= result["accuracy"]["target"]["after"] <= 1
-    flags = [flag if flag != 0.04 else 0.04 for flag in tiny]
-    trained = metasum("train", *flags, "--init", result["initial"], "--num-classes", 10)
+    trained = metasum("train", *tiny, "--init", result["initial"], "--num-classes", 10)
     assert trained.code == 0, trained.err
 
 
@@ -168,3 +167,33 @@ def test_what_cannot_be_meta_trained_on_is_refused(meta, tmp_path, flags, words)
 
 def test_a_target_is_never_meta_trained_on(metasum, tiny, tmp_path):
     refused(metasum("train", *tiny, "--learner", "metasum-meta", "--meta-datasets", "rows"), 2, "'rows'", "never seen")
+
+
+def test_a_given_initialisation_that_has_seen_the_target_is_refused(meta, metasum, tiny, tmp_path):
+    assert meta("--name", "m", steps=1).code == 0
+    init = tmp_path / "runs" / "meta" / "m" / "initial.safetensors"
+    flags = ("--learner", "metasum-meta", "--num-classes", 10, "--init", init)
+    refused(metasum("train", *tiny, *flags), 2, "meta-learnt on 'rows'")
+    refused(metasum("train", *tiny, *flags, "--meta-steps", 7), 2, "--meta-steps", "--init")
+
+
+def test_the_runs_own_optimiser_does_not_meta_train(metasum, tiny, tmp_path):
+    fast = ("--learner", "metasum-meta", "--meta-steps", 1, "--meta-batch-size", 4)
+    assert metasum("train", *tiny, *fast).code == 0
+    assert metasum("train", *tiny, *fast, "--optimizer", "sgd", "--warmup", 2, "--name", "other").code == 0
+    assert len(list((tmp_path / "runs" / "meta").iterdir())) == 1
+
+
+def test_names_stay_in_their_folder(meta, tmp_path):
+    refused(meta("--name", "../../x"), 2, "--name")
+    assert nothing_written(tmp_path)
+
+
+def test_frozen_weights_stay_and_the_others_adapt():
+    model = small_network()
+    model[0].weight.requires_grad_(False)
+    networks = MetaSum(model, shared=True)
+    clones = networks.clone()
+    clones.adapt(cross_entropy(clones.target(batch(1).images), batch(1).labels))
+    assert torch.equal(clones.target.parameters["0.weight"], model[0].weight)
+    assert not torch.equal(clones.target.parameters["7.weight"], model[7].weight)
