@@ -1,6 +1,6 @@
 """Draws the pictures of strangers.md from the folders that its commands leave: `python docs/strangers_pictures.py DIR`.
 
-DIR holds steps5, steps20, steps100 and their -random twins, many2, many3, many4, many8, and res/meta/letters500.
+DIR holds what `--out` was in these commands: steps5, steps20 and steps100, their -random twins, and res.
 """
 
 import json
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from metasum.assembly.evaluating import evaluate
 
 HERE = Path(__file__).parent
-SHADES = {"metasum-meta": "#8f5bb5", "independent": "#6f7782", "slots": "#d1495b"}
+SHADES = {"metasum-meta": "#8f5bb5", "independent": "#6f7782"}
 
 
 def results(folder):
@@ -87,21 +87,7 @@ def meta_training(root):
     picture("strangers-meta-training", "meta-training steps", lines, logarithmic=False)
 
 
-def networks_added(root):
-    counts = [2, 3, 4, 8]
-    found = [results(root / f"many{count}") for count in counts]
-    lines = {}
-    for key, words, dash in (
-        ("before", "alone", "--"),
-        ("stranger", "sum", "-"),
-        ("stranger_union_statistics", "sum, one set of statistics", ":"),
-    ):
-        style = {"color": SHADES["slots"], "linestyle": dash}
-        lines[f"slots, {words}"] = (counts, [points(result, key) for result in found], style)
-    picture("strangers-networks-added", "networks added, and slots", lines, ticks=counts)
-
-
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for draw in (inner_steps, meta_training, networks_added):
+    for draw in (inner_steps, meta_training):
         draw(folder)
