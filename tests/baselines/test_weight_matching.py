@@ -160,5 +160,5 @@ def test_what_it_cannot_follow_is_named():
         def forward(self, x):
             return x * 2
 
-    assert "cannot follow" in refusing(Branching())
-    assert "does not know what" in refusing(Multiplying())
+    assert "cannot be followed" in refusing(Branching())
+    assert "not known what" in refusing(Multiplying())
