@@ -129,7 +129,14 @@ def _names(section: Any) -> tuple[str, ...]:
 
 OBJECTIVE = (*_names(ObjectiveConfig), "operator", "scaling", "backend")
 JOINT = (*OBJECTIVE, *_names(RegularisationConfig))
-ALONE = ("target_weight", "support_weight", "operator", "scaling", *_names(RegularisationConfig))
+
+
+def _alone(summary: str, *, preset: Mapping[str, Any] | None = None, **more: Any) -> LearnerEntry:
+    """Joint MetaSum without its third term, with something else that may carry over to strangers."""
+    settings = ("target_weight", "support_weight", "operator", "scaling", *_names(RegularisationConfig))
+    return LearnerEntry(_joint, summary, "metasum", settings, {"sum_weight": 0.0, **(preset or {})}, **more)
+
+
 LEARNERS: dict[str, LearnerEntry] = {
     "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
     "metasum-symmetric": LearnerEntry(
@@ -157,39 +164,24 @@ LEARNERS: dict[str, LearnerEntry] = {
         numbered="slot",
         grid={"learning_rate": (1e-3, 2e-3, 4e-3)},  # thin networks want more than whole ones
     ),
-    "quiet": LearnerEntry(
-        _joint,
+    "quiet": _alone(
         "Trains each network alone, quiet on foreign images.",
-        "metasum",
-        ALONE,
-        preset={"sum_weight": 0.0},
         defaults={"quiet_weight": 0.5},
     ),
-    "anchored": LearnerEntry(
-        _joint,
+    "anchored": _alone(
         "Trains each network alone, pulled to the initialisation.",
-        "metasum",
-        ALONE,
-        preset={"sum_weight": 0.0},
         defaults={"anchor": 0.01},
         one_initialisation=True,
         grid={"anchor": (0.001, 0.01, 0.1)},
     ),
-    "sharpness-aware": LearnerEntry(
-        _joint,
+    "sharpness-aware": _alone(
         "Trains each network alone, in sharpness-aware steps.",
-        "metasum",
-        ALONE,
-        preset={"sum_weight": 0.0},
         defaults={"sharpness": 0.05},
         grid={"sharpness": (0.05, 0.2, 0.5)},
     ),
-    "tangent": LearnerEntry(
-        _joint,
+    "tangent": _alone(
         "Trains each network's tangent at the initialisation, alone: sums of weights are sums of functions.",
-        "metasum",
-        ALONE,
-        preset={"sum_weight": 0.0, "tangent": True, "norm": "none"},
+        preset={"tangent": True, "norm": "none"},
         one_initialisation=True,
         grid={"learning_rate": (5e-4, 2e-3)},
     ),

@@ -60,11 +60,10 @@ class Cells:
             report: draw its report.
             keep_weights: whether its networks are saved.
         """
-        numbered = learner_named(learner).numbered
-        if numbered is not None and self.number:
-            chosen = {**chosen, numbered: self.number}
-            name = f"{name or f'{learner}-seed{seed}'}-{numbered}{self.number}"
-        path = self.folder / (name or f"{learner}-seed{seed}")
+        numbered = _numbered(learner, self.number)
+        chosen = {**chosen, **numbered}
+        suffix = "".join(f"-{setting}{number}" for setting, number in numbered.items())
+        path = self.folder / f"{name or f'{learner}-seed{seed}'}{suffix}"
         self.started += 1
         display = self.displays()
         display.note(f"{self.started}/{self.total}  {path.name}" if self.total else path.name)
@@ -111,6 +110,12 @@ class Cells:
         self.displays().note(f"{path.name} failed: {error}")
 
 
+def _numbered(learner: str, number: int) -> dict[str, int]:
+    """The setting that tells a learner which of the networks to be added its target's is; {} for the first."""
+    setting = learner_named(learner).numbered
+    return {setting: number} if setting is not None and number else {}
+
+
 def tune(
     cells: Cells, learner: str, seed: int, candidates: Sequence[Mapping[str, Any]]
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -153,9 +158,7 @@ def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides
     for learner in learners:
         if learner_named(learner).meta_learnt and config.network.init is None:
             meta_datasets(config, held_out=[config.data.target])
-        numbered = learner_named(learner).numbered
-        values = {numbered: number} if numbered is not None and number else {}
-        resolved = resolve(settings_for(learner, config, **values), datasets)
+        resolved = resolve(settings_for(learner, config, **_numbered(learner, number)), datasets)
         try:
             learner_named(learner).factory(make_networks(resolved), resolved)  # refuses what the learner cannot take
         except ArchitectureError as error:  # one learner's business, unless there is no other

@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from metasum.assembly.parts import initial_network
+from metasum.assembly.parts import check_request, initial_network
 from metasum.config import OptimisationConfig, TrainConfig, changed, flat, to_dict
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, write_json
+from metasum.files import write_json
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import architecture
@@ -69,10 +69,7 @@ def meta_train(
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
     """
     config, display = config or TrainConfig(learner="metasum-meta"), display or SilentDisplay()
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite ask for opposite things.")
-    if name is not None:
-        check_folder_name("--name", name)
+    check_request(name, resume=resume, overwrite=overwrite)
     load_entry_points()
     root = Path(config.data.data_root)
     datasets = {dataset: load_dataset(dataset, root=root, download=download) for dataset in meta_datasets(config)}
@@ -96,11 +93,12 @@ def meta_train(
     }
     path = Path(out) / "meta" / (name or _default_name(description))
     resume = path.exists() if resume is None else resume
-    tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
-    run = reopen(path, description) if resume else RunFolder.create(path, description, overwrite=overwrite)
-    if run.finished:
+    before = reopen(path, description) if resume else None
+    if before is not None and before.finished:
         display.note(f"{path} is finished already.")
-        return run.read_json("result.json")
+        return before.read_json("result.json")
+    tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
+    run = before or RunFolder.create(path, description, overwrite=overwrite)
     learner = MetaLearner(networks.to(fabric.device), config.objective, inner_steps=config.meta.inner_steps)
     harness = Harness(
         learner,

@@ -14,6 +14,7 @@ from torch import nn
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import NetworkConfig, TrainConfig, changed, flat
 from metasum.errors import UsageError
+from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.networks.build import build_network
@@ -30,6 +31,14 @@ from metasum.weights.storage import load_into
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+def check_request(name: str | None, *, resume: bool | None, overwrite: bool) -> None:
+    """Raises UsageError where a run cannot be called so, or is to be continued and replaced at once."""
+    if name is not None:
+        check_folder_name("--name", name)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite ask for opposite things.")
 
 
 def load_pair(config: TrainConfig, *, download: bool = False) -> Sides[Dataset]:

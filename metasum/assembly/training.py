@@ -8,11 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from metasum.assembly.meta_training import learnt_initialisation
-from metasum.assembly.parts import load_pair, make_harness, make_networks, make_tasks, resolve, unread_settings
+from metasum.assembly.parts import (
+    check_request,
+    load_pair,
+    make_harness,
+    make_networks,
+    make_tasks,
+    resolve,
+    unread_settings,
+)
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, write_json
+from metasum.files import write_json
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.networks.build import architecture, start_of
@@ -61,10 +69,7 @@ def train(
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
     """
     config = config or TrainConfig()
-    if name is not None:
-        check_folder_name("--name", name)
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite ask for opposite things.")
+    check_request(name, resume=resume, overwrite=overwrite)
     load_entry_points()
     learner_named(config.learner)
     path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or f"{config.learner}-seed{config.seed}")

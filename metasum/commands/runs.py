@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,38 @@ from metasum.flags import Choice, TolerantCommand, chosen, settings_flags
 from metasum.tables import evaluate_tables, meta_tables, show, train_tables
 
 
+def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator for a command that makes a run folder: what is loaded first, and where and how the run is left."""
+    flags = (
+        plugin_flag,
+        out_flag,
+        click.option("--name", help=name_help),
+        click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags."),
+        click.option("--overwrite", is_flag=True, help="Replace a run that is there."),
+        download_flag,
+    )
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for flag in reversed(flags):
+            function = flag(function)
+        return function
+
+    return decorate
+
+
+def _run_arguments(values: dict[str, Any]) -> dict[str, Any]:
+    """What such a command hands on of them, with a display; memory that is freed is kept from here on."""
+    from metasum.training.memory import keep_freed_memory
+    from metasum.training.progress import display_for
+
+    keep_freed_memory()
+    names = ("out", "name", "resume", "overwrite", "download")
+    return {name: values[name] for name in names} | {"display": display_for(quiet=values["quiet"])}
+
+
 @click.command(cls=TolerantCommand)
 @settings_flags(TrainConfig)
-@plugin_flag
-@out_flag
-@click.option("--name", help="Name of the run's folder [default: LEARNER-seedSEED].")
-@click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
-@download_flag
+@_run_flags("Name of the run's folder [default: LEARNER-seedSEED].")
 @click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
 @json_flag
 @quiet_flag
@@ -53,20 +78,8 @@ def train(**values: Any) -> None:
     load_plugins(values["plugin"])
     config = settings(**chosen(TrainConfig, values))
     from metasum.assembly import training
-    from metasum.training.memory import keep_freed_memory
-    from metasum.training.progress import display_for
 
-    keep_freed_memory()
-    result = training.train(
-        config,
-        out=values["out"],
-        name=values["name"],
-        resume=values["resume"],
-        overwrite=values["overwrite"],
-        download=values["download"],
-        report=values["report"],
-        display=display_for(quiet=values["quiet"]),
-    )
+    result = training.train(config, report=values["report"], **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=train_tables)
 
 
@@ -81,12 +94,7 @@ def train(**values: Any) -> None:
     "--backend", type=Choice(BACKENDS), default="learn2learn", show_default=True, help="Library that runs clones."
 )
 @root_flag
-@plugin_flag
-@out_flag
-@click.option("--name", help="Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
-@click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags.")
-@click.option("--overwrite", is_flag=True, help="Replace a run that is there.")
-@download_flag
+@_run_flags("Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
 @json_flag
 @quiet_flag
 def meta_train(**values: Any) -> None:
@@ -104,19 +112,8 @@ def meta_train(**values: Any) -> None:
     names = chosen(TrainConfig, values) | {"data_root": str(values["data_root"])}
     config = settings(**names, learner="metasum-meta")
     from metasum.assembly import meta_training
-    from metasum.training.memory import keep_freed_memory
-    from metasum.training.progress import display_for
 
-    keep_freed_memory()
-    result = meta_training.meta_train(
-        config,
-        out=values["out"],
-        name=values["name"],
-        resume=values["resume"],
-        overwrite=values["overwrite"],
-        download=values["download"],
-        display=display_for(quiet=values["quiet"]),
-    )
+    result = meta_training.meta_train(config, **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=meta_tables)
 
 

@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from tiny import images, labels, small_network
+from tiny import descend, images, labels, small_network
 
 from metasum import MetaSum, settings
 from metasum.baselines.registry import LEARNERS
@@ -21,12 +21,7 @@ def learner(request):
 
 
 def take_steps(learner, count=3):
-    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    for _ in range(count):
-        optimizer.zero_grad()
-        terms = learner.training_step(TARGET, SUPPORT)
-        optimizer.step()
-    return terms
+    return descend(learner, TARGET, SUPPORT, torch.optim.Adam(learner.parameters(), 1e-2), count)
 
 
 def networks_of(learner):

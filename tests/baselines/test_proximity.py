@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import images, labels, small_network
+from tiny import descend, images, labels, small_network
 
 from metasum import MetaSum
 from metasum.baselines.independent import IndependentLearner
@@ -17,13 +17,8 @@ TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), l
 LAYERS = [["0.weight", "0.bias", "1.weight", "1.bias"], ["5.weight", "5.bias"], ["7.weight", "7.bias"]]
 
 
-def descend(learner, steps, rate=1e-2):
-    optimizer = torch.optim.SGD(learner.parameters(), rate)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        terms = learner.training_step(TARGET, SUPPORT)
-        optimizer.step()
-    return terms
+def sgd_steps(learner, steps, rate=1e-2):
+    return descend(learner, TARGET, SUPPORT, torch.optim.SGD(learner.parameters(), rate), steps)
 
 
 def test_a_layer_is_a_kernel_or_matrix_with_the_vectors_behind_it():
@@ -61,8 +56,8 @@ def test_its_loss_term_is_the_weighted_distance():
 
 def test_without_a_pull_it_is_independent_training():
     pairs = [MetaSum(small_network(0)) for _ in range(2)]
-    terms = descend(ProximityLearner(pairs[0], ProximityConfig(proximity=0)), 20)
-    descend(IndependentLearner(pairs[1]), 20)
+    terms = sgd_steps(ProximityLearner(pairs[0], ProximityConfig(proximity=0)), 20)
+    sgd_steps(IndependentLearner(pairs[1]), 20)
     assert set(terms) == {"target", "support"}
     for mine, theirs in zip(pairs[0].parameters(), pairs[1].parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -83,7 +78,7 @@ def test_an_ever_stronger_pull_on_the_trunk_ends_in_two_heads():
 
     def distance(pull):
         pair = MetaSum(small_network(0))
-        descend(ProximityLearner(pair, ProximityConfig(proximity=pull, proximity_weights="1,1,0")), steps, rate)
+        sgd_steps(ProximityLearner(pair, ProximityConfig(proximity=pull, proximity_weights="1,1,0")), steps, rate)
         return sum(
             float((pair.get_parameter(f"{side}.{n}") - getattr(shared, side).get_parameter(n)).detach().square().sum())
             for side in ("target", "support")

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny import images, labels, small_network
+from tiny import descend, images, labels, small_network
 
 from metasum import MetaSum, settings
 from metasum.config import SlotsConfig
@@ -114,12 +114,7 @@ def learner_of(quiet_weight=0.5, **values):
 
 
 def train(learner, steps):
-    optimizer = torch.optim.Adam(learner.parameters(), 1e-2)
-    for _ in range(steps):
-        optimizer.zero_grad()
-        terms = learner.training_step(TARGET, SUPPORT)
-        optimizer.step()
-    return terms
+    return descend(learner, TARGET, SUPPORT, torch.optim.Adam(learner.parameters(), 1e-2), steps)
 
 
 def test_the_sum_answers_with_the_sum_of_the_logits():
