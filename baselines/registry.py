@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from metasum.baselines.mergers import MERGERS
@@ -25,6 +26,7 @@ from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
+from metasum.weights.storage import load_like
 
 Factory = Callable[[MetaSum, TrainConfig], Learner]
 """From the two initialised networks and the run's settings to a learner."""
@@ -62,7 +64,9 @@ class LearnerEntry:
 def _joint(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.learners.joint import JointLearner
 
-    return JointLearner(networks, config.objective, config.regularisation)
+    files = (config.objective.pool or "").split(",") if config.objective.pool is not None else []
+    pool = [load_like(networks.target, Path(file.strip())) for file in files]
+    return JointLearner(networks, config.objective, config.regularisation, pool=pool)
 
 
 def _independent(networks: MetaSum, config: TrainConfig) -> Learner:
@@ -127,8 +131,8 @@ def _names(section: Any) -> tuple[str, ...]:
     return tuple(option.name for option in dataclasses.fields(section))
 
 
-OBJECTIVE = (*_names(ObjectiveConfig), "operator", "scaling", "backend")
-JOINT = (*OBJECTIVE, *_names(RegularisationConfig))
+OBJECTIVE = (*(name for name in _names(ObjectiveConfig) if name != "pool"), "operator", "scaling", "backend")
+JOINT = (*OBJECTIVE, "pool", *_names(RegularisationConfig))
 
 
 def _alone(summary: str, *, preset: Mapping[str, Any] | None = None, **more: Any) -> LearnerEntry:

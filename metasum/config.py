@@ -115,6 +115,16 @@ class ObjectiveConfig(Checked):
     target_weight: float = option(1.0, "Weight of the target network's own loss.", minimum=0)
     support_weight: float = option(1.0, "Weight of the support network's own loss.", minimum=0)
     sum_weight: float = option(1.0, "Weight of the summed network's loss.", minimum=0)
+    pool: str | None = option(
+        None,
+        "Weights files of finished networks, separated by commas; the third term adds one of them, drawn at each "
+        "step, in the partner's place.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool is not None and self.sum_weight == 0:
+            raise UsageError("--pool says nothing with --sum-weight 0.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -131,9 +131,13 @@ class MetaSum(nn.Module):
         """
         return self.run_with(self.summed_parameters(), images)
 
-    def detached_sum(self) -> DetachedSum:
-        """The summed network for one training step, whose gradient is handed to both networks in one go."""
-        return DetachedSum(self)
+    def detached_sum(self, sets: Sequence[Parameters] | None = None) -> DetachedSum:
+        """The summed network for one training step, whose gradient is handed to both networks in one go.
+
+        Args:
+            sets: two parameter sets to add in place of the target's and the support's.
+        """
+        return DetachedSum(self, self.summed_parameters() if sets is None else self._compose(sets))
 
     def run_with(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Logits of a network with these parameters and the sum's own statistics."""
@@ -176,9 +180,8 @@ class DetachedSum:
         >>> summed.hand_on()  # now in the gradients of networks.target and networks.support
     """
 
-    def __init__(self, networks: MetaSum) -> None:
-        self._networks = networks
-        self._composed = networks.summed_parameters()
+    def __init__(self, networks: MetaSum, composed: Parameters) -> None:
+        self._networks, self._composed = networks, composed
         self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._composed.items()}
 
     def __call__(self, images: Tensor) -> Tensor:

@@ -68,13 +68,24 @@ def load_into(network: nn.Module, path: Path) -> None:
         CheckpointError: the file is missing or damaged.
         ArchitectureError: its parameters are not those of `network`; the first difference is named.
     """
+    tensors, own = load_weights(path), network.state_dict(keep_vars=True)
+    _check_like(network, tensors, path)
+    with torch.no_grad():
+        for name in tensors:
+            own[name].copy_(tensors[name])
+
+
+def load_like(network: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The parameters in a file, where `network` has its own, which stay as they are; raises as `load_into` does."""
     tensors = load_weights(path)
+    _check_like(network, tensors, path)
+    return {name: tensors[name].to(own.device) for name, own in parameters_of(network).items()}
+
+
+def _check_like(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     own, buffers = parameters_of(network), buffers_of(network)
     given = {name: tensor for name, tensor in tensors.items() if name not in buffers}
     names = ["the network asked for", str(path)]
     check_same_architecture([own, given], names=names)
     kept = {name: buffer for name, buffer in buffers.items() if name in tensors}
     check_same_architecture([kept, {name: tensors[name] for name in kept}], names=names)
-    with torch.no_grad():
-        for name, tensor in {**own, **kept}.items():
-            tensor.copy_(tensors[name])

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
+from refusal import nothing_written, refused
 from tiny import images, labels, small_network
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy, softmax
 
 from metasum import MetaSum
@@ -91,3 +93,53 @@ def test_training_makes_the_sum_right_where_plain_training_does_not():
 
     joint = after(lambda networks: JointLearner(networks, ObjectiveConfig()))
     assert joint < 0.5 * after(IndependentLearner)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_pools_network_takes_the_partners_place_in_the_sum(symmetric):
+    stranger = {name: tensor.detach() for name, tensor in small_network(7).named_parameters()}
+    networks = MetaSum(small_network(0), support=small_network(1))
+    stepped = JointLearner(networks, ObjectiveConfig(symmetric=symmetric), pool=[stranger])
+    terms = stepped.training_step(TARGET, SUPPORT)
+    for own, batch, added in ((small_network(0), TARGET, True), (small_network(1), SUPPORT, symmetric)):
+        with_stranger = {name: tensor + stranger[name] for name, tensor in own.named_parameters()}
+        loss = cross_entropy(own(batch.images), batch.labels)
+        if added:
+            loss = loss + cross_entropy(functional_call(own, with_stranger, (batch.images,)), batch.labels)
+        loss.backward()
+        mine = networks.target if batch is TARGET else networks.support
+        for stepped_parameter, parameter in zip(mine.parameters(), own.parameters(), strict=True):
+            torch.testing.assert_close(stepped_parameter.grad, parameter.grad, rtol=0, atol=1e-12)
+    assert ("sum_support" in terms) == symmetric
+
+
+def test_every_network_of_a_pool_has_its_turn():
+    pool = [{name: tensor.detach() for name, tensor in small_network(n).named_parameters()} for n in range(3)]
+    stepped = JointLearner(MetaSum(small_network(5)), ObjectiveConfig(), pool=pool)
+    torch.manual_seed(0)
+    losses = {round(float(stepped.training_step(TARGET, SUPPORT)["sum"]), 9) for _ in range(30)}
+    assert len(losses) == 3
+
+
+def test_a_pool_is_read_from_weights_files(metasum, tiny, tmp_path):
+    assert metasum("train", *tiny, "--learner", "independent").code == 0
+    folder = tmp_path / "runs" / "rows+lines" / "independent-seed0"
+    files = f"{folder / 'target.safetensors'}, {folder / 'support.safetensors'}"
+    assert metasum("train", *tiny, "--pool", files).code == 0
+    lone = metasum("train", *tiny, "--overwrite", "--width", 0.05, "--pool", folder / "target.safetensors")
+    refused(lone, 1, "target.safetensors", "block_2.0.weight")
+    refused(metasum("train", *tiny, "--name", "other", "--pool", tmp_path / "none.safetensors"), 1, "none.safetensors")
+    assert not (tmp_path / "runs" / "rows+lines" / "other").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--learner", "independent"), "--pool"),
+        (("--learner", "metasum-meta"), "--pool"),
+        (("--sum-weight", 0), "--pool"),
+    ],
+)
+def test_a_pool_that_nothing_would_read_is_refused(metasum, tiny, tmp_path, flags, words):
+    refused(metasum("train", *tiny, "--pool", "a.safetensors", *flags), 2, words)
+    assert nothing_written(tmp_path)
