@@ -8,6 +8,7 @@ import sys
 
 import click
 
+from metasum.commands.few_shot import few_shot
 from metasum.commands.listings import benchmark, learners, tasks
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
@@ -32,7 +33,10 @@ def metasum() -> None:
     """  # noqa: D301 (click reads the backspace)
 
 
-for command in (train, meta_train, sum_, evaluate, compare_baselines, experiment, report, tasks, learners, benchmark):
+for command in (
+    *(train, meta_train, sum_, evaluate, compare_baselines, experiment),
+    *(few_shot, report, tasks, learners, benchmark),
+):
     metasum.add_command(command)
 
 

@@ -200,6 +200,51 @@ def experiment_tables(result: dict[str, Any]) -> list[Any]:
     return [*parts, *_failures(result), result["experiment"]]
 
 
+def few_shot_tables(result: dict[str, Any]) -> list[Any]:
+    """A row for each learner, then what else was asked of them."""
+
+    def percent(accuracy: dict[str, Any]) -> str:
+        return f"{100 * accuracy['mean']:.2f} ± {100 * accuracy['interval']:.2f}"
+
+    rows = [
+        {
+            "learner": row["learner"],
+            "seed": row["seed"],
+            "accuracy, %": percent(row["accuracy"]),
+            "training, s": f"{row['seconds']:.0f}",
+            "episodes/s": "–" if row["episodes_per_second"] is None else f"{row['episodes_per_second']:.1f}",
+            "peak, GiB": "–" if row["peak_bytes"] is None else f"{row['peak_bytes'] / 2**30:.2f}",
+        }
+        for row in result["rows"]
+    ]
+    whose, count = result["evaluated_on"], result["settings"]["episodes"]
+    title = (
+        f"{result['ways']}-way {result['shots']}-shot on {result['dataset']}: {count} episodes of "
+        f"{result['classes'][whose]} {whose} classes, ± 95 % interval"
+    )
+    parts: list[Any] = [title, table_of(rows, right=tuple(rows[0])[1:])]
+    for key, number, heading in (
+        ("asked", "ways", "asked for another number of classes"),
+        ("reparameterised", "filters", "fast weights in an untrained base network of other filters"),
+    ):
+        if found := result[key]:
+            more = [{k: row[k] for k in ("learner", "seed", number)} | {"%": percent(row["accuracy"])} for row in found]
+            parts += [heading, table_of(more, right=("seed", number, "%"))]
+    if result["then"]:
+        more = [
+            {"learner": row["learner"], "seed": row["seed"]}
+            | {
+                f"{result['dataset']} before": percent(row["before"]),
+                f"{result['dataset']} after": percent(row["after"]),
+                f"{result['second_dataset']} before": percent(row["new_before"]),
+                f"{result['second_dataset']} after": percent(row["new_after"]),
+            }
+            for row in result["then"]
+        ]
+        parts += [f"after going on with {result['second_dataset']}", table_of(more, right=tuple(more[0])[1:])]
+    return [*parts, result["few_shot"]]
+
+
 def evaluate_tables(result: dict[str, Any]) -> list[Any]:
     """Accuracy on each dataset and on all of them."""
     rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]

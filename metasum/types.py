@@ -43,6 +43,16 @@ class Episode(NamedTuple):
     support: Batch
 
 
+class FewShotEpisode(NamedTuple):
+    """A small classification task: N classes, K images of each to learn them by, others to be judged by."""
+
+    adaptation: Batch
+    """N·K images; labels are 0 to N-1."""
+    evaluation: Batch
+    classes: Tensor
+    """`[N]`, int64: which class of the dataset each label stands for."""
+
+
 @dataclass(frozen=True)
 class Split:
     """A whole split in memory."""

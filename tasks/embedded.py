@@ -52,9 +52,9 @@ def printed_digits() -> Arrays:
 def _letters_split(fonts: tuple[str, ...], count: int, *, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.arange(count) % 10)
-    masks = np.stack([_glyph("ABCDEFGHIJ"[label], fonts, rng) for label in labels])
+    masks = np.stack([draw_character("ABCDEFGHIJ"[label], fonts, rng) for label in labels])
     noisy = masks * rng.uniform(0.6, 1.0, (count, 1, 1)) + rng.normal(0, 0.06, masks.shape)
-    return _to_uint8(noisy), labels
+    return to_uint8(noisy), labels
 
 
 def _printed_split(fonts: tuple[str, ...], count: int, *, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
@@ -62,12 +62,12 @@ def _printed_split(fonts: tuple[str, ...], count: int, *, seed: int) -> tuple[ND
     labels = rng.permutation(np.arange(count) % 10)
     images = np.empty((count, SIZE, SIZE, 3))
     for index, label in enumerate(labels):
-        mask = _glyph(str(label), fonts, rng)
+        mask = draw_character(str(label), fonts, rng)
         for offset in (-22, 22):  # house numbers have neighbours, cut off by the frame
             if rng.random() < 0.5:
-                mask = np.maximum(mask, _moved(_glyph(str(rng.integers(10)), fonts, rng), offset))
+                mask = np.maximum(mask, _moved(draw_character(str(rng.integers(10)), fonts, rng), offset))
         images[index] = _paint(mask, rng)
-    return _to_uint8(images), labels
+    return to_uint8(images), labels
 
 
 def _moved(mask: NDArray[np.float64], offset: int) -> NDArray[np.float64]:
@@ -88,7 +88,7 @@ def _paint(mask: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.fl
     return scene + rng.normal(0, rng.uniform(0.01, 0.08), scene.shape)
 
 
-def _glyph(character: str, fonts: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float64]:
+def draw_character(character: str, fonts: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     """A character in a random font under a random affine map: `[32, 32]`, 0 to 1."""
     from PIL import Image, ImageDraw
 
@@ -113,5 +113,5 @@ def _font(name: str):  # type: ignore[no-untyped-def]
     return ImageFont.truetype(str(path), 44, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _to_uint8(images: NDArray[np.float64]) -> NDArray[np.uint8]:
+def to_uint8(images: NDArray[np.float64]) -> NDArray[np.uint8]:
     return (images.clip(0, 1) * 255).round().astype(np.uint8)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
 from metasum.files import check_folder_name
-from metasum.tasks import embedded
+from metasum.tasks import embedded, glyphs
 from metasum.tasks.arrays import Arrays, dataset_from_arrays, read_npz
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
 from metasum.tasks.vision import VISION, vision_arrays
@@ -31,6 +31,9 @@ DATASETS: dict[str, DatasetEntry] = {
     "digits": DatasetEntry(embedded.digits, "1,797 real handwritten digits, 8x8 enlarged to 24x24", "embedded"),
     "letters": DatasetEntry(embedded.letters, "5,000 rendered letters A to J, grey", "embedded"),
     "printed-digits": DatasetEntry(embedded.printed_digits, "5,000 rendered digits in colour scenes", "embedded"),
+    "glyphs": DatasetEntry(
+        glyphs.glyphs, "6,800 drawings of 340 rendered characters, for few-shot learning", "embedded"
+    ),
 }
 PAIRS: dict[str, TaskPair] = {pair.name: pair for pair in BUILT_IN_PAIRS}
 

@@ -113,7 +113,7 @@ def meta_train(
         harness.resume()
     display.note(f"an initialisation, meta-learnt on {', '.join(datasets)}, for sums of networks trained apart")
     harness.train(title=f"meta-training {path.name}")
-    evaluation = harness.evaluator.before_and_after(learner)
+    evaluation = harness.evaluator.on_the_way(learner)
     harness.record_final(evaluation)
     run.save_weights(
         "initial",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from metasum.files import read_json
+from metasum.report.few_shot_page import write_few_shot_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
 from metasum.training.run_folder import RunFolder
@@ -17,10 +18,10 @@ def redraw(folder: Path) -> Path:
         CheckpointError: it is no folder of metasum's, or its files are missing or damaged.
     """
     if (folder / "results.json").is_file():
-        kind = (
-            write_experiment_report if "experiment" in read_json(folder / "results.json") else write_comparison_report
-        )
-        return kind(folder)
+        results = read_json(folder / "results.json")
+        if "few_shot" in results:
+            return write_few_shot_report(folder)
+        return write_experiment_report(folder) if "experiment" in results else write_comparison_report(folder)
     if (folder / "result.json").is_file() and not (folder / "config.json").is_file():
         return write_sum_report(folder)
     run = RunFolder.open(folder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,25 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def reopen(path: Path, description: dict[str, Any], *, unread: Collection[str] = ()) -> RunFolder:
+def _of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they were written, with what came later at its defaults; raises CheckpointError for foreign ones."""
+    return to_dict(from_dict(settings))
+
+
+def reopen(
+    path: Path,
+    description: dict[str, Any],
+    *,
+    unread: Collection[str] = (),
+    completed: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_a_run,
+) -> RunFolder:
     """The run folder at `path`, to continue it.
 
     Args:
         path: where it should be.
         description: of the run as it would be made now.
         unread: settings that its learner does not read, and that may differ therefore.
+        completed: brings settings that were written earlier into today's form [default: those of `TrainConfig`].
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged or foreign.
@@ -73,10 +85,10 @@ def reopen(path: Path, description: dict[str, Any], *, unread: Collection[str] =
         raise CheckpointError(f"there is no run to resume in {path}.")
     run = RunFolder.open(path)
     before = run.read_json("config.json")
-    before["settings"] = to_dict(from_dict(before.get("settings", {})))  # refuses a foreign file
+    before["settings"] = completed(before.get("settings", {}))
     for section in ("settings", "data", "initial_checksum"):
         may_differ = MAY_DIFFER_ON_RESUME | set(unread)
-        difference = _first_difference(section, before.get(section), description[section], may_differ)
+        difference = _first_difference(section, before.get(section), description.get(section), may_differ)
         if difference:
             raise UsageError(
                 f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."

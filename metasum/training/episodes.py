@@ -25,7 +25,7 @@ class EpisodeEvaluator:
     def __init__(self, episodes: Sequence[tuple[Batch, ...]], *, autocast: Autocast) -> None:
         self._episodes, self._autocast = list(episodes), autocast
 
-    def before_and_after(self, learner: MetaLearner, *, limit: int | None = None) -> Evaluation:
+    def on_the_way(self, learner: MetaLearner, *, limit: int | None = None) -> Evaluation:
         """Means over the episodes; `limit` is not looked at: episodes are small. No gradient is kept."""
         rows = []
         learner.train()

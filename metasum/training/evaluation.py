@@ -33,6 +33,12 @@ class Evaluation:
     target: BeforeAfter
     support: BeforeAfter
 
+    def __str__(self) -> str:
+        return "  ".join(
+            f"{side} {accuracy.before:.2%} alone, {accuracy.after:.2%} in the sum"
+            for side, accuracy in (("target", self.target), ("support", self.support))
+        )
+
 
 class FinalEvaluation(NamedTuple):
     """What a finished run is measured by."""
@@ -96,7 +102,7 @@ class Evaluator:
         self.tasks = Sides(target, support)
         self._settings, self._autocast = settings, autocast
 
-    def before_and_after(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
+    def on_the_way(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
         """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
         with self._autocast():
             before = self._confusions(Sides(learner.target_network(), learner.support_network()), limit)

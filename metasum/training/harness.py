@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from metasum.config import TrainConfig
+from metasum.config import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted
 from metasum.learners.protocol import Trainable
-from metasum.training.evaluation import Evaluation
 from metasum.training.interruption import Interruption
 from metasum.training.memory import reset_peak
 from metasum.training.optimisation import Updater
@@ -37,9 +36,22 @@ class Sampler(Iterator[tuple[Batch, ...]], Protocol):
 class OnTheWay(Protocol):
     """Measures what is being trained, by its own lights."""
 
-    def before_and_after(self, learner: Any, *, limit: int | None = None) -> Evaluation:
-        """Accuracies before and after the sum, on at most `limit` images of each dataset."""
+    def on_the_way(self, learner: Any, *, limit: int | None = None) -> Any:
+        """Accuracies as a dataclass that `str` puts into words, on at most `limit` images of each dataset."""
         ...
+
+
+class HarnessConfig(Protocol):
+    """The settings that the loop reads."""
+
+    @property
+    def seed(self) -> int: ...
+
+    @property
+    def optimisation(self) -> OptimisationConfig: ...
+
+    @property
+    def monitor(self) -> MonitorConfig: ...
 
 
 L = TypeVar("L", bound=Trainable)
@@ -52,7 +64,7 @@ class Harness(Generic[L, E]):
     Args:
         learner: on `fabric`'s device already.
         sampler: where episodes come from.
-        evaluator: measures accuracies before and after the sum.
+        evaluator: measures accuracies.
         config: resolved settings (steps and learning rate are numbers).
         fabric: device and precision.
         run: the folder to write into.
@@ -65,7 +77,7 @@ class Harness(Generic[L, E]):
         sampler: Sampler,
         *,
         evaluator: E,
-        config: TrainConfig,
+        config: HarnessConfig,
         fabric: Fabric,
         run: RunFolder,
         display: Display,
@@ -162,15 +174,15 @@ class Harness(Generic[L, E]):
 
     def _evaluate_on_the_way(self) -> None:
         started = time.perf_counter()
-        evaluation = self.evaluator.before_and_after(self.learner, limit=self.monitor.evaluate_images)
+        evaluation = self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
         self.evaluation_seconds += time.perf_counter() - started
         self._record_evaluation(evaluation)
 
-    def _record_evaluation(self, evaluation: Evaluation) -> None:
+    def _record_evaluation(self, evaluation: Any) -> None:
         self.run.append_metrics({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
         self.display.evaluated(self.step, evaluation)
 
-    def record_final(self, evaluation: Evaluation) -> None:
+    def record_final(self, evaluation: Any) -> None:
         """Logs the evaluation after the last step, unless a run that was killed right after it has done so."""
         if {"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)} not in self.run.metrics():
             self._record_evaluation(evaluation)

@@ -6,8 +6,6 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol, TextIO
 
-from metasum.training.evaluation import Evaluation
-
 
 class Display(Protocol):
     """Hears of a run's steps, losses and evaluations."""
@@ -20,8 +18,8 @@ class Display(Protocol):
         """Step `step` is done; `losses` (nats per image) are given where they were just read."""
         ...
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        """Accuracies at `step`."""
+    def evaluated(self, step: int, evaluation: object) -> None:
+        """Accuracies at `step`, in words as `str`."""
         ...
 
     def note(self, text: str) -> None:
@@ -38,7 +36,7 @@ class SilentDisplay:
 
     def begin(self, title: str, *, step: int, steps: int) -> None: ...
     def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None: ...
-    def evaluated(self, step: int, evaluation: Evaluation) -> None: ...
+    def evaluated(self, step: int, evaluation: object) -> None: ...
     def note(self, text: str) -> None: ...
     def end(self) -> None: ...
 
@@ -59,8 +57,8 @@ class LineDisplay:
         self._next = step + max(1, self._steps // 10)
         self.note(f"step {step}/{self._steps}  {_losses_text(losses)}  {images_per_second:.0f} images/s")
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        self.note(f"step {step}/{self._steps}  {_accuracy_text(evaluation)}")
+    def evaluated(self, step: int, evaluation: object) -> None:
+        self.note(f"step {step}/{self._steps}  {evaluation}")
 
     def note(self, text: str) -> None:
         print(text, file=self._stream, flush=True)
@@ -104,8 +102,8 @@ class RichDisplay:
         if losses is not None:
             self._losses.update(self._loss_line, description=_losses_text(losses))
 
-    def evaluated(self, step: int, evaluation: Evaluation) -> None:
-        self._accuracy.update(self._accuracy_line, description=f"{_accuracy_text(evaluation)}  (step {step})")
+    def evaluated(self, step: int, evaluation: object) -> None:
+        self._accuracy.update(self._accuracy_line, description=f"{evaluation}  (step {step})")
 
     def note(self, text: str) -> None:
         self._progress.console.print(text, markup=False, highlight=False)
@@ -124,11 +122,3 @@ def display_for(*, quiet: bool, stream: TextIO | None = None) -> Display:
 
 def _losses_text(losses: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
-
-
-def _accuracy_text(evaluation: Evaluation) -> str:
-    target, support = evaluation.target, evaluation.support
-    return (
-        f"target {target.before:.2%} alone, {target.after:.2%} in the sum"
-        f"  support {support.before:.2%} alone, {support.after:.2%} in the sum"
-    )

@@ -80,12 +80,12 @@ def test_meta_training_makes_the_sum_better_on_its_own_episode():
     learner = learner_of()
     optimizer = torch.optim.Adam(learner.parameters(), 0.02)
     evaluator = EpisodeEvaluator([(batch(1), batch(2))], autocast=torch.enable_grad)
-    before = evaluator.before_and_after(learner)
+    before = evaluator.on_the_way(learner)
     for _ in range(60):
         optimizer.zero_grad()
         learner.training_step(batch(1), batch(2))
         optimizer.step()
-    after = evaluator.before_and_after(learner)
+    after = evaluator.on_the_way(learner)
     assert after.target.after > before.target.after
     assert after.target.before >= before.target.before
 

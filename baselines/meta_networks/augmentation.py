@@ -1,0 +1,74 @@
+"""Layer augmentation: a layer with slow weights and, beside them, fast ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d
+
+from metasum.errors import UsageError
+
+
+def augmented(network: nn.Module, fast: Mapping[str, Tensor], weights: Tensor, images: Tensor) -> Tensor:
+    """`network(images)` with layers that answer relu(W·x) + relu(W*·x), W* = weights·fast for each image.
+
+    Where no activation follows, as after the last layer, W·x + W*·x. What stands between a layer and its activation,
+    batch norm, is for the slow branch alone. Layers without fast weights stay as they are.
+
+    Args:
+        network: nested modules that are run one after the other (a `nn.Sequential`, VGG16).
+        fast: rows of fast weights `[M, *shape]` by name of a convolution's or linear layer's "…weight".
+        weights: `[Q, M]`: what each image takes of each row; or `[1, M]`, the same for all.
+        images: `[Q, C, H, W]`.
+
+    Raises:
+        UsageError: a convolution with fast weights is strided, dilated or grouped.
+    """
+    outputs, beside = images, None
+    for name, layer in _layers(network):
+        if f"{name}.weight" in fast:
+            if beside is not None:
+                outputs, beside = outputs + beside, None
+            outputs, beside = layer(outputs), _fast_branch(layer, fast[f"{name}.weight"], weights, outputs)
+        elif beside is not None and isinstance(layer, nn.ReLU):
+            outputs, beside = torch.relu(outputs) + torch.relu(beside), None
+        else:
+            outputs = layer(outputs)
+    return outputs if beside is None else outputs + beside
+
+
+def augmented_names(network: nn.Module, *, within: tuple[str, ...] = ("",)) -> list[str]:
+    """Names of the weights that can have fast ones beside them, of layers whose name starts with one of `within`."""
+    return [
+        f"{name}.weight"
+        for name, layer in _layers(network)
+        if isinstance(layer, nn.Conv2d | nn.Linear) and name.startswith(within)
+    ]
+
+
+def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """The leaves in the order in which they run."""
+    for name, module in network.named_children():
+        if next(module.children(), None) is None:
+            yield prefix + name, module
+        else:
+            yield from _layers(module, f"{prefix}{name}.")
+
+
+def _fast_branch(layer: nn.Module, rows: Tensor, weights: Tensor, inputs: Tensor) -> Tensor:
+    own = torch.tensordot(weights, rows, dims=1)  # [Q or 1, *shape]
+    if isinstance(layer, nn.Linear):
+        return torch.einsum("qoi,qi->qo", own.expand(len(inputs), -1, -1), inputs)
+    assert isinstance(layer, nn.Conv2d)
+    if layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.groups != 1:
+        raise UsageError("fast weights are for plain convolutions; this one is strided, dilated or grouped.")
+    padding = layer.padding
+    if len(own) == 1:
+        return conv2d(inputs, own[0], padding=padding)
+    count, channels, height, width = inputs.shape  # as one convolution with a group for each image
+    outputs = conv2d(
+        inputs.reshape(1, count * channels, height, width), own.flatten(0, 1), padding=padding, groups=count
+    )
+    return outputs.reshape(count, -1, *outputs.shape[2:])

@@ -1,0 +1,58 @@
+"""What Meta Networks' meta learners are given: each example's own gradient, in two numbers a coordinate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.functional import cross_entropy
+
+K = 7
+
+
+def preprocess(gradients: Tensor) -> Tensor:
+    """Log size and sign of each coordinate, of whatever magnitude: `[..., 2]`, all within -1 and 1 or little above.
+
+    [log|g| / k, sign g] where |g| ≥ e^-k, else [-1, e^k g], k = 7 (Andrychowicz et al. 2016, arXiv:1606.04474, appendix
+    A, as Munkhdalai & Yu 2017 take it).
+    """
+    size = gradients.abs()
+    large = size >= math.exp(-K)
+    log = torch.where(large, size.clamp(min=math.exp(-K)).log() / K, -1.0)
+    sign = torch.where(large, gradients.sign(), math.exp(K) * gradients)
+    return torch.stack([log, sign], dim=-1)
+
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""From an example's outputs `[n, ...]` and labels `[n]` to a scalar."""
+
+
+def example_gradients(
+    network: nn.Module,
+    names: Mapping[str, Tensor] | list[str],
+    images: Tensor,
+    labels: Tensor,
+    *,
+    loss: Loss = cross_entropy,
+) -> dict[str, Tensor]:
+    """Each example's gradient, constants: `[M, *shape]` by name, for the parameters called `names`.
+
+    Args:
+        network: images to outputs.
+        names: of parameters.
+        images: `[M, n, C, H, W]`: examples of n images, one or (for a contrastive loss) a pair.
+        labels: `[M, n]`.
+        loss: of an example.
+    """
+    parameters = {name: tensor.detach() for name, tensor in network.named_parameters()}
+    asked = {name: parameters.pop(name) for name in names}
+    buffers = dict(network.named_buffers())
+
+    def of_example(own: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
+        return loss(functional_call(network, {**parameters, **buffers, **own}, (images,)), labels)
+
+    found: dict[str, Tensor] = vmap(grad(of_example), in_dims=(None, 0, 0))(asked, images, labels)
+    return {name: gradient.detach() for name, gradient in found.items()}

@@ -1,0 +1,94 @@
+"""Meta Networks as a few-shot learner: all parts together."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from metasum.baselines.meta_networks.augmentation import augmented, augmented_names
+from metasum.baselines.meta_networks.contrastive import contrastive_loss
+from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
+from metasum.baselines.meta_networks.gradients import example_gradients
+from metasum.baselines.meta_networks.memory import attention
+from metasum.learners.few_shot import FewShotLearner
+from metasum.networks.convnet import convnet, last_layer
+from metasum.types import Batch
+
+
+class MetaNetworks(FewShotLearner):
+    """A base network whose weights are written anew for each task, and for each image.
+
+    A key network u embeds images, with task-level fast weights from an LSTM over the gradients of T examples. The base
+    network b gets example-level fast weights from a perceptron over each example's gradient; they are stored under
+    the example's key, and an image reads its own mixture of them. All that is learnt are the slow weights of both
+    networks and the two meta learners; gradients are constants to the meta learners (first order).
+
+    Args:
+        ways: N.
+        shots: K; with one, u's loss is the cross-entropy, with more the contrastive loss of pairs.
+        in_channels: of the images.
+        filters: of every convolution.
+        samples: T, examples (or pairs) that u's gradients are taken of.
+    """
+
+    def __init__(self, *, ways: int, shots: int, in_channels: int = 1, filters: int = 64, samples: int = 5) -> None:
+        super().__init__()
+        self._in_channels, self._samples, self._contrastive = in_channels, samples, shots > 1
+        self.base = convnet(ways=ways, in_channels=in_channels, filters=filters)
+        self.key = convnet(ways=ways, in_channels=in_channels, filters=filters)
+        self.example_level, self.task_level = ExampleLevel(), TaskLevel()
+        if self._contrastive:
+            self.key = self.key[:-2]  # up to what the key is read from
+        self._ways = ways
+
+    def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
+        """See `FewShotLearner.logits`; in training T examples are drawn from the global random state."""
+        task = self.task_level(self._key_gradients(adaptation))
+        memory, keys = (self._embed(task, pictures) for pictures in (adaptation.images, images))
+        rows = self.example_level(
+            example_gradients(
+                self.base, augmented_names(self.base), adaptation.images[:, None], adaptation.labels[:, None]
+            )
+        )
+        return augmented(self.base, rows, attention(keys, memory), images)
+
+    def _key_gradients(self, adaptation: Batch) -> dict[str, Tensor]:
+        """Of u's loss on T examples, or pairs of examples: `[T, *shape]` by name."""
+        count = len(adaptation.labels)
+        size = 2 if self._contrastive else 1
+        drawn = torch.stack([torch.randperm(count)[:size] for _ in range(self._samples)])
+        if not self._contrastive:  # no example twice where there are enough
+            drawn = torch.cat([torch.randperm(count) for _ in range(-(-self._samples // count))])[: self._samples, None]
+        drawn = drawn.to(adaptation.labels.device)
+        return example_gradients(
+            self.key,
+            augmented_names(self.key),
+            adaptation.images[drawn],
+            adaptation.labels[drawn],
+            loss=contrastive_loss if self._contrastive else cross_entropy,
+        )
+
+    def _embed(self, task: dict[str, Tensor], images: Tensor) -> Tensor:
+        """Keys `[n, D]`: what the layer before u's last activation says."""
+        network = self.key if self._contrastive else self.key[:-2]
+        own = dict(network.named_parameters())
+        return augmented(network, {n: rows for n, rows in task.items() if n in own}, images.new_ones(1, 1), images)
+
+    def asked(self, ways: int) -> MetaNetworks:
+        """A copy for episodes of another number of classes: new, untrained last layers, which stay as they are."""
+        twin = copy.deepcopy(self)
+        for network in (twin.base,) if self._contrastive else (twin.base, twin.key):
+            last = network[-1]
+            assert isinstance(last, nn.Linear)
+            network[-1] = last_layer(last.in_features, ways).to(last.weight.device)
+        return twin
+
+    def reparameterised(self, filters: int) -> MetaNetworks:
+        """A copy whose base network is another, untrained one: only its fast weights know anything."""
+        twin = copy.deepcopy(self)
+        device = next(self.parameters()).device
+        twin.base = convnet(ways=self._ways, in_channels=self._in_channels, filters=filters).to(device)
+        return twin

@@ -1,0 +1,44 @@
+"""Base training: a task's own classifier, by some tens of gradient steps on fixed features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, linear
+
+
+class BaseTraining:
+    """θ' = θ - β∇_θ L(adaptation images; θ), some tens of times.
+
+    Args:
+        steps: how many.
+        learning_rate: β.
+    """
+
+    def __init__(self, *, steps: int, learning_rate: float) -> None:
+        self._steps, self._learning_rate = steps, learning_rate
+
+    def __call__(self, classifier: nn.Linear, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The trained weight `[N, D]` and bias `[N]`.
+
+        Their gradient reaches θ as if the steps were constants (first order), and does not reach the features.
+
+        Args:
+            classifier: θ; it is not changed.
+            features: `[n, D]` of the adaptation images.
+            labels: `[n]`.
+        """
+        fixed, start = features.detach(), (classifier.weight, classifier.bias)
+        with torch.enable_grad():
+            moving = [tensor.detach().clone().requires_grad_() for tensor in start]
+            for _ in range(self._steps):
+                loss = cross_entropy(linear(fixed, *moving), labels)
+                slopes = torch.autograd.grad(loss, moving)
+                moving = [
+                    (tensor - self._learning_rate * slope).detach().requires_grad_()
+                    for tensor, slope in zip(moving, slopes, strict=True)
+                ]
+        weight, bias = (
+            tensor + (end - tensor).detach() for tensor, end in zip(start, (m.detach() for m in moving), strict=True)
+        )
+        return weight, bias

@@ -1,0 +1,161 @@
+"""Few-shot learners side by side on the same episodes: the command's course."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from metasum.assembly.few_shot_cells import FewShotCells
+from metasum.baselines.few_shot import FEW_SHOT, few_shot_named
+from metasum.baselines.meta_networks.learner import MetaNetworks
+from metasum.errors import UsageError
+from metasum.few_shot_config import FewShotConfig, numbers
+from metasum.files import write_json
+from metasum.learners.few_shot import FewShotLearner
+from metasum.plugins import load_entry_points
+from metasum.spread import spread
+from metasum.tasks.few_shot import FewShotDataset, load_few_shot
+from metasum.training.description import describe_surroundings
+from metasum.training.progress import Display, SilentDisplay
+
+COSTS = ("seconds", "episodes_per_second", "peak_bytes", "parameters")
+
+
+def few_shot(
+    config: FewShotConfig | None = None,
+    *,
+    learners: Sequence[str] | None = None,
+    seeds: int = 1,
+    out: Path | str = "runs",
+    download: bool = False,
+    displays: Callable[[], Display] = SilentDisplay,
+) -> dict[str, Any]:
+    """Meta-trains learners on some classes of a dataset, and measures all on the same episodes of others.
+
+    Finished runs are taken as they are, unfinished ones are continued, so that calling it again goes on.
+
+    Args:
+        config: the settings.
+        learners: names [default: all].
+        seeds: how many, counted up from `config.seed`.
+        out: the runs are in `<out>/few-shot/<dataset>-<ways>way-<shots>shot`, and the results.
+        download: fetch a dataset that is not there.
+        displays: makes what is told about each run's progress.
+
+    Returns:
+        What results.json holds: "rows" (a learner and seed each: accuracy, interval, costs), "summary", and, where
+        asked for, "asked" (other numbers of ways), "reparameterised" (other base networks), "then" (a second dataset).
+
+    Raises:
+        MetaSumError: its subclass and sentence say what is wrong.
+    """
+    config = config or FewShotConfig()
+    load_entry_points()
+    names = list(FEW_SHOT) if learners is None else list(learners)
+    _check(config, names)
+    root = Path(config.data_root)
+    dataset = load_few_shot(config.dataset, root=root, download=download)
+    second = None if config.then is None else load_few_shot(config.then, root=root, download=download)
+    folder = Path(out) / "few-shot" / f"{config.dataset}-{config.ways}way-{config.shots}shot"
+    cells = FewShotCells(config, dataset, folder=folder, displays=displays)
+    rows, asked, reparameterised, then = (list[dict[str, Any]]() for _ in range(4))
+    for seed in range(config.seed, config.seed + seeds):
+        for name in names:
+            result, model = cells.run(name, seed)
+            rows.append(result)
+            place = {"learner": name, "seed": seed}
+            asked += [place | row for row in _asked(cells, model)]
+            reparameterised += [place | row for row in _reparameterised(cells, model)]
+            if second is not None and few_shot_named(name).meta_trains:
+                then.append(place | {"before": result["accuracy"]} | _then(cells, model, second, name, seed))
+    study = {
+        "dataset": config.dataset,
+        "ways": config.ways,
+        "shots": config.shots,
+        "classes": {part: len(classes) for part, classes in dataset.classes.items()},
+        "rows": rows,
+        "summary": [_summary([row for row in rows if row["learner"] == name]) for name in names],
+        "asked": asked,
+        "reparameterised": reparameterised,
+        "then": then,
+        "second_dataset": config.then,
+        "evaluated_on": config.evaluate_on,
+        "settings": dataclasses.asdict(config),
+        "data": {"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
+        **describe_surroundings(),
+        "few_shot": str(folder),
+    }
+    write_json(folder / "results.json", study)
+    from metasum.report.few_shot_page import write_few_shot_report
+
+    write_few_shot_report(folder)
+    return study
+
+
+def _check(config: FewShotConfig, names: Sequence[str]) -> None:
+    if not names or len(set(names)) < len(names):
+        raise UsageError("--learner takes different learners, separated by commas.")
+    for name in names:
+        few_shot_named(name)
+    if config.base_filters is not None and "meta-networks" not in names:
+        raise UsageError("--base-filters says nothing without learner meta-networks.")
+    if config.then is not None and not any(few_shot_named(name).meta_trains for name in names):
+        raise UsageError("--then says nothing to learners that do not meta-train.")
+    if config.test_ways is not None and set(names) <= {"maml", "meta-transfer"}:
+        raise UsageError("--test-ways: maml and meta-transfer can only be asked what they were trained for.")
+
+
+def _asked(cells: FewShotCells, model: FewShotLearner) -> list[dict[str, Any]]:
+    """Accuracy with other numbers of ways than it was trained with, where it can be asked."""
+    rows = []
+    for ways in numbers("--test-ways", cells.config.test_ways, minimum=2):
+        other = cells.seeded(partial(model.asked, ways))
+        if other is not None:
+            rows.append({"ways": ways, "accuracy": dataclasses.asdict(cells.measure(other, ways=ways))})
+    return rows
+
+
+def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[dict[str, Any]]:
+    """Accuracy of a trained meta learner that writes the fast weights of untrained base networks."""
+    if not isinstance(model, MetaNetworks):
+        return []
+    rows = []
+    for filters in numbers("--base-filters", cells.config.base_filters, minimum=1):
+        other = cells.seeded(partial(model.reparameterised, filters))
+        rows.append({"filters": filters, "accuracy": dataclasses.asdict(cells.measure(other))})
+    return rows
+
+
+def _then(cells: FewShotCells, model: FewShotLearner, second: FewShotDataset, name: str, seed: int) -> dict[str, Any]:
+    """Goes on with meta-training on a second dataset; accuracy on both, before and after."""
+    config = cells.config
+    own = dataclasses.replace(config, seed=seed, steps=config.then_steps)
+    there = cells.on(second)
+    run = cells.opened(f"{name}-seed{seed}-then-{second.name}", own, second)
+    if run.finished:
+        return run.read_json("result.json")
+    new_before = dataclasses.asdict(there.measure(model))
+    there.train(model, run, own)
+    result = {
+        "after": dataclasses.asdict(cells.measure(model)),
+        "new_before": new_before,
+        "new_after": dataclasses.asdict(there.measure(model)),
+        "run": str(run.path),
+    }
+    run.save_weights("learner", model.state_dict())
+    write_json(run.path / "result.json", result)
+    return result
+
+
+def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One learner over its seeds: of a single seed, the interval over episodes is the spread there is."""
+    return {
+        "learner": rows[0]["learner"],
+        "seeds": [row["seed"] for row in rows],
+        "accuracy": spread(row["accuracy"]["mean"] for row in rows),
+        "interval": max(row["accuracy"]["interval"] for row in rows),
+        **{cost: spread(row[cost] for row in rows) for cost in COSTS},
+    }

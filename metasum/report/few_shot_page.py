@@ -1,0 +1,73 @@
+"""The report of few-shot learners side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metasum.files import read_json
+from metasum.report.canvas import canvas, line_styles, svg
+from metasum.report.figures import accuracy_dots
+from metasum.report.page import Figures, sections_of, write_page
+from metasum.training.run_folder import RunFolder
+
+
+def write_few_shot_report(folder: Path) -> Path:
+    """Draws `report.html` beside results.json, and returns its path.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+    """
+
+    def context() -> dict[str, Any]:
+        result = read_json(folder / "results.json")
+        return {"result": result, "settings": sections_of(result["settings"]), "figures": _figures(folder, result)}
+
+    return write_page(folder, "few_shot.html.j2", context)
+
+
+def _figures(folder: Path, result: Mapping[str, Any]) -> Figures:
+    dots = {
+        f"{row['learner']}, seed {row['seed']}": {
+            "accuracy": {"mean": row["accuracy"]["mean"], "std": row["accuracy"]["interval"]}
+        }
+        for row in result["rows"]
+    }
+    figures = [
+        (
+            "Accuracy",
+            f"On {result['settings']['episodes']} episodes, the same for all, with the 95 % interval of the mean.",
+            accuracy_dots(dots, series={"accuracy": "accuracy"}),
+        )
+    ]
+    curves = {}
+    for row in result["rows"]:
+        path = folder / Path(row["run"]).name
+        found = [r for r in RunFolder(path).metrics() if r["kind"] == "evaluation"] if row["steps"] else []
+        if found:
+            curves[Path(row["run"]).name] = [(r["step"], r["accuracy"]["mean"]) for r in found]
+    if curves:
+        caption = f"On {result['settings']['validation_episodes']} episodes of validation classes."
+        figures.append(("Accuracy over meta-training", caption, _lines(curves, "step")))
+    if result["asked"]:
+        trained = {(row["learner"], row["seed"]): row["accuracy"] for row in result["rows"]}
+        asked: dict[str, list[tuple[int, float]]] = {}
+        for row in result["asked"]:
+            name = f"{row['learner']}, seed {row['seed']}"
+            start = [(result["ways"], trained[row["learner"], row["seed"]]["mean"])]
+            asked.setdefault(name, start).append((row["ways"], row["accuracy"]["mean"]))
+        caption = f"Trained {result['ways']}-way, then asked for other numbers of classes."
+        points = {name: sorted(set(found)) for name, found in asked.items()}
+        figures.append(("Asked for other numbers of classes", caption, _lines(points, "ways")))
+    return figures
+
+
+def _lines(curves: Mapping[str, Sequence[tuple[int, float]]], x: str) -> str:
+    figure, axes = canvas(x, "accuracy (%)")
+    for (label, points), style in zip(curves.items(), line_styles(), strict=False):
+        numbers, values = zip(*points, strict=True)
+        axes.plot(numbers, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
+    axes.set_ylim(0, 103)
+    axes.set_xlim(left=0)
+    return svg(figure, axes)
