@@ -70,7 +70,7 @@ FEW_SHOT: dict[str, FewShotEntry] = {
     ),
     "fine-tuning": FewShotEntry(
         lambda config, trunk: FineTuning(
-            trunk, ways=config.ways, steps=config.base_steps, learning_rate=config.base_lr
+            trunk, ways=config.ways, steps=config.base_steps, learning_rate=config.fine_tuning_lr
         ),
         "A pretrained network, all of it trained on each episode's images.",
         pretrained=True,

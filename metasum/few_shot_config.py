@@ -34,7 +34,7 @@ class FewShotConfig(Checked):
         "Whose episodes the final accuracy is of. Choose hyperparameters on validation.",
         choices=("test", "validation"),
     )
-    meta_batch: int = option(1, "Episodes in a step.", unit="episodes", minimum=1)
+    meta_batch: int = option(2, "Episodes in a step.", unit="episodes", minimum=1)
     hard_tasks: bool = option(
         True, "Draw half of a meta-batch from the classes that the last one failed worst on (meta-transfer)."
     )
@@ -43,12 +43,13 @@ class FewShotConfig(Checked):
     inner_lr: float = option(0.4, "Their size.", above=0)
     first_order: bool = option(False, "Skip maml's second derivatives.")
     pretraining_steps: int = option(
-        1000, "Updates of the trunk on all meta-training classes at once, batches of 64.", unit="steps", minimum=1
+        2000, "Updates of the trunk on all meta-training classes at once, batches of 64.", unit="steps", minimum=1
     )
     base_steps: int = option(
         50, "Gradient steps on an episode's images (meta-transfer, fine-tuning, classifier-tuning).", minimum=1
     )
-    base_lr: float = option(0.1, "Their size.", above=0)
+    base_lr: float = option(0.1, "Their size, where only the classifier moves.", above=0)
+    fine_tuning_lr: float = option(0.01, "Their size, where all of the network moves.", above=0)
     test_ways: str | None = option(
         None, "Ask trained learners, where they can be asked, also for so many classes: numbers separated by commas."
     )
@@ -59,7 +60,7 @@ class FewShotConfig(Checked):
     )
     then: str | None = option(None, "Go on meta-training on this dataset, and look back at the first one.")
     then_steps: int = option(500, "Updates on the second dataset.", unit="steps", minimum=1)
-    steps: int = option(1500, "Updates in meta-training.", unit="steps", minimum=1)
+    steps: int = option(1000, "Updates in meta-training.", unit="steps", minimum=1)
     learning_rate: float = option(1e-3, "Their step size at its highest.", above=0)
     schedule: str = option("cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine"))
     clip: float = option(10.0, "Largest gradient norm.", above=0)

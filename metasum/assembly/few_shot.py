@@ -17,7 +17,7 @@ from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.plugins import load_entry_points
 from metasum.spread import spread
-from metasum.tasks.few_shot import FewShotDataset, load_few_shot
+from metasum.tasks.few_shot import load_few_shot
 from metasum.training.description import describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
 
@@ -61,6 +61,9 @@ def few_shot(
     second = None if config.then is None else load_few_shot(config.then, root=root, download=download)
     folder = Path(out) / "few-shot" / f"{config.dataset}-{config.ways}way-{config.shots}shot"
     cells = FewShotCells(config, dataset, folder=folder, displays=displays)
+    there = None if second is None else cells.on(second)
+    for ways in numbers("--test-ways", config.test_ways, minimum=2):  # refuses, before anything is trained
+        cells.episodes(config.evaluate_on, ways=ways)
     rows, asked, reparameterised, then = (list[dict[str, Any]]() for _ in range(4))
     for seed in range(config.seed, config.seed + seeds):
         for name in names:
@@ -69,8 +72,8 @@ def few_shot(
             place = {"learner": name, "seed": seed}
             asked += [place | row for row in _asked(cells, model)]
             reparameterised += [place | row for row in _reparameterised(cells, model)]
-            if second is not None and few_shot_named(name).meta_trains:
-                then.append(place | {"before": result["accuracy"]} | _then(cells, model, second, name, seed))
+            if there is not None and few_shot_named(name).meta_trains:
+                then.append(place | {"before": result["accuracy"]} | _then(cells, there, model, name, seed))
     study = {
         "dataset": config.dataset,
         "ways": config.ways,
@@ -129,12 +132,11 @@ def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[dict[st
     return rows
 
 
-def _then(cells: FewShotCells, model: FewShotLearner, second: FewShotDataset, name: str, seed: int) -> dict[str, Any]:
+def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> dict[str, Any]:
     """Goes on with meta-training on a second dataset; accuracy on both, before and after."""
     config = cells.config
     own = dataclasses.replace(config, seed=seed, steps=config.then_steps)
-    there = cells.on(second)
-    run = cells.opened(f"{name}-seed{seed}-then-{second.name}", own, second)
+    run = cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, there.dataset)
     if run.finished:
         return run.read_json("result.json")
     new_before = dataclasses.asdict(there.measure(model))

@@ -50,7 +50,6 @@ class FewShotCells:
     ) -> None:
         self.config, self.dataset, self._folder, self._displays = config, dataset, folder, displays
         self.fabric = make_fabric(config.optimisation)
-        make_folder(folder)
         for part in ("train", "validation", config.evaluate_on):  # refuses what the dataset cannot give
             self.episodes(part)
 
@@ -194,6 +193,7 @@ class FewShotCells:
             "data": {"name": self.dataset.name, "source": self.dataset.source, "checksum": self.dataset.checksum},
             **describe_surroundings(),
         }
+        make_folder(self._folder)
         path = self._folder / name
         if path.exists():
             return reopen(path, description, completed=_as_written)
