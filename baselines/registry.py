@@ -15,6 +15,7 @@ from typing import Any
 from metasum.baselines.mergers import MERGERS
 from metasum.config import (
     MetaConfig,
+    MetaTransferConfig,
     ObjectiveConfig,
     ProximityConfig,
     RegularisationConfig,
@@ -91,6 +92,24 @@ def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.baselines.multi_input import MultiInputLearner
 
     return MultiInputLearner(networks)
+
+
+def _meta_networks(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.baselines.meta_networks.pair import MetaNetworksLearner
+
+    return MetaNetworksLearner(networks)
+
+
+def _meta_transfer(networks: MetaSum, config: TrainConfig) -> Learner:
+    from metasum.baselines.meta_transfer.base_training import BaseTraining
+    from metasum.baselines.meta_transfer.pair import MetaTransferLearner
+
+    settings = config.meta_transfer
+    pretraining = settings.pretraining_steps
+    if pretraining is None:
+        pretraining = 0 if config.network.init is not None else (config.optimisation.steps or 0) // 2
+    base = BaseTraining(steps=settings.base_steps, learning_rate=settings.base_lr)
+    return MetaTransferLearner(networks, pretraining_steps=pretraining, base=base)
 
 
 def _slots(networks: MetaSum, config: TrainConfig) -> Learner:
@@ -205,6 +224,21 @@ LEARNERS: dict[str, LearnerEntry] = {
     ),
     "multi-input": LearnerEntry(
         _multi_input, "One network for both datasets, head and all.", "metasum", one_initialisation=True
+    ),
+    "meta-networks": LearnerEntry(
+        _meta_networks,
+        "Slow weights for both, and fast ones for each that a meta learner writes; those are added.",
+        "metasum",
+        preset={"augmented": True},
+        one_initialisation=True,
+    ),
+    "meta-transfer": LearnerEntry(
+        _meta_transfer,
+        "One trunk, trained and frozen, with scale and shift for each.",
+        "metasum",
+        (*_names(MetaTransferConfig), "operator"),
+        one_initialisation=True,
+        grid={"learning_rate": (5e-4, 2e-3, 8e-3)},
     ),
     "average": _merger("average"),
     "task-arithmetic": _merger("task-arithmetic"),

@@ -57,6 +57,9 @@ class NetworkConfig(Checked):
     norm: str = option("batch", "Normalisation after each convolution.", choices=NORMS)
     dropout: float = option(0.25, "Share of hidden units dropped in training (vgg16).", minimum=0, below=1)
     tangent: bool = option(False, "Train the network's tangent at its initialisation, linear in the weights.")
+    augmented: bool = option(
+        False, "Give the last block and the classifier a second, fast set of weights beside the slow one (vgg16)."
+    )
     num_classes: int | None = option(
         None, "Outputs of both networks [default: the larger class count of the two datasets].", minimum=2
     )
@@ -75,6 +78,8 @@ class NetworkConfig(Checked):
         super().__post_init__()
         if self.init is not None and self.init_seed != 0:
             raise UsageError("--init and --init-seed ask for different initialisations; give one.")
+        if self.augmented and (self.tangent or self.network != "vgg16"):
+            raise UsageError("--augmented is for network vgg16, and not for its --tangent.")
         if self.network != "vgg16" and self.dropout != NetworkConfig.dropout:
             raise UsageError(f"--dropout says nothing to network {self.network!r}, which has none.")
 
@@ -190,6 +195,20 @@ class SlotsConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class MetaTransferConfig(Checked):
+    """How Meta-Transfer Learning spends its steps."""
+
+    pretraining_steps: int | None = option(
+        None,
+        "Steps in which the trunk learns both datasets, before it is frozen [default: half of --steps; 0 with --init].",
+        unit="steps",
+        minimum=0,
+    )
+    base_steps: int = option(10, "Gradient steps from the learnt classifier to a batch's own.", unit="steps", minimum=1)
+    base_lr: float = option(0.05, "Their size.", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class MetaConfig(Checked):
     """How an initialisation is learnt from which networks can be trained apart and added."""
 
@@ -296,6 +315,7 @@ class TrainConfig(Checked):
     two_head: TwoHeadConfig = dataclasses.field(default_factory=TwoHeadConfig)
     slots: SlotsConfig = dataclasses.field(default_factory=SlotsConfig)
     meta: MetaConfig = dataclasses.field(default_factory=MetaConfig)
+    meta_transfer: MetaTransferConfig = dataclasses.field(default_factory=MetaTransferConfig)
     merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.baselines.meta_networks.augmentation import augmented, augmented_names
 from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients
 from metasum.baselines.meta_networks.memory import attention
 from metasum.learners.few_shot import FewShotLearner
+from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.convnet import convnet, last_layer
 from metasum.types import Batch
 

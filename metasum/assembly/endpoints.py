@@ -112,7 +112,7 @@ def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
             f"{first.folder} has {ours.num_classes} classes and {other.folder} has {theirs.num_classes}; "
             f"train both with --num-classes {most}."
         )
-    for name in ("network", "width", "norm", "tangent"):
+    for name in ("network", "width", "norm", "tangent", "augmented"):
         mine, yours = getattr(ours, name), getattr(theirs, name)
         if mine != yours:
             raise ArchitectureError(

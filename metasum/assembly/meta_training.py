@@ -192,7 +192,7 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
     meta = config.meta
     return changed(
         TrainConfig(
-            network=dataclasses.replace(config.network, tangent=False),
+            network=dataclasses.replace(config.network, tangent=False, augmented=False),
             objective=config.objective,
             optimisation=config.optimisation,
         ),

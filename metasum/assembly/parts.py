@@ -17,8 +17,7 @@ from metasum.errors import UsageError
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
-from metasum.networks.build import build_network
-from metasum.networks.tangent import Tangent
+from metasum.networks.build import build_network, wrapped
 from metasum.tasks.registry import load_dataset, pair_of
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -127,11 +126,11 @@ def open_grid(learner: str, config: TrainConfig, by_hand: Collection[str] = ()) 
 
 def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:
     """The shared initialisation: from `config.init` where given, else drawn from `config.init_seed`."""
-    plain = dataclasses.replace(config, tangent=False)
+    plain = dataclasses.replace(config, tangent=False, augmented=False)
     network = build_network(plain, in_channels=in_channels, seed=config.init_seed)
     if config.init is not None:
         load_into(network, Path(config.init))
-    return Tangent(network) if config.tangent else network
+    return wrapped(network, config)
 
 
 def make_networks(config: TrainConfig) -> MetaSum:

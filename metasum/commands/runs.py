@@ -85,7 +85,7 @@ def train(**values: Any) -> None:
 
 @click.command(cls=TolerantCommand)
 @settings_flags(MetaConfig)
-@settings_flags(NetworkConfig, leave_out=("support_init_seed", "tangent"))
+@settings_flags(NetworkConfig, leave_out=("support_init_seed", "tangent", "augmented"))
 @click.option("--in-channels", type=int, default=1, show_default=True, help="Channels the network sees: 1 or 3.")
 @settings_flags(ObjectiveConfig)
 @settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))

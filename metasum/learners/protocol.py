@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from metasum.learners.networks import MetaSum
-from metasum.types import Batch, Sides
+from metasum.types import Batch, Parameters, Sides
 from metasum.weights.composition import OPERATORS
+from metasum.weights.parameters import buffers_of, with_parameters
+from metasum.weights.statistics import settle_statistics
 
 Backward: TypeAlias = Callable[[Tensor], None]
 """Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
@@ -118,3 +120,21 @@ class PairLearner(nn.Module, ABC):
             own.append(self.networks.coefficients)
         shared = {id(parameter) for parameter in own}
         return [own, [p for p in self.networks.support.parameters() if id(p) not in shared]]
+
+
+def settled(
+    own: Sides[nn.Module], composed: Parameters, images: Sides[Sequence[Tensor]], statistics: str
+) -> Sides[nn.Module]:
+    """The network with parameters `composed` as each side measures it.
+
+    Args:
+        own: target and support network, which lend structure and, where asked for, statistics.
+        composed: the sum's parameters.
+        images: unlabelled training images of each dataset.
+        statistics: "recalibrate", "target" or "support".
+    """
+    sources = {side: buffers_of(network) for side, network in own._asdict().items()}
+    target, support = (
+        settle_statistics(with_parameters(own.target, composed), statistics, batches, sources) for batches in images
+    )
+    return Sides(target, support)

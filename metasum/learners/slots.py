@@ -18,13 +18,12 @@ from torch.nn.functional import cross_entropy
 from metasum.config import SlotsConfig
 from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner
+from metasum.learners.protocol import Backward, PairLearner, settled
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
 from metasum.types import Batch, Sides
 from metasum.weights.composition import operator_named
-from metasum.weights.parameters import buffers_of, parameters_of, with_parameters
-from metasum.weights.statistics import settle_statistics
+from metasum.weights.parameters import parameters_of
 
 
 class SlotsLearner(PairLearner):
@@ -82,11 +81,7 @@ class SlotsLearner(PairLearner):
     ) -> Sides[nn.Module]:
         own = Sides(self.target_network(), self.support_network())
         composed = operator_named(operator or self.networks.operator)([parameters_of(network) for network in own])
-        sources = {side: buffers_of(network) for side, network in own._asdict().items()}
-        target, support = (
-            settle_statistics(with_parameters(own.target, composed), statistics, batches, sources) for batches in images
-        )
-        return Sides(target, support)
+        return settled(own, composed, images, statistics)
 
     def _placed(self, slot: Slot, thin: nn.Module) -> nn.Module:
         """The whole network that is `thin` in its slot and 0 elsewhere, in eval mode, cut off from the gradient."""

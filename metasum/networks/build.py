@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from metasum.config import NetworkConfig, TrainConfig
 from metasum.errors import CheckpointError, UsageError
+from metasum.networks.augmented import Augmented
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
 from metasum.weights.parameters import buffers_of, parameters_of
@@ -21,7 +22,7 @@ from metasum.weights.storage import load_into, read_metadata
 def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.Module:
     """A freshly initialised network; the same seed gives the same weights, and no global random state moves.
 
-    With `config.tangent` it is the network's tangent there.
+    With `config.tangent` it is the network's tangent there, with `config.augmented` it has fast weights, of 0.
 
     Args:
         config: architecture; `width` and `num_classes` must be set.
@@ -50,7 +51,14 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
             )
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
-    return Tangent(network) if config.tangent else network
+    return wrapped(network, config)
+
+
+def wrapped(network: nn.Module, config: NetworkConfig) -> nn.Module:
+    """The plain network as `config` has it: its tangent, augmented with fast weights, or as it is."""
+    if config.tangent:
+        return Tangent(network)
+    return Augmented(network) if config.augmented else network
 
 
 def start_of(network: nn.Module) -> dict[str, Tensor]:
@@ -59,7 +67,8 @@ def start_of(network: nn.Module) -> dict[str, Tensor]:
     return {**parameters_of(network), **touching}
 
 
-ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent")  # settings that shape a network
+# settings that shape a network
+ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent", "augmented")
 
 
 def architecture(config: TrainConfig) -> str:

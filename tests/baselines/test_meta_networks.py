@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, cross_entropy, linear, relu
 
-from metasum.baselines.meta_networks.augmentation import augmented, augmented_names
 from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients, preprocess
 from metasum.baselines.meta_networks.learner import MetaNetworks
 from metasum.baselines.meta_networks.memory import attention
 from metasum.errors import UsageError
+from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.vgg import VGG16
 from metasum.types import Batch
 

@@ -1,0 +1,107 @@
+"""Meta Networks as a learner for sums: slow weights for both datasets, fast ones for each, and the fast ones added."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from metasum.baselines.meta_networks.fast_weights import ExampleLevel
+from metasum.baselines.sharing import share_parameters
+from metasum.learners.networks import MetaSum
+from metasum.learners.protocol import Backward, PairLearner, settled
+from metasum.networks.augmented import Augmented, augmented, augmented_names, last_parts
+from metasum.types import Batch, Sides
+from metasum.weights.parameters import parameters_of
+
+
+class MetaNetworksLearner(PairLearner):
+    """L = CE(b(W, W*_t; x_t), y_t) + CE(b(W, W*_s; x_s), y_s); before is b(W, W*_t), after b(W, W*_t + W*_s).
+
+    W*_t is what the meta learner makes of the gradient of b(W)'s loss on half of the target's batch; the other half is
+    judged. A dataset is one task, so its memory holds one row, every image reads that row whatever its key, and
+    no key network is needed. Fast weights stand beside those of the last block and the classifier.
+
+    Args:
+        networks: the pair; target and support share their parameters from here on, not their statistics.
+    """
+
+    def __init__(self, networks: MetaSum) -> None:
+        super().__init__(networks)
+        for side in ("target", "support"):
+            network = getattr(networks, side)
+            if isinstance(network, Augmented):  # with fast weights of its own, which are not trained but written
+                setattr(networks, side, network.slow())
+        share_parameters(networks, set(parameters_of(networks.target)))
+        self._names = augmented_names(networks.target, within=last_parts(networks.target))
+        first = parameters_of(networks.target)[self._names[0]]
+        self.example_level = ExampleLevel().to(first)
+        for side in ("target", "support"):
+            for name in self._names:
+                self.register_buffer(_buffer(side, name), torch.zeros_like(parameters_of(networks.target)[name]))
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        return ("fast-sum",)
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target" and "support", in nats per image; each side's fast weights are kept, as they then stand."""
+        self.train()
+        terms = dict[str, Tensor]()
+        for side, network, batch in (
+            ("target", self.networks.target, target),
+            ("support", self.networks.support, support),
+        ):
+            half = len(batch.labels) // 2
+            rows = self.example_level(self._gradients(network, Batch(batch.images[:half], batch.labels[:half])))
+            logits = augmented(network, rows, batch.images.new_ones(1, 1), batch.images[half:])
+            loss = cross_entropy(logits, batch.labels[half:])
+            backward(loss)
+            terms[side] = loss.detach()
+            for name, row in rows.items():
+                self.get_buffer(_buffer(side, name)).copy_(row[0].detach())
+        return terms
+
+    def _gradients(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Of b(W)'s loss, constants: `[1, *shape]` by name. Running statistics stay as they are."""
+        parameters = {name: tensor.detach() for name, tensor in parameters_of(network).items()}
+        asked = {name: parameters[name].requires_grad_() for name in self._names}
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
+        logits = functional_call(network, {**parameters, **asked, **buffers}, (batch.images,))
+        slopes = torch.autograd.grad(cross_entropy(logits, batch.labels), list(asked.values()))
+        return {name: slope.unsqueeze(0) for name, slope in zip(asked, slopes, strict=True)}
+
+    def target_network(self) -> nn.Module:
+        return self._written("target", self.networks.target)
+
+    def support_network(self) -> nn.Module:
+        return self._written("support", self.networks.support)
+
+    def summed_networks(
+        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> Sides[nn.Module]:
+        own = Sides(self.target_network(), self.support_network())
+        first, second = (parameters_of(network) for network in own)
+        composed = {n: first[n] + second[n] if n.startswith("fast.") else first[n] for n in first}
+        return settled(own, composed, images, statistics)
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
+
+    def _written(self, side: str, network: nn.Module) -> nn.Module:
+        """b(W, W*) as a network of its own, in eval mode."""
+        written = Augmented(copy.deepcopy(network))
+        with torch.no_grad():
+            for name in self._names:
+                written.fast[name.replace(".", "/")].copy_(self.get_buffer(_buffer(side, name)))
+        return written.eval()
+
+
+def _buffer(side: str, name: str) -> str:
+    return f"fast_{side}_{name.replace('.', '/')}"

@@ -1,0 +1,124 @@
+"""Meta-Transfer Learning as a learner for sums: one frozen trunk, scaled and shifted for each dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy, linear
+
+from metasum.baselines.independent import independent_step
+from metasum.baselines.meta_transfer.base_training import BaseTraining
+from metasum.baselines.meta_transfer.scale_shift import ScaleShift
+from metasum.baselines.sharing import share_parameters
+from metasum.errors import ArchitectureError
+from metasum.learners.networks import MetaSum
+from metasum.learners.protocol import Backward, PairLearner, settled
+from metasum.types import Batch, Sides
+from metasum.weights.composition import operator_named
+from metasum.weights.parameters import parameters_of, with_parameters
+
+
+class MetaTransferLearner(PairLearner):
+    """Before is f(Θ ⊙ Φ_t, θ'_t), after the sum of both networks' effective weights.
+
+    In pretraining the trunk Θ, everything but the last layer, learns both datasets, with a classifier for each. These
+    are discarded and Θ is frozen. From then on each dataset has scale and shift Φ and a classifier's start θ: half
+    of a batch base-trains θ to θ', the loss on the other half moves Φ and θ.
+
+    Args:
+        networks: the pair; both keep their statistics, and share the trunk.
+        pretraining_steps: calls of `training_step` before the trunk is frozen.
+        base: how a classifier is trained.
+
+    Raises:
+        ArchitectureError: the network does not end in a linear layer.
+    """
+
+    def __init__(self, networks: MetaSum, *, pretraining_steps: int, base: BaseTraining) -> None:
+        super().__init__(networks)
+        self._last, head = list(networks.target.named_modules())[-1]
+        if not isinstance(head, nn.Linear):
+            raise ArchitectureError("meta-transfer needs a network that ends in a linear layer.")
+        names = {f"{self._last}.weight", f"{self._last}.bias"}
+        share_parameters(networks, set(parameters_of(networks.target)) - names)
+        self._pretraining_steps, self._base = pretraining_steps, base
+        scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
+        for side in ("target", "support"):
+            scale_shift[side] = ScaleShift(networks.target).to(head.weight)
+            start = nn.Linear(head.in_features, head.out_features).to(head.weight)
+            nn.init.zeros_(start.weight)
+            nn.init.zeros_(start.bias)
+            classifier[side] = start
+            self.register_buffer(f"trained_weight_{side}", start.weight.detach().clone())
+            self.register_buffer(f"trained_bias_{side}", start.bias.detach().clone())
+        self._scale_shift, self._classifier = scale_shift, classifier
+        self.learnt = nn.ModuleList([*scale_shift.values(), *classifier.values()])  # where `parameters` finds them
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def pretraining(self) -> bool:
+        """Whether the next step still trains the trunk."""
+        return int(self.get_buffer("steps")) < self._pretraining_steps
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target" and "support", in nats per image: of the pretraining, then of the base-trained networks."""
+        steps = self.get_buffer("steps")
+        if self.pretraining:
+            steps += 1
+            return independent_step(self.networks, target, support, backward)
+        self.train()
+        terms = dict[str, Tensor]()
+        for side, batch in (("target", target), ("support", support)):
+            half = len(batch.labels) // 2
+            features = self._features(side, batch.images)
+            weight, bias = self._base(self._classifier[side], features[:half], batch.labels[:half])
+            loss = cross_entropy(linear(features[half:], weight, bias), batch.labels[half:])
+            backward(loss)
+            terms[side] = loss.detach()
+            self.get_buffer(f"trained_weight_{side}").copy_(weight.detach())
+            self.get_buffer(f"trained_bias_{side}").copy_(bias.detach())
+        return terms
+
+    def _features(self, side: str, images: Tensor) -> Tensor:
+        """What the last layer is given, `[N, D]`; the gradient reaches Φ, not Θ."""
+        network: nn.Module = getattr(self.networks, side)
+        frozen = {name: tensor.detach() for name, tensor in parameters_of(network).items()}
+        found: list[Tensor] = []
+        hook = network.get_submodule(self._last).register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+        try:
+            functional_call(network, self._scale_shift[side].effective(frozen), (images,))
+        finally:
+            hook.remove()
+        return found[0]
+
+    def target_network(self) -> nn.Module:
+        return self._effective("target")
+
+    def support_network(self) -> nn.Module:
+        return self._effective("support")
+
+    def _effective(self, side: str) -> nn.Module:
+        """The network with scale and shift worked into its weights, in eval mode, cut off from the gradient."""
+        network: nn.Module = getattr(self.networks, side)
+        own = parameters_of(network)
+        if not self.pretraining:
+            own = self._scale_shift[side].effective(own) | {
+                f"{self._last}.weight": self.get_buffer(f"trained_weight_{side}"),
+                f"{self._last}.bias": self.get_buffer(f"trained_bias_{side}"),
+            }
+        return with_parameters(network, own).eval()
+
+    def summed_networks(
+        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> Sides[nn.Module]:
+        own = Sides(self.target_network(), self.support_network())
+        composed = operator_named(operator or self.networks.operator)([parameters_of(network) for network in own])
+        return settled(own, composed, images, statistics)
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        return [list(self.parameters())]
