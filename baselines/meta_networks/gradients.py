@@ -19,11 +19,19 @@ def preprocess(gradients: Tensor) -> Tensor:
     [log|g| / k, sign g] where |g| ≥ e^-k, else [-1, e^k g], k = 7 (Andrychowicz et al. 2016, arXiv:1606.04474, appendix
     A, as Munkhdalai & Yu 2017 take it).
     """
-    size = gradients.abs()
-    large = size >= math.exp(-K)
-    log = torch.where(large, size.clamp(min=math.exp(-K)).log() / K, -1.0)
-    sign = torch.where(large, gradients.sign(), math.exp(K) * gradients)
-    return torch.stack([log, sign], dim=-1)
+    return from_scalar(as_scalar(gradients))
+
+
+def as_scalar(gradients: Tensor) -> Tensor:
+    """Each coordinate on one continuous scale: e^k g where that is within -1 and 1, else (2 + log|g| / k) sign g."""
+    scaled = math.exp(K) * gradients
+    large = scaled.abs() >= 1
+    return torch.where(large, (2 + gradients.abs().clamp(min=math.exp(-K)).log() / K) * scaled.sign(), scaled)
+
+
+def from_scalar(scale: Tensor) -> Tensor:
+    """The two numbers `[..., 2]` of a place on that scale."""
+    return torch.stack([scale.abs().clamp(min=1) - 2, scale.clamp(-1, 1)], dim=-1)
 
 
 Loss = Callable[[Tensor, Tensor], Tensor]

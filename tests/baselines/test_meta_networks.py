@@ -129,6 +129,24 @@ def test_meta_learners_treat_every_coordinate_alike(level):
     torch.testing.assert_close(swapped["b"], found["a"].flatten(1).flip(1))
 
 
+def test_reading_off_the_grid_is_asking_the_perceptron():
+    torch.manual_seed(0)
+    meta = ExampleLevel().double()
+    with torch.no_grad():
+        for parameter in meta.parameters():
+            parameter.mul_(5)
+    generator = torch.Generator().manual_seed(1)
+    size = torch.empty(2000, dtype=torch.float64).uniform_(-12, 3, generator=generator).exp()
+    gradients = (size * torch.randn(2000, generator=generator, dtype=torch.float64).sign()).unsqueeze(0)
+    gradients[0, 0] = 0
+    asked = meta.layers(preprocess(gradients)).squeeze(-1)
+    read = meta({"a": gradients})["a"]
+    torch.testing.assert_close(read, asked, rtol=0, atol=2e-4 * float(asked.detach().abs().max()))
+    slopes = [torch.autograd.grad(rows.square().mean(), list(meta.parameters())) for rows in (read, asked)]
+    for mine, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-3 * float(theirs.abs().max()) + 1e-12)
+
+
 def test_task_level_fast_weights_depend_on_the_order_example_level_ones_on_their_own_example_alone():
     torch.manual_seed(0)
     gradients = {"a": torch.randn(3, 4)}
