@@ -97,7 +97,7 @@ def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
 def _meta_networks(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.baselines.meta_networks.pair import MetaNetworksLearner
 
-    return MetaNetworksLearner(networks)
+    return MetaNetworksLearner(networks, seed=config.seed)
 
 
 def _meta_transfer(networks: MetaSum, config: TrainConfig) -> Learner:

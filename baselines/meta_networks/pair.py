@@ -28,9 +28,10 @@ class MetaNetworksLearner(PairLearner):
 
     Args:
         networks: the pair; target and support share their parameters from here on, not their statistics.
+        seed: of the meta learner's first weights.
     """
 
-    def __init__(self, networks: MetaSum) -> None:
+    def __init__(self, networks: MetaSum, *, seed: int = 0) -> None:
         super().__init__(networks)
         for side in ("target", "support"):
             network = getattr(networks, side)
@@ -39,7 +40,9 @@ class MetaNetworksLearner(PairLearner):
         share_parameters(networks, set(parameters_of(networks.target)))
         self._names = augmented_names(networks.target, within=last_parts(networks.target))
         first = parameters_of(networks.target)[self._names[0]]
-        self.example_level = ExampleLevel().to(first)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.example_level = ExampleLevel().to(first)
         for side in ("target", "support"):
             for name in self._names:
                 self.register_buffer(_buffer(side, name), torch.zeros_like(parameters_of(networks.target)[name]))

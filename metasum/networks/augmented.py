@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import conv2d
+from torch.nn.functional import conv2d, linear
 
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.vgg import VGG16
@@ -107,7 +107,7 @@ def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
 def _fast_branch(layer: nn.Module, rows: Tensor, weights: Tensor, inputs: Tensor) -> Tensor:
     own = torch.tensordot(weights, rows, dims=1)  # [Q or 1, *shape]
     if isinstance(layer, nn.Linear):
-        return torch.einsum("qoi,qi->qo", own.expand(len(inputs), -1, -1), inputs)
+        return linear(inputs, own[0]) if len(own) == 1 else torch.einsum("qoi,qi->qo", own, inputs)
     assert isinstance(layer, nn.Conv2d)
     if layer.stride != (1, 1) or layer.dilation != (1, 1) or layer.groups != 1:
         raise UsageError("fast weights are for plain convolutions; this one is strided, dilated or grouped.")
