@@ -90,6 +90,8 @@ class FewShotCells:
         harness = self._harness(model, sampler, run, config)
         harness.resume()
         harness.train(title=f"{run.path.name} on {self.dataset.name}")
+        if config.evaluate_every:
+            harness.record_final(harness.evaluator.on_the_way(model))
         model.remember = None
         drawn = harness.steps * config.meta_batch
         return {
