@@ -295,6 +295,24 @@ class MonitorConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class TrackingConfig(Checked):
+    """Where else a run is written down."""
+
+    wandb: str | None = option(
+        None,
+        "Track the run in Weights & Biases [default: disabled; under a sweep's agent, online].",
+        choices=("online", "offline", "disabled"),
+    )
+    wandb_project: str = option("metasum", "W&B project.")
+    wandb_entity: str | None = option(None, "W&B user or team [default: yours].")
+    wandb_group: str | None = option(None, "W&B group.")
+    wandb_tags: str | None = option(None, "W&B tags, separated by commas.")
+    wandb_name: str | None = option(None, "Name of the W&B run [default: TARGET+SUPPORT/FOLDER].")
+    wandb_network: bool = option(False, "Send the summed network to W&B as an artifact.")
+    tensorboard: bool = option(False, "Write TensorBoard event files into the run folder.")
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig(Checked):
     """One run. `TrainConfig()` is the embedded pair; `settings` makes others by flat names.
 
@@ -319,6 +337,7 @@ class TrainConfig(Checked):
     merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
+    tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,6 +173,7 @@ def make_harness(
     fabric: Fabric,
     run: RunFolder,
     display: Display,
+    record: Callable[[dict[str, Any]], None],
 ) -> Harness[Learner, Evaluator]:
     """The training loop of one run; all its randomness comes from the run's seed."""
     generator = torch.Generator().manual_seed(config.seed)
@@ -185,4 +186,5 @@ def make_harness(
         fabric=fabric,
         run=run,
         display=display,
+        record=record,
     )

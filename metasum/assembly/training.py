@@ -33,6 +33,7 @@ from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
+from metasum.training.tracking import check_tracking, tracked
 from metasum.types import Dataset, Sides
 from metasum.weights.parameters import checksum
 from metasum.weights.storage import load_into
@@ -110,6 +111,7 @@ def run_in(
         keep_weights: whether networks are saved.
     """
     display = display or SilentDisplay()
+    check_tracking(config.tracking)
     fabric = make_fabric(config.optimisation)
     config = resolve(config, datasets)
     if learner_named(config.learner).meta_learnt:
@@ -134,23 +136,26 @@ def run_in(
         return _reported(run, run.read_json("result.json"), report)
     if keep_weights and endpoints is None:
         run.save_weights("initial", initial, architecture=architecture(config))
-    harness = make_harness(learner, tasks, config, fabric, run, display)
-    if endpoints is not None:
-        trained = _take_endpoints(networks, RunFolder.open(endpoints))
-    else:
-        if resume:
-            harness.resume()
-        sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
-        display.note(f"{sizes}; {size:,} parameters a network")
-        harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
-        trained = {
-            "steps": harness.steps,
-            "seconds": round(harness.seconds, 2),
-            "images_per_second": round(harness.images_per_second, 1),
-        }
-        if networks.coefficients is not None:
-            trained["coefficients"] = networks.coefficients.tolist()
-    return _reported(run, _finish(harness, config, trained, display, keep_weights, report), report)
+    with tracked(config.tracking, run, display.note) as tracker:
+        harness = make_harness(learner, tasks, config, fabric, run, display, tracker.record)
+        if endpoints is not None:
+            trained = _take_endpoints(networks, RunFolder.open(endpoints))
+        else:
+            if resume:
+                harness.resume()
+            sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
+            display.note(f"{sizes}; {size:,} parameters a network")
+            harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
+            trained = {
+                "steps": harness.steps,
+                "seconds": round(harness.seconds, 2),
+                "images_per_second": round(harness.images_per_second, 1),
+            }
+            if networks.coefficients is not None:
+                trained["coefficients"] = networks.coefficients.tolist()
+        result = _finish(harness, config, trained, display, keep_weights, report)
+        tracker.finish(run)
+    return _reported(run, result, report)
 
 
 def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
-MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "source", "init"}  # they change no weight that is not checked
+# they change no weight that is not checked
+MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "tracking", "source", "init"}
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -15,7 +15,7 @@ from metasum.config import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted
 from metasum.learners.protocol import Trainable
 from metasum.training.interruption import Interruption
-from metasum.training.memory import reset_peak
+from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
@@ -69,6 +69,7 @@ class Harness(Generic[L, E]):
         fabric: device and precision.
         run: the folder to write into.
         display: what is told to the user.
+        record: hears every line of metrics.jsonl.
     """
 
     def __init__(
@@ -81,12 +82,13 @@ class Harness(Generic[L, E]):
         fabric: Fabric,
         run: RunFolder,
         display: Display,
+        record: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
         if config.optimisation.steps is None:
             raise ValueError("steps must be resolved before training")
         self.learner, self.sampler, self.evaluator = learner, sampler, evaluator
         self.config, self.fabric, self.run, self.display = config, fabric, run, display
-        self.steps, self.monitor = config.optimisation.steps, config.monitor
+        self.steps, self.monitor, self._also = config.optimisation.steps, config.monitor, record
         self.updater = Updater(learner, config.optimisation, fabric)
         self.step, self.images, self.seconds, self.evaluation_seconds = 0, 0, 0.0, 0.0
         reset_peak(fabric.device)
@@ -158,15 +160,21 @@ class Harness(Generic[L, E]):
         self._unlogged = []
 
     def _log(self) -> None:
-        self.run.append_metrics(
+        self._write(
             {
                 "kind": "step",
                 "step": self.step,
                 "losses": self._mean_losses,
                 "learning_rate": self.updater.learning_rate,
                 "seconds": round(self.seconds, 3),
+                "images_per_second": round(self.images_per_second, 1),
+                "peak_bytes": peak_bytes(self.fabric.device),
             }
         )
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self.run.append_metrics(record)
+        self._also(record)
 
     def _diverged(self, what: str) -> DivergenceError:
         kept = "the last good checkpoint is kept" if (self.run.path / "last.ckpt").is_file() else "no checkpoint yet"
@@ -179,7 +187,7 @@ class Harness(Generic[L, E]):
         self._record_evaluation(evaluation)
 
     def _record_evaluation(self, evaluation: Any) -> None:
-        self.run.append_metrics({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
+        self._write({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
         self.display.evaluated(self.step, evaluation)
 
     def record_final(self, evaluation: Any) -> None:
