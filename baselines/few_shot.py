@@ -14,6 +14,7 @@ from metasum.baselines.meta_transfer.learner import ClassifierTuning, FineTuning
 from metasum.errors import unknown
 from metasum.few_shot_config import FewShotConfig
 from metasum.learners.few_shot import FewShotLearner
+from metasum.networks.convnet import convnet
 
 Factory = Callable[[FewShotConfig, nn.Sequential], FewShotLearner]
 """From the settings and a pretrained `convnet` (an empty network where the entry asks for none)."""
@@ -29,6 +30,8 @@ class FewShotEntry:
     """Whether it starts from a network that was trained on all meta-training classes at once."""
     meta_trains: bool = True
     """Whether there is anything to learn from episodes."""
+    learning_rate: float = 1e-3
+    """Of meta-training, where none is asked for; chosen on validation episodes of glyphs."""
 
 
 def _meta_networks(config: FewShotConfig, _: nn.Sequential) -> FewShotLearner:
@@ -62,6 +65,7 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         lambda config, trunk: MetaTransfer(trunk, ways=config.ways, base=_base(config)),
         "A pretrained, frozen trunk with meta-learnt scale and shift.",
         pretrained=True,
+        learning_rate=0.03,
     ),
     "maml": FewShotEntry(_maml, "An initialisation from which a few steps lead far (learn2learn)."),
     "prototypical": FewShotEntry(
@@ -74,6 +78,16 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         ),
         "A pretrained network, all of it trained on each episode's images.",
         pretrained=True,
+        meta_trains=False,
+    ),
+    "from-scratch": FewShotEntry(
+        lambda config, _: FineTuning(
+            convnet(ways=config.ways, in_channels=config.in_channels, filters=config.filters),
+            ways=config.ways,
+            steps=config.base_steps,
+            learning_rate=config.fine_tuning_lr,
+        ),
+        "The base network as it was drawn, trained on each episode's images.",
         meta_trains=False,
     ),
     "classifier-tuning": FewShotEntry(

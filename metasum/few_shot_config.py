@@ -61,7 +61,9 @@ class FewShotConfig(Checked):
     then: str | None = option(None, "Go on meta-training on this dataset, and look back at the first one.")
     then_steps: int = option(500, "Updates on the second dataset.", unit="steps", minimum=1)
     steps: int = option(1000, "Updates in meta-training.", unit="steps", minimum=1)
-    learning_rate: float = option(1e-3, "Their step size at its highest.", above=0)
+    learning_rate: float | None = option(
+        None, "Their step size at its highest [default: 0.03 for meta-transfer, else 0.001].", above=0
+    )
     schedule: str = option("cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine"))
     clip: float = option(10.0, "Largest gradient norm.", above=0)
     precision: str = option("32", "Arithmetic of forward and backward; weights stay float32.", choices=PRECISIONS)

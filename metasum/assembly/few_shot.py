@@ -135,7 +135,8 @@ def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[dict[st
 def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> dict[str, Any]:
     """Goes on with meta-training on a second dataset; accuracy on both, before and after."""
     config = cells.config
-    own = dataclasses.replace(config, seed=seed, steps=config.then_steps)
+    rate = config.learning_rate or few_shot_named(name).learning_rate
+    own = dataclasses.replace(config, seed=seed, steps=config.then_steps, learning_rate=rate)
     run = cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, there.dataset)
     if run.finished:
         return run.read_json("result.json")

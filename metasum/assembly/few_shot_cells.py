@@ -55,8 +55,10 @@ class FewShotCells:
 
     def run(self, learner: str, seed: int) -> tuple[dict[str, Any], FewShotLearner]:
         """The result of one learner's run, and the learner; what is finished is taken as it is."""
-        own = dataclasses.replace(self.config, seed=seed)
         entry = few_shot_named(learner)
+        own = dataclasses.replace(
+            self.config, seed=seed, learning_rate=self.config.learning_rate or entry.learning_rate
+        )
         start = self._pretrained(seed) if entry.pretrained else nn.Sequential()
         model = self.seeded(lambda: entry.factory(own, start), seed)
         run = self._open(f"{learner}-seed{seed}", own, learner=learner)
@@ -132,7 +134,7 @@ class FewShotCells:
     def _pretrained(self, seed: int) -> nn.Sequential:
         """The network that was trained on all meta-training classes at once; trained now, or taken as it is."""
         own, classes = dataclasses.replace(self.config, seed=seed), len(self.dataset.classes["train"])
-        own = dataclasses.replace(own, steps=own.pretraining_steps)
+        own = dataclasses.replace(own, steps=own.pretraining_steps, learning_rate=own.learning_rate or 1e-3)
         model: Pretraining = self.seeded(
             lambda: Pretraining(classes=classes, in_channels=own.in_channels, filters=own.filters), seed
         )

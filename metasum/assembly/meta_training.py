@@ -29,6 +29,7 @@ from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
+from metasum.training.tracking import check_tracking, tracked
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
 from metasum.weights.storage import read_metadata
@@ -70,6 +71,7 @@ def meta_train(
     """
     config, display = config or TrainConfig(learner="metasum-meta"), display or SilentDisplay()
     check_request(name, resume=resume, overwrite=overwrite)
+    check_tracking(config.tracking)
     load_entry_points()
     root = Path(config.data.data_root)
     datasets = {dataset: load_dataset(dataset, root=root, download=download) for dataset in meta_datasets(config)}
@@ -100,44 +102,54 @@ def meta_train(
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = before or RunFolder.create(path, description, overwrite=overwrite)
     learner = MetaLearner(networks.to(fabric.device), config.objective, inner_steps=config.meta.inner_steps)
-    harness = Harness(
-        learner,
-        tasks,
-        evaluator=EpisodeEvaluator([next(episodes) for _ in range(EPISODES)], autocast=fabric.autocast),
-        config=config,
-        fabric=fabric,
-        run=run,
-        display=display,
-    )
-    if resume:
-        harness.resume()
-    display.note(f"an initialisation, meta-learnt on {', '.join(datasets)}, for sums of networks trained apart")
-    harness.train(title=f"meta-training {path.name}")
-    evaluation = harness.evaluator.on_the_way(learner)
+    with tracked(config.tracking, run, display.note) as tracker:
+        harness = Harness(
+            learner,
+            tasks,
+            evaluator=EpisodeEvaluator([next(episodes) for _ in range(EPISODES)], autocast=fabric.autocast),
+            config=config,
+            fabric=fabric,
+            run=run,
+            display=display,
+            record=tracker.record,
+        )
+        if resume:
+            harness.resume()
+        display.note(f"an initialisation, meta-learnt on {', '.join(datasets)}, for sums of networks trained apart")
+        harness.train(title=f"meta-training {path.name}")
+        result = _finish(harness, run, config)
+        tracker.finish(run)
+    from metasum.report.run_page import write_meta_report
+
+    write_meta_report(run)
+    return result
+
+
+def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, config: TrainConfig) -> dict[str, Any]:
+    """Measures what was learnt, saves it, and writes result.json last: it marks the run finished."""
+    networks, evaluation = harness.learner.networks, harness.evaluator.on_the_way(harness.learner)
     harness.record_final(evaluation)
+    names = meta_datasets(config)
     run.save_weights(
         "initial",
         networks.target.state_dict(),
         architecture=architecture(config),
-        meta_datasets=json.dumps([*datasets]),
+        meta_datasets=json.dumps(names),
     )
     result = {
         "learner": config.learner,
-        "datasets": list(datasets),
+        "datasets": names,
         "steps": harness.steps,
         "seconds": round(harness.seconds, 2),
         "images_per_second": round(harness.images_per_second, 1),
-        "peak_bytes": peak_bytes(fabric.device),
+        "peak_bytes": peak_bytes(harness.fabric.device),
         "accuracy": dataclasses.asdict(evaluation),
-        "initial": str(path / "initial.safetensors"),
-        "run": str(path),
+        "initial": str(run.path / "initial.safetensors"),
+        "run": str(run.path),
     }
     if networks.coefficients is not None:
         result["coefficients"] = networks.coefficients.tolist()
-    write_json(path / "result.json", result)
-    from metasum.report.run_page import write_meta_report
-
-    write_meta_report(run)
+    write_json(run.path / "result.json", result)
     return result
 
 
@@ -195,6 +207,7 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
             network=dataclasses.replace(config.network, tangent=False, augmented=False),
             objective=config.objective,
             optimisation=config.optimisation,
+            tracking=config.tracking,
         ),
         learner="metasum-meta",
         **{**dataclasses.asdict(meta), "meta_datasets": ",".join(datasets)},
@@ -212,7 +225,7 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
 
 
 def _default_name(description: Mapping[str, Any]) -> str:
-    settings = {**description["settings"], "monitor": None}
+    settings = {**description["settings"], "monitor": None, "tracking": None}
     settings["data"] = {**settings["data"], "data_root": None}
     settings["optimisation"] = {**settings["optimisation"], "device": None}
     told = json.dumps(

@@ -26,7 +26,7 @@ from metasum.tables import few_shot_tables, show
     "--learner",
     metavar="A,B,…",
     help="Learners to run side by side, separated by commas: meta-networks, meta-transfer, maml, prototypical, "
-    "fine-tuning, classifier-tuning [default: all].",
+    "fine-tuning, classifier-tuning, from-scratch [default: all].",
 )
 @settings_flags(FewShotConfig)
 @click.option(

@@ -25,6 +25,7 @@ from metasum.config import (
     NetworkConfig,
     ObjectiveConfig,
     OptimisationConfig,
+    TrackingConfig,
     TrainConfig,
     settings,
 )
@@ -90,6 +91,7 @@ def train(**values: Any) -> None:
 @settings_flags(ObjectiveConfig)
 @settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
 @settings_flags(MonitorConfig)
+@settings_flags(TrackingConfig, leave_out=("wandb_network",))
 @click.option(
     "--backend", type=Choice(BACKENDS), default="learn2learn", show_default=True, help="Library that runs clones."
 )
