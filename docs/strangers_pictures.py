@@ -1,6 +1,7 @@
 """Draws the pictures of strangers.md from the folders that its commands leave: `python docs/strangers_pictures.py DIR`.
 
-DIR holds what `--out` was in these commands: steps5, steps20 and steps100, their -random twins, and res.
+DIR holds what `--out` was in these commands: steps5, steps20 and steps100, their -random twins, res, and many-slots,
+many-meta and many-independent.
 """
 
 import json
@@ -87,7 +88,27 @@ def meta_training(root):
     picture("strangers-meta-training", "meta-training steps", lines, logarithmic=False)
 
 
+def networks_added(root):
+    lines = {}
+    for label, name, colour in (
+        ("slots", "many-slots", "#3a9e75"),
+        ("meta-learnt start", "many-meta", SHADES["metasum-meta"]),
+        ("independent", "many-independent", SHADES["independent"]),
+    ):
+        found = {}
+        for path in (root / name).rglob("experiments/*/results.json"):
+            result = json.loads(path.read_text())
+            for key, dash in (("before", "--"), ("stranger", "-")):
+                found.setdefault(dash, {})[len(result["targets"])] = points(result, key)
+        for dash, values in found.items():
+            counts = sorted(values)
+            words = "alone" if dash == "--" else "in the sum"
+            style = {"color": colour, "linestyle": dash}
+            lines[f"{label}, {words}"] = (counts, [values[count] for count in counts], style)
+    picture("strangers-networks-added", "networks added", lines, ticks=[2, 3, 4, 8])
+
+
 if __name__ == "__main__":
     folder = Path(sys.argv[1])
-    for draw in (inner_steps, meta_training):
+    for draw in (inner_steps, meta_training, networks_added):
         draw(folder)
