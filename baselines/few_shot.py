@@ -11,8 +11,8 @@ from metasum.baselines.few_shot_references import Maml, Prototypical
 from metasum.baselines.meta_networks.learner import MetaNetworks
 from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.learner import ClassifierTuning, FineTuning, MetaTransfer
+from metasum.config import FewShotConfig
 from metasum.errors import unknown
-from metasum.few_shot_config import FewShotConfig
 from metasum.learners.few_shot import FewShotLearner
 from metasum.networks.convnet import convnet
 

@@ -11,8 +11,8 @@ from typing import Any
 from metasum.assembly.few_shot_cells import FewShotCells
 from metasum.baselines.few_shot import FEW_SHOT, few_shot_named
 from metasum.baselines.meta_networks.learner import MetaNetworks
+from metasum.config.few_shot import FewShotConfig, numbers
 from metasum.errors import UsageError
-from metasum.few_shot_config import FewShotConfig, numbers
 from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.plugins import load_entry_points

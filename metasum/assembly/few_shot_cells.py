@@ -14,8 +14,8 @@ from torch import nn
 from metasum.baselines.few_shot import few_shot_named
 from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.learner import ClassifierTuning, Pretraining
+from metasum.config import FewShotConfig
 from metasum.errors import CheckpointError
-from metasum.few_shot_config import FewShotConfig
 from metasum.files import make_folder, write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.protocol import Trainable

@@ -16,7 +16,7 @@ from metasum.commands.shared import (
     quiet_flag,
     words,
 )
-from metasum.few_shot_config import FewShotConfig
+from metasum.config import FewShotConfig
 from metasum.flags import TolerantCommand, chosen, settings_flags
 from metasum.tables import few_shot_tables, show
 

@@ -11,8 +11,8 @@ from tiny import write_npz
 from metasum.assembly.few_shot import few_shot
 from metasum.baselines.few_shot import FEW_SHOT
 from metasum.baselines.few_shot_references import Maml, Prototypical
+from metasum.config import FewShotConfig
 from metasum.errors import Interrupted
-from metasum.few_shot_config import FewShotConfig
 from metasum.training.few_shot import episode_accuracy
 from metasum.training.progress import SilentDisplay
 from metasum.types import Batch, FewShotEpisode

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from metasum.config import DEVICES, PRECISIONS, MonitorConfig, OptimisationConfig
+from metasum.config.choices import DEVICES, PRECISIONS
+from metasum.config.training import MonitorConfig, OptimisationConfig
 from metasum.errors import UsageError
 from metasum.options import Checked, option
 
