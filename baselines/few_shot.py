@@ -30,6 +30,8 @@ class FewShotEntry:
     """Whether it starts from a network that was trained on all meta-training classes at once."""
     meta_trains: bool = True
     """Whether there is anything to learn from episodes."""
+    settings: tuple[str, ...] = ()
+    """Names of the settings that not every learner reads."""
     learning_rate: float = 1e-3
     """Of meta-training, where none is asked for; chosen on validation episodes of glyphs."""
 
@@ -60,14 +62,21 @@ def _base(config: FewShotConfig) -> BaseTraining:
 
 
 FEW_SHOT: dict[str, FewShotEntry] = {
-    "meta-networks": FewShotEntry(_meta_networks, "Slow weights, and fast ones written from examples' gradients."),
+    "meta-networks": FewShotEntry(
+        _meta_networks, "Slow weights, and fast ones written from examples' gradients.", settings=("samples",)
+    ),
     "meta-transfer": FewShotEntry(
         lambda config, trunk: MetaTransfer(trunk, ways=config.ways, base=_base(config)),
         "A pretrained, frozen trunk with meta-learnt scale and shift.",
         pretrained=True,
+        settings=("base_steps", "base_lr", "hard_tasks"),
         learning_rate=0.03,
     ),
-    "maml": FewShotEntry(_maml, "An initialisation from which a few steps lead far (learn2learn)."),
+    "maml": FewShotEntry(
+        _maml,
+        "An initialisation from which a few steps lead far (learn2learn).",
+        settings=("inner_steps", "inner_lr", "first_order"),
+    ),
     "prototypical": FewShotEntry(
         lambda config, _: Prototypical(in_channels=config.in_channels, filters=config.filters),
         "The nearest class mean in a learnt space (learn2learn).",
@@ -78,6 +87,7 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         ),
         "A pretrained network, all of it trained on each episode's images.",
         pretrained=True,
+        settings=("base_steps", "fine_tuning_lr"),
         meta_trains=False,
     ),
     "from-scratch": FewShotEntry(
@@ -88,12 +98,14 @@ FEW_SHOT: dict[str, FewShotEntry] = {
             learning_rate=config.fine_tuning_lr,
         ),
         "The base network as it was drawn, trained on each episode's images.",
+        settings=("base_steps", "fine_tuning_lr"),
         meta_trains=False,
     ),
     "classifier-tuning": FewShotEntry(
         lambda config, trunk: ClassifierTuning(trunk, ways=config.ways, base=_base(config)),
         "A pretrained, frozen trunk with a new classifier for each episode.",
         pretrained=True,
+        settings=("base_steps", "base_lr"),
         meta_trains=False,
     ),
 }

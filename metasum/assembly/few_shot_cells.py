@@ -31,8 +31,22 @@ from metasum.training.run_folder import RunFolder
 from metasum.types import FewShotEpisode
 from metasum.weights.storage import load_into
 
-PRETRAINING_BATCH = 64
-CHECKED_ELSEWHERE = ("test_ways", "base_filters", "then", "then_steps")  # they change nothing that a run holds
+PRETRAINING_BATCH, PRETRAINING_RATE = 64, 1e-3
+# Which settings runs depend on, beside their learner's own: all runs, those that meta-train, the pretrained trunk.
+ALWAYS = (
+    "dataset",
+    "ways",
+    "shots",
+    "queries",
+    "in_channels",
+    "filters",
+    "seed",
+    "episodes",
+    "evaluate_on",
+    "precision",
+)
+META_TRAINING = ("steps", "learning_rate", "schedule", "clip", "meta_batch")
+PRETRAINING = ("dataset", "in_channels", "filters", "seed", "precision", "pretraining_steps", "schedule", "clip")
 
 
 class FewShotCells:
@@ -61,7 +75,7 @@ class FewShotCells:
         )
         start = self._pretrained(seed) if entry.pretrained else nn.Sequential()
         model = self.seeded(lambda: entry.factory(own, start), seed)
-        run = self._open(f"{learner}-seed{seed}", own, learner=learner)
+        run = self._open(f"{learner}-seed{seed}", own, settings_of(learner), learner=learner)
         if run.finished:
             load_into(model, run.path / "learner.safetensors")
             return run.read_json("result.json"), model
@@ -127,18 +141,19 @@ class FewShotCells:
         """The same, on another dataset."""
         return FewShotCells(self.config, dataset, folder=self._folder, displays=self._displays)
 
-    def opened(self, name: str, config: FewShotConfig, dataset: FewShotDataset) -> RunFolder:
-        """The folder of a further run of these settings on another dataset."""
-        return self._open(name, config, then=dataset.name, then_checksum=dataset.checksum)
+    def opened(self, name: str, config: FewShotConfig, learner: str, dataset: FewShotDataset) -> RunFolder:
+        """The folder of a learner's further run on another dataset."""
+        more = {"learner": learner, "then": dataset.name, "then_checksum": dataset.checksum}
+        return self._open(name, config, settings_of(learner), **more)
 
     def _pretrained(self, seed: int) -> nn.Sequential:
         """The network that was trained on all meta-training classes at once; trained now, or taken as it is."""
         own, classes = dataclasses.replace(self.config, seed=seed), len(self.dataset.classes["train"])
-        own = dataclasses.replace(own, steps=own.pretraining_steps, learning_rate=own.learning_rate or 1e-3)
+        own = dataclasses.replace(own, steps=own.pretraining_steps, learning_rate=PRETRAINING_RATE)
         model: Pretraining = self.seeded(
             lambda: Pretraining(classes=classes, in_channels=own.in_channels, filters=own.filters), seed
         )
-        run = self._open(f"pretrained-seed{seed}", own, learner="pretraining")
+        run = self._open(f"pretrained-seed{seed}", own, PRETRAINING)
         if run.finished:
             load_into(model.network, run.path / "learner.safetensors")
             return model.network
@@ -189,11 +204,10 @@ class FewShotCells:
     def _validation(self) -> list[FewShotEpisode]:
         return list(first(self.episodes("validation"), self.config.validation_episodes))
 
-    def _open(self, name: str, config: FewShotConfig, **more: str) -> RunFolder:
+    def _open(self, name: str, config: FewShotConfig, depends_on: Iterable[str], **more: str) -> RunFolder:
         """The run folder `name`, made or found; raises UsageError where it holds a run of other settings."""
-        settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in CHECKED_ELSEWHERE}
         description = {
-            "settings": settings | more,
+            "settings": {setting: getattr(config, setting) for setting in depends_on} | more,
             "data": {"name": self.dataset.name, "source": self.dataset.source, "checksum": self.dataset.checksum},
             **describe_surroundings(),
         }
@@ -204,12 +218,23 @@ class FewShotCells:
         return RunFolder.create(path, description, overwrite=False)
 
 
+def settings_of(learner: str) -> tuple[str, ...]:
+    """Names of the settings that a learner's run depends on."""
+    entry = few_shot_named(learner)
+    return (
+        *ALWAYS,
+        *entry.settings,
+        *(META_TRAINING if entry.meta_trains else ()),
+        *(("pretraining_steps",) if entry.pretrained else ()),
+    )
+
+
 def first(episodes: Episodes, count: int) -> Iterable[FewShotEpisode]:
     """Episodes 0 to `count` - 1."""
     return (episodes[number] for number in range(count))
 
 
 def _as_written(settings: Mapping[str, Any]) -> dict[str, Any]:
-    if "ways" not in settings:
+    if "dataset" not in settings:
         raise CheckpointError("these are not the settings of a few-shot run.")
     return dict(settings)

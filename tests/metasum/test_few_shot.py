@@ -128,6 +128,13 @@ def test_a_run_of_other_settings_is_not_gone_on_with(metasum, flags):
     refused(metasum("few-shot", *flags, "--learner", "prototypical", "--filters", 5), 2, "filters was 4, now 5")
 
 
+def test_a_setting_that_a_run_does_not_read_may_change(metasum, flags):
+    learners = ("--learner", "classifier-tuning,prototypical")
+    assert metasum("few-shot", *flags, *learners).code == 0
+    assert metasum("few-shot", *flags, *learners, "--inner-lr", 0.1, "--fine-tuning-lr", 0.1).code == 0
+    refused(metasum("few-shot", *flags, *learners, "--base-lr", 0.1), 2, "base_lr was")  # the trunk is as it was
+
+
 def test_the_interval_is_students(monkeypatch):
     class Fixed:
         def eval(self):
