@@ -57,8 +57,14 @@ def _maml(config: FewShotConfig, _: nn.Sequential) -> FewShotLearner:
     )
 
 
-def _base(config: FewShotConfig) -> BaseTraining:
-    return BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
+def _meta_transfer(config: FewShotConfig, trunk: nn.Sequential) -> FewShotLearner:
+    base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
+    return MetaTransfer(trunk, ways=config.ways, base=base)
+
+
+def _classifier_tuning(config: FewShotConfig, trunk: nn.Sequential) -> FewShotLearner:
+    base = BaseTraining(steps=config.base_steps, learning_rate=config.fine_tuning_lr)
+    return ClassifierTuning(trunk, ways=config.ways, base=base)
 
 
 FEW_SHOT: dict[str, FewShotEntry] = {
@@ -66,7 +72,7 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         _meta_networks, "Slow weights, and fast ones written from examples' gradients.", settings=("samples",)
     ),
     "meta-transfer": FewShotEntry(
-        lambda config, trunk: MetaTransfer(trunk, ways=config.ways, base=_base(config)),
+        _meta_transfer,
         "A pretrained, frozen trunk with meta-learnt scale and shift.",
         pretrained=True,
         settings=("base_steps", "base_lr", "hard_tasks"),
@@ -102,10 +108,10 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         meta_trains=False,
     ),
     "classifier-tuning": FewShotEntry(
-        lambda config, trunk: ClassifierTuning(trunk, ways=config.ways, base=_base(config)),
+        _classifier_tuning,
         "A pretrained, frozen trunk with a new classifier for each episode.",
         pretrained=True,
-        settings=("base_steps", "base_lr"),
+        settings=("base_steps", "fine_tuning_lr"),
         meta_trains=False,
     ),
 }

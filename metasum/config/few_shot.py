@@ -49,8 +49,8 @@ class FewShotConfig(Checked):
     base_steps: int = option(
         50, "Gradient steps on an episode's images (meta-transfer, fine-tuning, classifier-tuning).", minimum=1
     )
-    base_lr: float = option(0.002, "Their size, where only the classifier moves.", above=0)
-    fine_tuning_lr: float = option(0.0005, "Their size, where all of the network moves.", above=0)
+    base_lr: float = option(0.005, "Their size in meta-transfer's base training.", above=0)
+    fine_tuning_lr: float = option(0.0005, "Their size where nothing is meta-learnt.", above=0)
     test_ways: str | None = option(
         None, "Ask trained learners, where they can be asked, also for so many classes: numbers separated by commas."
     )

@@ -131,8 +131,10 @@ def test_a_run_of_other_settings_is_not_gone_on_with(metasum, flags):
 def test_a_setting_that_a_run_does_not_read_may_change(metasum, flags):
     learners = ("--learner", "classifier-tuning,prototypical")
     assert metasum("few-shot", *flags, *learners).code == 0
-    assert metasum("few-shot", *flags, *learners, "--inner-lr", 0.1, "--fine-tuning-lr", 0.1).code == 0
-    refused(metasum("few-shot", *flags, *learners, "--base-lr", 0.1), 2, "base_lr was")  # the trunk is as it was
+    assert metasum("few-shot", *flags, *learners, "--inner-lr", 0.1, "--base-lr", 0.1).code == 0
+    refused(
+        metasum("few-shot", *flags, *learners, "--fine-tuning-lr", 0.1), 2, "fine_tuning_lr was"
+    )  # the trunk is as it was
 
 
 def test_the_interval_is_students(monkeypatch):
