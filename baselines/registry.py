@@ -65,9 +65,13 @@ class LearnerEntry:
 def _joint(networks: MetaSum, config: TrainConfig) -> Learner:
     from metasum.learners.joint import JointLearner
 
-    files = (config.objective.pool or "").split(",") if config.objective.pool is not None else []
-    pool = [load_like(networks.target, Path(file.strip())) for file in files]
+    pool = [load_like(networks.target, path) for path in pool_files(config.objective.pool or "")]
     return JointLearner(networks, config.objective, config.regularisation, pool=pool)
+
+
+def pool_files(pool: str) -> list[Path]:
+    """The files that `--pool` names."""
+    return [Path(word.strip()) for word in pool.split(",") if word.strip()]
 
 
 def _independent(networks: MetaSum, config: TrainConfig) -> Learner:

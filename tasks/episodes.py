@@ -119,7 +119,8 @@ class EpisodeSampler(Iterator[tuple[Batch, ...]]):
     """Meta-batches for ever: of each episode the adaptation batch, then the evaluation batch.
 
     With `hard`, the class that each task of a meta-batch failed worst on is kept, and half of the next meta-batch's
-    tasks are made of those classes (Sun et al. 2019, arXiv:1812.02391, section 4.3), filled up with others at random.
+    tasks (rounded down; of single tasks every second one) are made of those classes, filled up with others at random
+    (Sun et al. 2019, arXiv:1812.02391, section 4.3).
 
     Args:
         episodes: where they are drawn from.
@@ -136,8 +137,9 @@ class EpisodeSampler(Iterator[tuple[Batch, ...]]):
     def __next__(self) -> tuple[Batch, ...]:
         failed, self._failed, self._drawn = self._failed, [], []
         batches = list[Batch]()
+        easy = self._tasks - self._tasks // 2 if self._tasks > 1 else self._number % 2
         for task in range(self._tasks):
-            among = self._hard_classes(failed) if failed and task >= (self._tasks + 1) // 2 else None
+            among = self._hard_classes(failed) if failed and task >= easy else None
             episode = self._episodes.draw(self._number, among=among)
             batches += [episode.adaptation, episode.evaluation]
             self._drawn.append(episode.classes)

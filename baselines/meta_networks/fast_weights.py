@@ -31,9 +31,10 @@ class ExampleLevel(nn.Module):
         """Fast weights `[M, *shape]` from gradients `[M, *shape]`, by name."""
         columns = torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
         ticks = torch.linspace(-REACH, REACH, POINTS, dtype=columns.dtype, device=columns.device)
-        answers = self.layers(from_scalar(ticks)).squeeze(-1)
+        with torch.autocast(columns.device.type, enabled=False):
+            answers = self.layers(from_scalar(ticks)).squeeze(-1)
         place = (as_scalar(columns).clamp(-REACH, REACH) + REACH) * ((POINTS - 1) / (2 * REACH))
-        left = place.long().clamp(max=POINTS - 2)
+        left = place.long().clamp(0, POINTS - 2)
         below, above = (answers.index_select(0, (left + up).flatten()).view_as(place) for up in (0, 1))
         rows = torch.lerp(below, above, place - left)
         return _parts(rows, gradients)
@@ -50,8 +51,9 @@ class TaskLevel(nn.Module):
     def forward(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Fast weights `[1, *shape]` from gradients `[T, *shape]` in sequence, by name."""
         columns = torch.cat([gradient.flatten(1) for gradient in gradients.values()], dim=1)
-        outputs, _ = self.lstm(preprocess(columns.T))
-        return _parts(self.last(outputs[:, -1]).T, gradients)
+        with torch.autocast(columns.device.type, enabled=False):
+            outputs, _ = self.lstm(preprocess(columns.T))
+            return _parts(self.last(outputs[:, -1]).T, gradients)
 
 
 def _last_layer() -> nn.Linear:

@@ -62,5 +62,6 @@ def example_gradients(
     def of_example(own: dict[str, Tensor], images: Tensor, labels: Tensor) -> Tensor:
         return loss(functional_call(network, {**parameters, **buffers, **own}, (images,)), labels)
 
-    found: dict[str, Tensor] = vmap(grad(of_example), in_dims=(None, 0, 0))(asked, images, labels)
+    with torch.autocast(images.device.type, enabled=False):  # vmap's convolutions take no mixture of precisions
+        found: dict[str, Tensor] = vmap(grad(of_example), in_dims=(None, 0, 0))(asked, images, labels)
     return {name: gradient.detach() for name, gradient in found.items()}

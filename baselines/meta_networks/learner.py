@@ -24,7 +24,8 @@ class MetaNetworks(FewShotLearner):
     A key network u embeds images, with task-level fast weights from an LSTM over the gradients of T examples. The base
     network b gets example-level fast weights from a perceptron over each example's gradient; they are stored under
     the example's key, and an image reads its own mixture of them. All that is learnt are the slow weights of both
-    networks and the two meta learners; gradients are constants to the meta learners (first order).
+    networks and the two meta learners; gradients are constants to the meta learners (first order), so that u's last
+    layer, which only its own loss reads, stays as it was drawn.
 
     Args:
         ways: N.
@@ -41,7 +42,9 @@ class MetaNetworks(FewShotLearner):
         self.key = convnet(ways=ways, in_channels=in_channels, filters=filters)
         self.example_level, self.task_level = ExampleLevel(), TaskLevel()
         if self._contrastive:
-            self.key = self.key[:-2]  # up to what the key is read from
+            self.key = self.key[:-2]
+        else:
+            self.key[-1].requires_grad_(False)  # it takes part in u's loss alone, whose gradients are constants
         self._ways = ways
 
     def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
@@ -58,14 +61,15 @@ class MetaNetworks(FewShotLearner):
     def _key_gradients(self, adaptation: Batch) -> dict[str, Tensor]:
         """Of u's loss on T examples, or pairs of examples: `[T, *shape]` by name."""
         count = len(adaptation.labels)
-        size = 2 if self._contrastive else 1
-        drawn = torch.stack([torch.randperm(count)[:size] for _ in range(self._samples)])
-        if not self._contrastive:  # no example twice where there are enough
-            drawn = torch.cat([torch.randperm(count) for _ in range(-(-self._samples // count))])[: self._samples, None]
+        if self._contrastive:
+            drawn = torch.stack([torch.randperm(count)[:2] for _ in range(self._samples)])
+        else:  # no example twice where there are enough
+            rounds = -(-self._samples // count)
+            drawn = torch.cat([torch.randperm(count) for _ in range(rounds)])[: self._samples, None]
         drawn = drawn.to(adaptation.labels.device)
         return example_gradients(
             self.key,
-            augmented_names(self.key),
+            augmented_names(self._embedding()),
             adaptation.images[drawn],
             adaptation.labels[drawn],
             loss=contrastive_loss if self._contrastive else cross_entropy,
@@ -73,13 +77,16 @@ class MetaNetworks(FewShotLearner):
 
     def _embed(self, task: dict[str, Tensor], images: Tensor) -> Tensor:
         """Keys `[n, D]`: what the layer before u's last activation says."""
-        network = self.key if self._contrastive else self.key[:-2]
-        own = dict(network.named_parameters())
-        return augmented(network, {n: rows for n, rows in task.items() if n in own}, images.new_ones(1, 1), images)
+        return augmented(self._embedding(), task, images.new_ones(1, 1), images)
+
+    def _embedding(self) -> nn.Sequential:
+        """U up to what the key is read from."""
+        return self.key if self._contrastive else self.key[:-2]
 
     def asked(self, ways: int) -> MetaNetworks:
         """A copy for episodes of another number of classes: new, untrained last layers, which stay as they are."""
         twin = copy.deepcopy(self)
+        twin._ways = ways
         for network in (twin.base,) if self._contrastive else (twin.base, twin.key):
             last = network[-1]
             assert isinstance(last, nn.Linear)

@@ -137,7 +137,7 @@ def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name:
     config = cells.config
     rate = config.learning_rate or few_shot_named(name).learning_rate
     own = dataclasses.replace(config, seed=seed, steps=config.then_steps, learning_rate=rate)
-    run = cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, there.dataset)
+    run = cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, model, there.dataset)
     if run.finished:
         return run.read_json("result.json")
     new_before = dataclasses.asdict(there.measure(model))

@@ -13,7 +13,7 @@ from torch import nn
 
 from metasum.baselines.few_shot import few_shot_named
 from metasum.baselines.meta_transfer.base_training import BaseTraining
-from metasum.baselines.meta_transfer.learner import ClassifierTuning, Pretraining
+from metasum.baselines.meta_transfer.learner import ClassifierTuning, MetaTransfer, Pretraining
 from metasum.config import FewShotConfig
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json
@@ -29,6 +29,7 @@ from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
 from metasum.types import FewShotEpisode
+from metasum.weights.parameters import checksum, parameters_of
 from metasum.weights.storage import load_into
 
 PRETRAINING_BATCH, PRETRAINING_RATE = 64, 1e-3
@@ -75,13 +76,14 @@ class FewShotCells:
         )
         start = self._pretrained(seed) if entry.pretrained else nn.Sequential()
         model = self.seeded(lambda: entry.factory(own, start), seed)
-        run = self._open(f"{learner}-seed{seed}", own, settings_of(learner), learner=learner)
+        more = {"start_checksum": checksum(parameters_of(start))} if entry.pretrained else {}
+        run = self._open(f"{learner}-seed{seed}", own, settings_of(learner), {"learner": learner}, **more)
         if run.finished:
             load_into(model, run.path / "learner.safetensors")
             return run.read_json("result.json"), model
         trained: dict[str, Any] = {"steps": 0, "seconds": 0.0, "episodes_per_second": None, "peak_bytes": None}
         if entry.meta_trains:
-            trained = self.train(model, run, own, hard=learner == "meta-transfer" and own.hard_tasks)
+            trained = self.train(model, run, own)
         run.save_weights("learner", model.state_dict())
         accuracy = self.measure(model)
         result = {
@@ -96,10 +98,9 @@ class FewShotCells:
         write_json(run.path / "result.json", result)
         return result, model
 
-    def train(
-        self, model: FewShotLearner, run: RunFolder, config: FewShotConfig, *, hard: bool = False
-    ) -> dict[str, Any]:
+    def train(self, model: FewShotLearner, run: RunFolder, config: FewShotConfig) -> dict[str, Any]:
         """Meta-trains on the dataset's training classes, or goes on where it was stopped; returns what it took."""
+        hard = config.hard_tasks and isinstance(model, MetaTransfer)
         sampler = EpisodeSampler(self.episodes("train", seed=config.seed), tasks=config.meta_batch, hard=hard)
         if hard:
             model.remember = sampler.remember
@@ -141,10 +142,13 @@ class FewShotCells:
         """The same, on another dataset."""
         return FewShotCells(self.config, dataset, folder=self._folder, displays=self._displays)
 
-    def opened(self, name: str, config: FewShotConfig, learner: str, dataset: FewShotDataset) -> RunFolder:
-        """The folder of a learner's further run on another dataset."""
+    def opened(
+        self, name: str, config: FewShotConfig, learner: str, model: FewShotLearner, dataset: FewShotDataset
+    ) -> RunFolder:
+        """The folder of a learner's further run on another dataset, from where it stands."""
         more = {"learner": learner, "then": dataset.name, "then_checksum": dataset.checksum}
-        return self._open(name, config, settings_of(learner), **more)
+        start = checksum(parameters_of(model))
+        return self._open(name, config, settings_of(learner), more, start_checksum=start)
 
     def _pretrained(self, seed: int) -> nn.Sequential:
         """The network that was trained on all meta-training classes at once; trained now, or taken as it is."""
@@ -153,7 +157,7 @@ class FewShotCells:
         model: Pretraining = self.seeded(
             lambda: Pretraining(classes=classes, in_channels=own.in_channels, filters=own.filters), seed
         )
-        run = self._open(f"pretrained-seed{seed}", own, PRETRAINING)
+        run = self._open(f"pretrained-seed{seed}", own, PRETRAINING, {})
         if run.finished:
             load_into(model.network, run.path / "learner.safetensors")
             return model.network
@@ -204,10 +208,17 @@ class FewShotCells:
     def _validation(self) -> list[FewShotEpisode]:
         return list(first(self.episodes("validation"), self.config.validation_episodes))
 
-    def _open(self, name: str, config: FewShotConfig, depends_on: Iterable[str], **more: str) -> RunFolder:
+    def _open(
+        self,
+        name: str,
+        config: FewShotConfig,
+        depends_on: Iterable[str],
+        more: Mapping[str, str],
+        **description: Any,
+    ) -> RunFolder:
         """The run folder `name`, made or found; raises UsageError where it holds a run of other settings."""
-        description = {
-            "settings": {setting: getattr(config, setting) for setting in depends_on} | more,
+        description |= {
+            "settings": {setting: getattr(config, setting) for setting in depends_on} | dict(more),
             "data": {"name": self.dataset.name, "source": self.dataset.source, "checksum": self.dataset.checksum},
             **describe_surroundings(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,7 +18,7 @@ from metasum.assembly.parts import (
     resolve,
     unread_settings,
 )
-from metasum.baselines.registry import learner_named
+from metasum.baselines.registry import learner_named, pool_files
 from metasum.config import TrainConfig
 from metasum.errors import UsageError
 from metasum.files import write_json
@@ -36,7 +37,7 @@ from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
 from metasum.types import Dataset, Sides
 from metasum.weights.parameters import checksum
-from metasum.weights.storage import load_into
+from metasum.weights.storage import load_into, load_weights
 
 
 def train(
@@ -55,7 +56,7 @@ def train(
     Args:
         config: the settings [default: the embedded pair]; what is None in them is taken from the pair's recipe.
         out: folder under which `<target>+<support>/<name>` is made.
-        name: of the run's folder [default: `<learner>-seed<seed>`].
+        name: of the run's folder [default: `<learner>-seed<seed>`, with W&B's id behind it under a sweep's agent].
         resume: continue an unfinished run with the same settings; a finished one is returned as it is.
         overwrite: replace a run that is there.
         download: let torchvision fetch a dataset that is not there.
@@ -73,7 +74,7 @@ def train(
     check_request(name, resume=resume, overwrite=overwrite)
     load_entry_points()
     learner_named(config.learner)
-    path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or f"{config.learner}-seed{config.seed}")
+    path = Path(out) / f"{config.data.target}+{config.data.support}" / (name or _default_name(config))
     datasets = load_pair(config, download=download)
     return run_in(
         path,
@@ -86,6 +87,12 @@ def train(
         report=report,
         display=display,
     )
+
+
+def _default_name(config: TrainConfig) -> str:
+    """`<learner>-seed<seed>`; under a sweep's agent, whose runs differ in anything, W&B's id is added."""
+    trial = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    return f"{config.learner}-seed{config.seed}" + (f"-{trial}" if trial else "")
 
 
 def run_in(
@@ -127,6 +134,8 @@ def run_in(
         raise UsageError(f"--operator learned: learner {config.learner!r} does not run the sum in training.")
     tasks = make_tasks(config, datasets, fabric.device)
     description = describe(config, datasets, start)
+    if config.objective.pool is not None:
+        description["pool_checksums"] = [checksum(load_weights(path)) for path in pool_files(config.objective.pool)]
     if resume:
         run = reopen(path, description, unread=unread_settings(config.learner))
     else:

@@ -105,7 +105,7 @@ def _layers(network: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Modu
 
 
 def _fast_branch(layer: nn.Module, rows: Tensor, weights: Tensor, inputs: Tensor) -> Tensor:
-    own = torch.tensordot(weights, rows, dims=1)  # [Q or 1, *shape]
+    own = (weights @ rows.flatten(1)).reshape(len(weights), *rows.shape[1:])  # [Q or 1, *shape]
     if isinstance(layer, nn.Linear):
         return linear(inputs, own[0]) if len(own) == 1 else torch.einsum("qoi,qi->qo", own, inputs)
     assert isinstance(layer, nn.Conv2d)

@@ -25,4 +25,7 @@ def redraw(folder: Path) -> Path:
     if (folder / "result.json").is_file() and not (folder / "config.json").is_file():
         return write_sum_report(folder)
     run = RunFolder.open(folder)
-    return write_meta_report(run) if "initial" in run.read_json("result.json") else write_report(run)
+    result = run.read_json("result.json")
+    if "interval" in result.get("accuracy", {}):  # of a few-shot learner: its page is that of all
+        return write_few_shot_report(folder.parent)
+    return write_meta_report(run) if "initial" in result else write_report(run)

@@ -16,7 +16,7 @@ from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
 # they change no weight that is not checked
-MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "tracking", "source", "init"}
+MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "tracking", "source", "init", "pool"}
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
@@ -87,7 +87,7 @@ def reopen(
     run = RunFolder.open(path)
     before = run.read_json("config.json")
     before["settings"] = completed(before.get("settings", {}))
-    for section in ("settings", "data", "initial_checksum"):
+    for section in ("settings", "data", "initial_checksum", "start_checksum", "pool_checksums"):
         may_differ = MAY_DIFFER_ON_RESUME | set(unread)
         difference = _first_difference(section, before.get(section), description.get(section), may_differ)
         if difference:

@@ -131,10 +131,11 @@ class WandbTracker:
     def finish(self, run: RunFolder) -> None:
         result, wandb = run.read_json("result.json"), self._wandb
         kept = ("steps", "seconds", "images_per_second", "peak_bytes", "evaluation_seconds", "sum_seconds")
-        self._run.summary.update({name: result[name] for name in kept if name in result})
+        accuracies = scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
+        self._run.summary.update({name: result[name] for name in kept if name in result} | accuracies)
         if (run.path / "analysis.json").is_file():
             self._run.log(_charts(wandb, run.read_json("analysis.json")))
-        if self._send_network:
+        if self._send_network and (run.path / "summed.safetensors").is_file():
             artifact = wandb.Artifact(f"summed-{self._run.id}", type="model", metadata=result["accuracy"])
             artifact.add_file(str(run.path / "summed.safetensors"))
             self._run.log_artifact(artifact)
@@ -144,23 +145,29 @@ class WandbTracker:
 
 
 class TensorBoardTracker:
-    """Event files in the run folder's `tensorboard`."""
+    """Event files in the run folder's `tensorboard`; what a stopped run wrote after its checkpoint is taken back."""
 
     def __init__(self, run: RunFolder) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             from torch.utils.tensorboard import SummaryWriter
-        self._writer: Any = SummaryWriter(str(run.path / "tensorboard"))
+        self._folder, self._make = str(run.path / "tensorboard"), SummaryWriter
+        self._writer: Any = None
 
     def record(self, record: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = self._make(self._folder, purge_step=record["step"])
         for name, value in scalars(record).items():
             self._writer.add_scalar(name, value, record["step"])
 
     def finish(self, run: RunFolder) -> None:
+        if self._writer is None:
+            self._writer = self._make(self._folder)
         self._writer.add_text("result", (run.path / "result.json").read_text(encoding="utf-8"))
 
     def close(self, *, failed: bool) -> None:
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class _Guarded:
@@ -192,7 +199,10 @@ class _Guarded:
         try:
             yield
         except Exception as error:  # noqa: BLE001 (whatever a tracker dies of, the run goes on)
-            self._tracker = None
+            tracker, self._tracker = self._tracker, None
+            with contextlib.suppress(Exception):
+                if tracker is not None:
+                    tracker.close(failed=True)
             self._note(f"{self._name} failed ({reason(error)}): this run goes on without it.")
 
 

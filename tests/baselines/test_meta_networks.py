@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import conv2d, cross_entropy, linear, relu
 
+from metasum.baselines.meta_networks import learner
 from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients, preprocess
@@ -174,31 +175,54 @@ def episode(shots, ways=3, seed=0):
 @pytest.mark.parametrize("shots", [1, 2])
 def test_everything_that_is_slow_learns(shots):
     torch.manual_seed(0)
-    learner = MetaNetworks(ways=3, shots=shots, filters=4)
-    learner.training_step(episode(shots), episode(2, seed=1))
-    silent = [n for n, p in learner.named_parameters() if p.grad is None or not bool(p.grad.any())]
-    # with one shot u's last layer says nothing about keys; a bias beside zero-initialised gates may rest at first
-    assert [name for name in silent if not name.startswith("key.18")] == []
+    network = MetaNetworks(ways=3, shots=shots, filters=4)
+    network.training_step(episode(shots), episode(2, seed=1))
+    learnt = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
+    assert [name for name, slope in learnt.items() if slope is None or not bool(slope.any())] == []
+    assert [n for n, p in network.named_parameters() if not p.requires_grad] == (
+        ["key.18.weight", "key.18.bias"] if shots == 1 else []
+    )
 
 
-def test_an_image_reads_the_fast_weights_of_the_examples_it_is_like():
+def test_an_image_reads_the_fast_weights_of_the_examples_it_is_like(monkeypatch):
     torch.manual_seed(0)
-    learner = MetaNetworks(ways=3, shots=1, filters=4).eval()
-    adaptation, query = episode(1), images(4, 32, 1)
-    together = learner.logits(adaptation, query)
+    network, adaptation = MetaNetworks(ways=3, shots=1, filters=4).eval(), episode(1)
+    seen = []
+
+    def spied(keys, memory):
+        seen.append(attention(keys, memory))
+        return seen[-1]
+
+    monkeypatch.setattr(learner, "attention", spied)
+    network.logits(adaptation, adaptation.images)
+    assert seen[0].argmax(dim=1).tolist() == [0, 1, 2]  # an example is most like itself
+    alone = network.logits(adaptation, adaptation.images[:1])
+    monkeypatch.setattr(learner, "attention", lambda keys, memory: torch.full((len(keys), len(memory)), 1 / 3))
+    assert not torch.allclose(network.logits(adaptation, adaptation.images[:1]), alone)
+
+
+@pytest.mark.parametrize("shots", [1, 2])
+def test_it_learns_under_autocast_too(shots):
     torch.manual_seed(0)
-    learner2 = MetaNetworks(ways=3, shots=1, filters=4).eval()
-    torch.testing.assert_close(together.shape, torch.Size([4, 3]))
-    other = learner2.logits(Batch(adaptation.images.flip(0), adaptation.labels), query)
-    assert not torch.allclose(together, other)
+    network = MetaNetworks(ways=3, shots=shots, filters=4)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = network.training_step(episode(shots), episode(2, seed=1))["loss"]
+    assert bool(loss.isfinite())
+
+
+def test_a_gradient_that_is_no_number_gives_weights_that_are_none():
+    gradients = {"a": torch.tensor([[float("nan"), 1.0]])}
+    found = ExampleLevel()(gradients)["a"]
+    assert bool(found[0, 0].isnan())
+    assert bool(found[0, 1].isfinite())
 
 
 def test_it_can_be_asked_for_other_numbers_of_classes_and_given_another_base():
     torch.manual_seed(0)
-    learner = MetaNetworks(ways=3, shots=1, filters=4)
-    before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
-    assert learner.asked(5).logits(episode(1, ways=5), images(2, 32)).shape == (2, 5)
-    other = learner.reparameterised(6)
+    network = MetaNetworks(ways=3, shots=1, filters=4)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert network.asked(5).logits(episode(1, ways=5), images(2, 32)).shape == (2, 5)
+    other = network.reparameterised(6)
     assert other.logits(episode(1), images(2, 32)).shape == (2, 3)
     assert other.base[0].out_channels == 6
-    torch.testing.assert_close(dict(learner.state_dict()), before)
+    torch.testing.assert_close(dict(network.state_dict()), before)

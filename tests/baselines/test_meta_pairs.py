@@ -135,7 +135,7 @@ def test_a_stopped_run_of_theirs_goes_on_bit_for_bit(data_root, tmp_path, learne
         train(config, out=tmp_path / "stopped", report=False, display=Stopping())
     train(config, out=tmp_path / "stopped", resume=True, report=False)
     straight, resumed = (
-        (tmp_path / run / "rows+lines" / f"{learner}-seed0" / "summed.safetensors").read_bytes()
+        (tmp_path / run / "rows+lines" / f"{learner}-seed0" / "target.safetensors").read_bytes()
         for run in ("straight", "stopped")
     )
     assert straight == resumed

@@ -116,7 +116,7 @@ def test_a_tracker_that_dies_is_said_once_and_changes_nothing(metasum, tiny, tmp
         for name in ("plain", "tracked")
     ]
     assert kinds[0] == kinds[1]
-    weights = [(folder / name / "summed.safetensors").read_bytes() for name in ("plain", "tracked")]
+    weights = [(folder / name / "target.safetensors").read_bytes() for name in ("plain", "tracked")]
     assert weights[0] == weights[1]
 
 
