@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class FewShotDataset:
     """Class numbers by part: "train", "validation", "test"; no class is in two."""
     source: str
 
-    @property
+    @cached_property
     def checksum(self) -> str:
         """SHA-256 over all images, labels and parts, shortened to 16 hexadecimal digits."""
         digest = hashlib.sha256(repr((tuple(self.images.shape), sorted(self.classes.items()))).encode())

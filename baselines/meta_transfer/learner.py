@@ -52,7 +52,7 @@ class ClassifierTuning(FewShotLearner):
     def __init__(self, pretrained: nn.Sequential, *, ways: int, base: BaseTraining) -> None:
         super().__init__()
         self.trunk = copy.deepcopy(pretrained[:-3]).requires_grad_(False)
-        self.classifier = _untrained(pretrained[-3], ways)
+        self.classifier = untrained(pretrained[-3], ways)
         self._base = base
 
     def features(self, images: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ class ClassifierTuning(FewShotLearner):
 
     def asked(self, ways: int) -> ClassifierTuning | None:
         twin = copy.deepcopy(self)
-        twin.classifier = _untrained(self.classifier, ways)
+        twin.classifier = untrained(self.classifier, ways)
         return twin
 
 
@@ -104,7 +104,7 @@ class FineTuning(FewShotLearner):
     def __init__(self, pretrained: nn.Sequential, *, ways: int, steps: int, learning_rate: float) -> None:
         super().__init__()
         self.network = copy.deepcopy(pretrained)
-        self.network[-1] = _untrained(pretrained[-1], ways)
+        self.network[-1] = untrained(pretrained[-1], ways)
         self._steps, self._learning_rate = steps, learning_rate
 
     def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
@@ -125,14 +125,14 @@ class FineTuning(FewShotLearner):
 
     def asked(self, ways: int) -> FineTuning:
         twin = copy.deepcopy(self)
-        twin.network[-1] = _untrained(self.network[-1], ways)
+        twin.network[-1] = untrained(self.network[-1], ways)
         return twin
 
 
-def _untrained(like: nn.Module, outputs: int) -> nn.Linear:
+def untrained(like: nn.Module, outputs: int) -> nn.Linear:
     """A linear layer with the inputs of `like`, all zero: equal answers to everything."""
     assert isinstance(like, nn.Linear)
-    layer = nn.Linear(like.in_features, outputs).to(like.weight.device)
+    layer = nn.Linear(like.in_features, outputs).to(like.weight)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer

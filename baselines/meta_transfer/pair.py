@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -11,17 +9,17 @@ from torch.nn.functional import cross_entropy, linear
 
 from metasum.baselines.independent import independent_step
 from metasum.baselines.meta_transfer.base_training import BaseTraining
+from metasum.baselines.meta_transfer.learner import untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.errors import ArchitectureError
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner, settled
-from metasum.types import Batch, Sides
-from metasum.weights.composition import operator_named
+from metasum.learners.protocol import Backward, WrittenLearner
+from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 
 
-class MetaTransferLearner(PairLearner):
+class MetaTransferLearner(WrittenLearner):
     """Before is f(Θ ⊙ Φ_t, θ'_t), after the sum of both networks' effective weights.
 
     In pretraining the trunk Θ, everything but the last layer, learns both datasets, with a classifier for each. These
@@ -48,10 +46,7 @@ class MetaTransferLearner(PairLearner):
         scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
         for side in ("target", "support"):
             scale_shift[side] = ScaleShift(networks.target).to(head.weight)
-            start = nn.Linear(head.in_features, head.out_features).to(head.weight)
-            nn.init.zeros_(start.weight)
-            nn.init.zeros_(start.bias)
-            classifier[side] = start
+            start = classifier[side] = untrained(head, head.out_features)
             self.register_buffer(f"trained_weight_{side}", start.weight.detach().clone())
             self.register_buffer(f"trained_bias_{side}", start.bias.detach().clone())
         self._scale_shift, self._classifier = scale_shift, classifier
@@ -112,13 +107,6 @@ class MetaTransferLearner(PairLearner):
                 f"{self._last}.bias": self.get_buffer(f"trained_bias_{side}"),
             }
         return with_parameters(network, own).eval()
-
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        own = Sides(self.target_network(), self.support_network())
-        composed = operator_named(operator or self.networks.operator)([parameters_of(network) for network in own])
-        return settled(own, composed, images, statistics)
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [list(self.parameters())]

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Parameters, Sides
-from metasum.weights.composition import OPERATORS
-from metasum.weights.parameters import buffers_of, with_parameters
+from metasum.weights.composition import OPERATORS, operator_named
+from metasum.weights.parameters import buffers_of, parameters_of, with_parameters
 from metasum.weights.statistics import settle_statistics
 
 Backward: TypeAlias = Callable[[Tensor], None]
@@ -120,6 +120,17 @@ class PairLearner(nn.Module, ABC):
             own.append(self.networks.coefficients)
         shared = {id(parameter) for parameter in own}
         return [own, [p for p in self.networks.support.parameters() if id(p) not in shared]]
+
+
+class WrittenLearner(PairLearner):
+    """A learner whose target and support network are written from what it trains; those are what it adds."""
+
+    def summed_networks(
+        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
+    ) -> Sides[nn.Module]:
+        own = Sides(self.target_network(), self.support_network())
+        composed = operator_named(operator or self.networks.operator)([parameters_of(network) for network in own])
+        return settled(own, composed, images, statistics)
 
 
 def settled(

@@ -9,7 +9,6 @@ teaches it to have none, on images of any other dataset, and that carries over t
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,15 +17,13 @@ from torch.nn.functional import cross_entropy
 from metasum.config import SlotsConfig
 from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner, settled
+from metasum.learners.protocol import Backward, WrittenLearner
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
 from metasum.types import Batch, Sides
-from metasum.weights.composition import operator_named
-from metasum.weights.parameters import parameters_of
 
 
-class SlotsLearner(PairLearner):
+class SlotsLearner(WrittenLearner):
     """L_t = CE(f(θ_t; x_t), y_t) and the terms of `keep_quiet` on x_s, and L_s its mirror image.
 
     What is trained are two thin networks; target, support and sum are whole ones that hold them. No gradient of one
@@ -75,13 +72,6 @@ class SlotsLearner(PairLearner):
 
     def support_network(self) -> nn.Module:
         return self._placed(self._slots.support, self.networks.support)
-
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        own = Sides(self.target_network(), self.support_network())
-        composed = operator_named(operator or self.networks.operator)([parameters_of(network) for network in own])
-        return settled(own, composed, images, statistics)
 
     def _placed(self, slot: Slot, thin: nn.Module) -> nn.Module:
         """The whole network that is `thin` in its slot and 0 elsewhere, in eval mode, cut off from the gradient."""
