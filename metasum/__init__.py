@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metasum.assembly.sweeping import sweep
     from metasum.assembly.training import train
     from metasum.config import TrainConfig, settings
     from metasum.learners.networks import MetaSum
@@ -24,6 +25,7 @@ _HOMES = {
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
+    "sweep": "metasum.assembly.sweeping",
     "train": "metasum.assembly.training",
 }
 
@@ -36,6 +38,7 @@ __all__ = [
     "recalibrate",
     "settings",
     "sum_parameters",
+    "sweep",
     "train",
 ]
 

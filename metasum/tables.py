@@ -245,6 +245,26 @@ def few_shot_tables(result: dict[str, Any]) -> list[Any]:
     return [*parts, result["few_shot"]]
 
 
+def sweep_tables(result: dict[str, Any]) -> list[Any]:
+    """The best ten trials, or all of a sweep without a metric, and what became of the others."""
+    by_place = {row["place"]: row for row in result["trials"]}
+    finished = [row for row in result["trials"] if row["state"] == "complete"]
+    shown = [by_place[place] for place in result["best"][:10]] or finished
+    name = result["metric"]["name"] if result["metric"] else None
+    rows = [
+        {"trial": row["place"] + 1}
+        | {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row["values"].items()}
+        | ({name: f"{row[name]:.4f}"} if name else {})
+        | {"seconds": f"{row['seconds']:.0f}"}
+        for row in shown
+    ]
+    failed = [f"failed: trial {row['place'] + 1}: {row['error']}" for row in result["trials"] if row["state"] == "fail"]
+    early = sum(row["state"] == "pruned" for row in result["trials"])
+    closing = f"{len(finished)} of {result['count']} trials finished" + (f", {early} ended early" if early else "")
+    parts = [table_of(rows, right=tuple(rows[0]))] if rows else []
+    return [*parts, *failed, closing, result["sweep"]]
+
+
 def evaluate_tables(result: dict[str, Any]) -> list[Any]:
     """Accuracy on each dataset and on all of them."""
     rows = [{"dataset": name, "accuracy": f"{value:.2%}"} for name, value in result["accuracy"].items()]

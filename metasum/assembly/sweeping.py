@@ -1,0 +1,232 @@
+"""A W&B sweep file, run here: the sweep's course."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metasum.errors import Interrupted, MetaSumError, UsageError
+from metasum.files import check_folder_name, make_folder, write_json, write_text
+from metasum.study.comparison import as_csv
+from metasum.study.sweep.process import TrialProcess, numbers_of
+from metasum.study.sweep.queue import Claim, TrialQueue
+from metasum.study.sweep.results import results_of
+from metasum.study.sweep.storage import open_storage
+from metasum.study.sweep.sweep_file import SweepFile, read_sweep_file
+from metasum.training.interruption import Interruption
+from metasum.training.progress import Display, SilentDisplay
+
+POLL = 0.2  # seconds between two looks at one's own processes
+LOOK = 2.0  # seconds between two looks for a free place, where others run the rest
+FIRST_GUESS = 2 * 2**30  # bytes that a trial is taken to need before one has been seen
+
+
+def sweep(
+    file: Path | str,
+    *,
+    count: int | None = None,
+    jobs: int = 1,
+    storage: str | None = None,
+    name: str | None = None,
+    seed: int = 0,
+    grace: float = 120.0,
+    arguments: Sequence[str] = (),
+    out: Path | str = "runs",
+    display: Display | None = None,
+) -> dict[str, Any]:
+    """Runs a W&B sweep file on this machine, without an account; calling it again goes on where it was stopped.
+
+    Any number of processes, on any number of machines that share the storage, may run one sweep: every trial is run
+    to its end once. A trial that fails is written down, and the others go on.
+
+    Args:
+        file: the sweep file.
+        count: trials in all, whoever runs them [default: all of a grid, or the file's run_cap].
+        jobs: trials at a time, in processes of their own; fewer where cores or memory do not suffice.
+        storage: see `open_storage`.
+        name: of the sweep [default: the file's name].
+        seed: of random search and bayes.
+        grace: seconds after which a silent process on another machine is taken for dead.
+        arguments: further ones of the file's command, the same for all trials.
+        out: the sweep's folder is `<out>/sweeps/<name>`.
+        display: is told about progress.
+
+    Returns:
+        What results.json holds: "trials", "best", "importances", "sweep" (the folder), …
+
+    Raises:
+        MetaSumError: its subclass and sentence say what is wrong; Interrupted where the user stopped it.
+    """
+    for package in ("optuna", "psutil"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"a sweep without an account needs the package {package}: pip install 'metasum[sweep]'.")
+    asked = read_sweep_file(Path(file))
+    count = count or asked.grid_size or asked.cap
+    if count is None:
+        raise UsageError(f"method {asked.method} of {Path(file).name} has no end: --count N says how many trials.")
+    if asked.grid_size is not None:
+        count = min(count, asked.grid_size)
+    if jobs < 1 or grace <= 0:
+        raise UsageError(f"--jobs must be at least 1 and --grace positive, not {jobs} and {grace:g}.")
+    name = name or asked.name
+    check_folder_name("--name", name)
+    folder = Path(out) / "sweeps" / name
+    place = open_storage(storage, folder)
+    make_folder(folder)
+    queue = TrialQueue(place, asked, name=name, count=count, seed=seed, arguments=arguments, grace=grace)
+    course = _Course(asked, queue, folder, list(arguments), jobs, display or SilentDisplay())
+    try:
+        with Interruption() as interruption:
+            course.run(interruption)
+    finally:
+        course.stop()
+        results = course.write()
+    return results
+
+
+@dataclass
+class _Course:
+    """What one process does for a sweep."""
+
+    file: SweepFile
+    queue: TrialQueue
+    folder: Path
+    arguments: list[str]
+    jobs: int
+    display: Display
+    active: list[tuple[Claim, TrialProcess]] = field(default_factory=list)
+    largest: int = 0
+    """Bytes that the largest trial so far has held."""
+    reported: dict[int, int] = field(default_factory=dict)
+    """Evaluations that Optuna has been told of, by trial."""
+
+    def __post_init__(self) -> None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if self.jobs > cores:
+            self.display.note(f"--jobs {self.jobs}: there are {cores} cores, so {cores} at a time.")
+            self.jobs = cores
+        self.threads = max(1, cores // self.jobs)
+
+    def run(self, interruption: Interruption) -> None:
+        """Runs trials until there is none left to run, here or elsewhere; raises Interrupted where it is to stop."""
+        looked, waiting = -LOOK, False
+        while True:
+            if interruption.requested:
+                self.display.note("stopping: trials save their state")
+                raise Interrupted(f"stopped; the sweep is in {self.folder}.")
+            self.active = [pair for pair in self.active if not self._over(*pair)]
+            while len(self.active) < self.jobs and time.monotonic() - looked >= LOOK and self._fits():
+                claim = self.queue.claim()
+                if claim is None:
+                    looked = time.monotonic()
+                    others = self.queue.running() - len(self.active)
+                    if not self.active and not others:
+                        return
+                    if not self.active and not waiting:
+                        self.display.note(f"waiting for {others} trials of other processes")
+                    waiting = not self.active
+                    break
+                self._start(claim)
+                looked, waiting = -LOOK, False
+            time.sleep(POLL)
+
+    def _fits(self) -> bool:
+        """Whether there is memory for one more; the first always fits."""
+        import psutil
+
+        need = 1.2 * (self.largest or FIRST_GUESS)
+        return not self.active or psutil.virtual_memory().available > need
+
+    def _start(self, claim: Claim) -> None:
+        path = self.folder / "trials" / f"{claim.trial.number:04d}"
+        for earlier in claim.earlier:
+            if Path(earlier).is_dir() and not path.exists():
+                with contextlib.suppress(OSError):
+                    Path(earlier).rename(path)  # what the lost trial got done is gone on with
+        claim.trial.set_user_attr("folder", str(path.resolve()))
+        arguments = [*self.file.arguments(claim.values), *self.arguments]
+        self.active.append((claim, TrialProcess(arguments, path, threads=self.threads)))
+        self.display.note(f"{claim.place + 1}/{self.queue.count}  {_shown(claim.values)}")
+
+    def _over(self, claim: Claim, process: TrialProcess) -> bool:
+        """Whether a trial has ended, after writing down how; looks after one that has not."""
+        process.measure()
+        self.largest = max(self.largest, process.peak_bytes)
+        code = process.ended()
+        pruned = self._report(claim, process)
+        if code is None and not pruned:
+            if self.queue.beat(claim):
+                return False
+            process.stop()
+            self.display.note(f"{claim.place + 1}/{self.queue.count}  was taken over by another process")
+            return True
+        if pruned:
+            process.stop()
+        self._end(claim, process, "PRUNED" if pruned else "COMPLETE" if code == 0 else "FAIL")
+        return True
+
+    def _report(self, claim: Claim, process: TrialProcess) -> bool:
+        """Tells Optuna of new evaluations; whether the trial is to be ended early."""
+        if self.file.metric is None or self.file.halving is None:
+            return False
+        pruned = False
+        for value in process.news(self.file.metric.name):
+            step = self.reported[claim.trial.number] = self.reported.get(claim.trial.number, 0) + 1
+            claim.trial.report(value, step)
+            pruned = pruned or claim.trial.should_prune()
+        return pruned and process.ended() is None
+
+    def _end(self, claim: Claim, process: TrialProcess, state: str) -> None:
+        notes: dict[str, Any] = {"seconds": round(time.monotonic() - process.started, 2)}
+        value, said = None, "ended early" if state == "PRUNED" else ""
+        if state == "COMPLETE":
+            try:
+                result = process.result()
+                notes |= {"numbers": numbers_of(result), "run": result.get("run", str(process.folder))}
+                if self.file.metric is not None:
+                    value = notes["numbers"][self.file.metric.name]
+                    said = f"{self.file.metric.name} {value:.4g}"
+            except (OSError, MetaSumError) as error:
+                state, notes["error"] = "FAIL", str(error)
+            except KeyError as error:
+                state = "FAIL"
+                known = ", ".join(notes.get("numbers", {})) or "none"
+                notes["error"] = f"there is no number {error} in its result (there are: {known})"
+        elif state == "FAIL":
+            notes["error"] = process.complaint()
+        ours = self.queue.finish(claim, state, value, **notes)
+        said = f"failed: {notes['error']}" if state == "FAIL" else said or "finished"
+        said = said if ours else "was taken over by another process meanwhile"
+        self.display.note(f"{claim.place + 1}/{self.queue.count}  {said} ({notes['seconds']:.0f} s)")
+        if ours:
+            self.write(page=False)
+
+    def stop(self) -> None:
+        """Ends what is still running, and frees its places."""
+        for claim, process in self.active:
+            process.stop()
+            self.queue.give_up(claim)
+        self.active = []
+
+    def write(self, *, page: bool = True) -> dict[str, Any]:
+        """results.json, results.csv and, at the end, report.html; returns what results.json holds."""
+        results = results_of(self.file, self.queue, importances=page) | {"sweep": str(self.folder)}
+        write_json(self.folder / "results.json", results)
+        write_text(self.folder / "results.csv", as_csv(results["trials"]))
+        if page:
+            from metasum.report.sweep_page import write_sweep_report
+
+            write_sweep_report(self.folder)
+        return results
+
+
+def _shown(values: dict[str, Any]) -> str:
+    return " ".join(
+        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
+    )

@@ -1,0 +1,116 @@
+"""One trial's run: a process of its own, a folder of its own, and what it says of itself while it works."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metasum.files import make_folder, read_json
+from metasum.study.sweep.sweep_file import RUN_FOLDERS
+from metasum.training.tracking import scalars
+
+OUTPUT = "output.txt"
+
+
+class TrialProcess:
+    """`metasum COMMAND …`, started.
+
+    Args:
+        arguments: the command and its options.
+        folder: where it works; a run that an earlier process began there is continued.
+        threads: that PyTorch is given, unless OMP_NUM_THREADS says another number.
+    """
+
+    def __init__(self, arguments: Sequence[str], folder: Path, *, threads: int) -> None:
+        self.folder, self.started = folder, time.monotonic()
+        self.peak_bytes = 0
+        self._pattern, self._read = RUN_FOLDERS[arguments[0]], 0
+        make_folder(folder)
+        resume = ["--resume"] if self._run_file("config.json") is not None else []
+        with (folder / OUTPUT).open("ab") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "metasum", *arguments, "--out", str(folder), *resume],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env={"OMP_NUM_THREADS": str(threads)} | os.environ,
+                start_new_session=True,  # Ctrl-C is ours to hand on
+                preexec_fn=_die_with_parent() if sys.platform.startswith("linux") else None,
+            )
+
+    def ended(self) -> int | None:
+        """The exit code; None while it works."""
+        return self._process.poll()
+
+    def stop(self, *, patience: float = 60) -> None:
+        """Asks it to save its state and end, and makes it end."""
+        if self.ended() is None:
+            self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(patience)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+    def measure(self) -> None:
+        """Looks how much memory it holds."""
+        import psutil
+
+        with contextlib.suppress(psutil.Error):
+            self.peak_bytes = max(self.peak_bytes, psutil.Process(self._process.pid).memory_info().rss)
+
+    def news(self, metric: str) -> list[float]:
+        """The metric's values in the evaluations since the last call."""
+        path = self._run_file("metrics.jsonl")
+        if path is None:
+            return []
+        with path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read()
+        lines = lines[: lines.rfind(b"\n") + 1]  # the last one may still be being written
+        self._read += len(lines)
+        found = [json.loads(line) for line in lines.splitlines()]
+        values = [scalars(record).get(metric) for record in found if record["kind"] == "evaluation"]
+        return [value for value in values if value is not None]
+
+    def result(self) -> dict[str, Any]:
+        """result.json.
+
+        Raises:
+            CheckpointError: it is damaged.
+            FileNotFoundError: it is not there.
+        """
+        path = self._run_file("result.json")
+        if path is None:
+            raise FileNotFoundError(f"{self.folder} holds no result.json")
+        return read_json(path)
+
+    def complaint(self) -> str:
+        """The last line that it wrote."""
+        lines = (self.folder / OUTPUT).read_text(encoding="utf-8", errors="replace").split("\n")
+        said = [line.strip() for line in lines if line.strip()]
+        return said[-1].removeprefix("metasum: ") if said else "it said nothing"
+
+    def _run_file(self, name: str) -> Path | None:
+        return next(iter(sorted(self.folder.glob(f"{self._pattern}/{name}"))), None)
+
+
+def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+    """A result's numbers under the names that a sweep's metric can have."""
+    plain = {name: value for name, value in result.items() if isinstance(value, int | float)}
+    return plain | scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
+
+
+def _die_with_parent() -> Callable[[], None]:
+    """For the child to call: SIGTERM when its parent is gone, killed or not (prctl(2))."""
+    library = ctypes.CDLL(None)  # loaded here: a forked process should load nothing
+    return lambda: library.prctl(1, signal.SIGTERM)

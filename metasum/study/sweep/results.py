@@ -1,0 +1,74 @@
+"""What a sweep has found so far."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from metasum.study.sweep.queue import TrialQueue, is_lost
+from metasum.study.sweep.sweep_file import SweepFile
+
+
+def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool) -> dict[str, Any]:
+    """What results.json holds.
+
+    Args:
+        file: the sweep.
+        queue: its trials, whoever ran them.
+        importances: compute how much each parameter matters, too.
+    """
+    trials = queue.trials()
+    rows = []
+    for trial in sorted(trials, key=lambda trial: trial.user_attrs["place"]):
+        if is_lost(trial):
+            continue
+        notes = trial.user_attrs
+        rows.append(
+            {
+                "place": notes["place"],
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "values": notes.get("values", {}),
+                file.metric.name if file.metric else "metric": trial.value if file.metric else None,
+                "seconds": notes.get("seconds"),
+                "numbers": notes.get("numbers", {}),
+                "run": notes.get("run"),
+                "error": notes.get("error"),
+            }
+        )
+    return {
+        "name": queue.study.study_name,
+        "question": file.question,
+        "command": list(file.command),
+        "method": file.method,
+        "metric": None if file.metric is None else {"name": file.metric.name, "goal": file.metric.goal},
+        "arguments": queue.study.user_attrs["arguments"],
+        "count": queue.count,
+        "lost": sum(is_lost(trial) for trial in trials),
+        "trials": rows,
+        "best": _best(file, rows),
+        "importances": _importances(file, queue) if importances else {},
+    }
+
+
+def _best(file: SweepFile, rows: list[dict[str, Any]]) -> list[int]:
+    """Places of finished trials, the best first; none without a metric."""
+    if file.metric is None:
+        return []
+    name, sign = file.metric.name, -1 if file.metric.goal == "maximize" else 1
+    finished = [row for row in rows if row["state"] == "complete"]
+    return [row["place"] for row in sorted(finished, key=lambda row: sign * row[name])]
+
+
+def _importances(file: SweepFile, queue: TrialQueue) -> dict[str, float]:
+    """By parameter, its share of the metric's variance over the trials (functional ANOVA); {} where none can be had."""
+    import optuna
+
+    if file.metric is None or len({trial.value for trial in queue.trials() if trial.state.name == "COMPLETE"}) < 2:
+        return {}
+    try:
+        found = optuna.importance.get_param_importances(
+            queue.study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=0)
+        )
+    except (ValueError, RuntimeError):
+        return {}
+    return {name: round(float(share), 4) for name, share in found.items()}
