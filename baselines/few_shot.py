@@ -63,7 +63,7 @@ def _meta_transfer(config: FewShotConfig, trunk: nn.Sequential) -> FewShotLearne
 
 
 def _classifier_tuning(config: FewShotConfig, trunk: nn.Sequential) -> FewShotLearner:
-    base = BaseTraining(steps=config.base_steps, learning_rate=config.fine_tuning_lr)
+    base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
     return ClassifierTuning(trunk, ways=config.ways, base=base)
 
 
@@ -76,7 +76,7 @@ FEW_SHOT: dict[str, FewShotEntry] = {
         "A pretrained, frozen trunk with meta-learnt scale and shift.",
         pretrained=True,
         settings=("base_steps", "base_lr", "hard_tasks"),
-        learning_rate=0.03,
+        learning_rate=0.01,
     ),
     "maml": FewShotEntry(
         _maml,
@@ -89,11 +89,11 @@ FEW_SHOT: dict[str, FewShotEntry] = {
     ),
     "fine-tuning": FewShotEntry(
         lambda config, trunk: FineTuning(
-            trunk, ways=config.ways, steps=config.base_steps, learning_rate=config.fine_tuning_lr
+            trunk, ways=config.ways, steps=config.base_steps, learning_rate=config.base_lr
         ),
         "A pretrained network, all of it trained on each episode's images.",
         pretrained=True,
-        settings=("base_steps", "fine_tuning_lr"),
+        settings=("base_steps", "base_lr"),
         meta_trains=False,
     ),
     "from-scratch": FewShotEntry(
@@ -101,17 +101,17 @@ FEW_SHOT: dict[str, FewShotEntry] = {
             convnet(ways=config.ways, in_channels=config.in_channels, filters=config.filters),
             ways=config.ways,
             steps=config.base_steps,
-            learning_rate=config.fine_tuning_lr,
+            learning_rate=config.base_lr,
         ),
         "The base network as it was drawn, trained on each episode's images.",
-        settings=("base_steps", "fine_tuning_lr"),
+        settings=("base_steps", "base_lr"),
         meta_trains=False,
     ),
     "classifier-tuning": FewShotEntry(
         _classifier_tuning,
         "A pretrained, frozen trunk with a new classifier for each episode.",
         pretrained=True,
-        settings=("base_steps", "fine_tuning_lr"),
+        settings=("base_steps", "base_lr"),
         meta_trains=False,
     ),
 }

@@ -19,6 +19,7 @@ from metasum.plugins import load_entry_points
 from metasum.spread import spread
 from metasum.tasks.few_shot import load_few_shot
 from metasum.training.description import describe_surroundings
+from metasum.training.few_shot import differences
 from metasum.training.progress import Display, SilentDisplay
 
 COSTS = ("seconds", "episodes_per_second", "peak_bytes", "parameters")
@@ -46,8 +47,9 @@ def few_shot(
         displays: makes what is told about each run's progress.
 
     Returns:
-        What results.json holds: "rows" (a learner and seed each: accuracy, interval, costs), "summary", and, where
-        asked for, "asked" (other numbers of ways), "reparameterised" (other base networks), "then" (a second dataset).
+        What results.json holds: "rows" (a learner and seed each: accuracy, interval, costs), "summary",
+        "differences" (of every two learners, on the same episodes), and, where asked for, "asked" (other numbers of
+        ways), "reparameterised" (other base networks), "then" (a second dataset).
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong.
@@ -81,6 +83,10 @@ def few_shot(
         "classes": {part: len(classes) for part, classes in dataset.classes.items()},
         "rows": rows,
         "summary": [_summary([row for row in rows if row["learner"] == name]) for name in names],
+        "differences": {
+            name: {other: dataclasses.asdict(found) for other, found in others.items()}
+            for name, others in differences(_shares_by_learner(cells, rows)).items()
+        },
         "asked": asked,
         "reparameterised": reparameterised,
         "then": then,
@@ -151,6 +157,13 @@ def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name:
     run.save_weights("learner", model.state_dict())
     write_json(run.path / "result.json", result)
     return result
+
+
+def _shares_by_learner(cells: FewShotCells, rows: Sequence[dict[str, Any]]) -> dict[str, list[list[float]]]:
+    found: dict[str, list[list[float]]] = {}
+    for row in rows:
+        found.setdefault(row["learner"], []).append(cells.shares(row))
+    return found
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from metasum.learners.protocol import Trainable
 from metasum.tasks.episodes import ClassBatches, Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.description import describe_surroundings, reopen
-from metasum.training.few_shot import EpisodeAccuracy, FewShotEvaluator, episode_accuracy
+from metasum.training.few_shot import EpisodeAccuracy, FewShotEvaluator, episode_shares, mean_of
 from metasum.training.harness import Harness, Sampler
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
@@ -33,6 +33,7 @@ from metasum.weights.parameters import checksum, parameters_of
 from metasum.weights.storage import load_into
 
 PRETRAINING_BATCH, PRETRAINING_RATE = 64, 1e-3
+EPISODES = "episodes.json"
 # Which settings runs depend on, beside their learner's own: all runs, those that meta-train, the pretrained trunk.
 ALWAYS = (
     "dataset",
@@ -85,13 +86,14 @@ class FewShotCells:
         if entry.meta_trains:
             trained = self.train(model, run, own)
         run.save_weights("learner", model.state_dict())
-        accuracy = self.measure(model)
+        shares = self._shares(model)
+        write_json(run.path / EPISODES, {"shares": shares})
         result = {
             "learner": learner,
             "seed": seed,
             **trained,
             "parameters": sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
-            "accuracy": dataclasses.asdict(accuracy),
+            "accuracy": dataclasses.asdict(mean_of(shares)),
             "evaluated_on": own.evaluate_on,
             "run": str(run.path),
         }
@@ -120,10 +122,15 @@ class FewShotCells:
 
     def measure(self, model: FewShotLearner, *, ways: int | None = None) -> EpisodeAccuracy:
         """Accuracy on the final episodes, the same for every learner; of other ways than trained with where asked."""
-        episodes = self.episodes(self.config.evaluate_on, ways=ways)
-        return episode_accuracy(
-            model.to(self.fabric.device), first(episodes, self.config.episodes), autocast=self.fabric.autocast
-        )
+        return mean_of(self._shares(model, ways=ways))
+
+    def shares(self, result: Mapping[str, Any]) -> list[float]:
+        """Of a finished run, what it got right in each final episode."""
+        return list(RunFolder.open(Path(result["run"])).read_json(EPISODES)["shares"])
+
+    def _shares(self, model: FewShotLearner, *, ways: int | None = None) -> list[float]:
+        episodes = first(self.episodes(self.config.evaluate_on, ways=ways), self.config.episodes)
+        return episode_shares(model.to(self.fabric.device), episodes, autocast=self.fabric.autocast)
 
     def episodes(self, part: str, *, ways: int | None = None, seed: int = 0) -> Episodes:
         """Episodes of one part of the dataset."""

@@ -47,10 +47,11 @@ class FewShotConfig(Checked):
         2000, "Updates of the trunk on all meta-training classes at once, batches of 64.", unit="steps", minimum=1
     )
     base_steps: int = option(
-        50, "Gradient steps on an episode's images (meta-transfer, fine-tuning, classifier-tuning).", minimum=1
+        50,
+        "Gradient steps on an episode's images (meta-transfer, fine-tuning, classifier-tuning, from-scratch).",
+        minimum=1,
     )
-    base_lr: float = option(0.005, "Their size in meta-transfer's base training.", above=0)
-    fine_tuning_lr: float = option(0.0005, "Their size where nothing is meta-learnt.", above=0)
+    base_lr: float = option(0.0005, "Their size.", above=0)
     test_ways: str | None = option(
         None, "Ask trained learners, where they can be asked, also for so many classes: numbers separated by commas."
     )
@@ -63,7 +64,7 @@ class FewShotConfig(Checked):
     then_steps: int = option(500, "Updates on the second dataset.", unit="steps", minimum=1)
     steps: int = option(1000, "Updates in meta-training.", unit="steps", minimum=1)
     learning_rate: float | None = option(
-        None, "Their step size at its highest [default: 0.03 for meta-transfer, else 0.001].", above=0
+        None, "Their step size at its highest [default: 0.01 for meta-transfer, else 0.001].", above=0
     )
     schedule: str = option("cosine", "Learning rate over the run.", choices=("constant", "linear", "cosine"))
     clip: float = option(10.0, "Largest gradient norm.", above=0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from metasum.types import FewShotEpisode
 
 @dataclass(frozen=True)
 class EpisodeAccuracy:
-    """Mean accuracy over episodes, in [0, 1]."""
+    """Mean accuracy over episodes, in [0, 1], or the mean of a difference."""
 
     mean: float
     interval: float
@@ -27,12 +27,11 @@ class EpisodeAccuracy:
         return f"{self.mean:.2%} ± {100 * self.interval:.2f} over {self.episodes} episodes"
 
 
-def episode_accuracy(
-    learner: FewShotLearner, episodes: Iterable[FewShotEpisode], *, autocast: Autocast
-) -> EpisodeAccuracy:
-    """Measures a learner in eval mode on at least two episodes; draws of its own are the same every time."""
-    from scipy.stats import t
+def episode_shares(learner: FewShotLearner, episodes: Iterable[FewShotEpisode], *, autocast: Autocast) -> list[float]:
+    """Of each episode, the share of evaluation images that a learner in eval mode gets right.
 
+    Draws of its own are the same every time.
+    """
     learner.eval()
     shares = []
     with torch.random.fork_rng(), torch.no_grad(), autocast():
@@ -40,9 +39,31 @@ def episode_accuracy(
         for adaptation, evaluation, _ in episodes:
             right = learner.logits(adaptation, evaluation.images).argmax(dim=1) == evaluation.labels
             shares.append(float(right.float().mean()))
+    return shares
+
+
+def mean_of(shares: Sequence[float]) -> EpisodeAccuracy:
+    """Mean and interval over at least two episodes."""
+    from scipy.stats import t
+
     error = np.std(shares, ddof=1) / np.sqrt(len(shares))
     interval = float(t.ppf(0.975, len(shares) - 1) * error)
     return EpisodeAccuracy(round(float(np.mean(shares)), 6), round(interval, 6), len(shares))
+
+
+def differences(shares: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, dict[str, EpisodeAccuracy]]:
+    """By learner and other learner, the mean of the first's share less the other's on the same episodes.
+
+    Pairing the episodes makes the interval narrower than those of the two means: what is hard for one is hard for both.
+
+    Args:
+        shares: by learner, for each seed, one share an episode; of several seeds their mean is taken.
+    """
+    means = {name: np.mean(np.asarray(found), axis=0) for name, found in shares.items()}
+    return {
+        name: {other: mean_of(own - theirs) for other, theirs in means.items() if other != name}
+        for name, own in means.items()
+    }
 
 
 class FewShotEvaluator:
@@ -65,4 +86,4 @@ class FewShotEvaluator:
 
     def on_the_way(self, learner: Any, *, limit: int | None = None) -> EpisodeAccuracy:
         """Mean over the episodes; `limit` is not looked at: their number was chosen before."""
-        return episode_accuracy(self._view(learner), self._episodes(), autocast=self._autocast)
+        return mean_of(episode_shares(self._view(learner), self._episodes(), autocast=self._autocast))

@@ -13,7 +13,7 @@ from metasum.baselines.few_shot import FEW_SHOT
 from metasum.baselines.few_shot_references import Maml, Prototypical
 from metasum.config import FewShotConfig
 from metasum.errors import Interrupted
-from metasum.training.few_shot import episode_accuracy
+from metasum.training.few_shot import differences, episode_shares, mean_of
 from metasum.training.progress import SilentDisplay
 from metasum.types import Batch, FewShotEpisode
 
@@ -59,6 +59,10 @@ def test_all_learners_run_side_by_side_with_everything_asked_of_them(metasum, fl
     assert {row["learner"] for row in result["asked"]} == set(FEW_SHOT) - {"maml", "meta-transfer"}
     assert [row["filters"] for row in result["reparameterised"]] == [2, 6]
     assert {row["learner"] for row in result["then"]} == {"meta-networks", "meta-transfer", "maml", "prototypical"}
+    means = {row["learner"]: row["accuracy"]["mean"] for row in result["rows"]}
+    found = result["differences"]["maml"]["prototypical"]
+    assert found["mean"] == pytest.approx(means["maml"] - means["prototypical"], abs=1e-5)
+    assert result["differences"]["prototypical"]["maml"]["mean"] == -found["mean"]
     assert json.loads((folder(tmp_path) / "results.json").read_text()) == result
     page = (folder(tmp_path) / "report.html").read_text()
     assert all(name in page for name in (*FEW_SHOT, "Gone on with others", "untrained base network"))
@@ -131,10 +135,8 @@ def test_a_run_of_other_settings_is_not_gone_on_with(metasum, flags):
 def test_a_setting_that_a_run_does_not_read_may_change(metasum, flags):
     learners = ("--learner", "classifier-tuning,prototypical")
     assert metasum("few-shot", *flags, *learners).code == 0
-    assert metasum("few-shot", *flags, *learners, "--inner-lr", 0.1, "--base-lr", 0.1).code == 0
-    refused(
-        metasum("few-shot", *flags, *learners, "--fine-tuning-lr", 0.1), 2, "fine_tuning_lr was"
-    )  # the trunk is as it was
+    assert metasum("few-shot", *flags, *learners, "--inner-lr", 0.1, "--samples", 3).code == 0
+    refused(metasum("few-shot", *flags, *learners, "--base-lr", 0.1), 2, "base_lr was")  # the trunk is as it was
 
 
 def test_the_interval_is_students(monkeypatch):
@@ -151,7 +153,7 @@ def test_the_interval_is_students(monkeypatch):
     ]
     import contextlib
 
-    found = episode_accuracy(Fixed(), episodes, autocast=contextlib.nullcontext)
+    found = mean_of(episode_shares(Fixed(), episodes, autocast=contextlib.nullcontext))
     assert found.mean == pytest.approx(2 / 3, abs=1e-6)
     assert found.interval == pytest.approx(4.302653 * 0.2886751 / 3**0.5, abs=1e-5)
 
@@ -176,3 +178,12 @@ def test_maml_adapts_a_clone_and_prototypical_needs_no_number_of_ways():
     assert all(torch.equal(a, b) for a, b in zip(before, maml.parameters(), strict=True))
     five = Batch(torch.randn(5, 1, 32, 32), torch.arange(5))
     assert Prototypical(filters=4).asked(5).logits(five, batch.images).shape == (3, 5)
+
+
+def test_pairing_episodes_makes_the_interval_that_of_the_difference():
+    hard = np.random.default_rng(0).uniform(0.2, 0.9, 200)  # episodes differ much more than learners do
+    shares = {"first": [list(hard), list(hard + 0.02)], "second": [list(hard - 0.01), list(hard - 0.01)]}
+    found = differences(shares)["first"]["second"]
+    assert found.mean == pytest.approx(0.02)
+    assert found.interval == pytest.approx(0, abs=1e-6)
+    assert mean_of(shares["first"][0]).interval > 0.02
