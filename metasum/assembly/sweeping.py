@@ -77,16 +77,15 @@ def sweep(
     name = name or asked.name
     check_folder_name("--name", name)
     folder = Path(out) / "sweeps" / name
-    place = open_storage(storage, folder)
-    make_folder(folder)
-    queue = TrialQueue(place, asked, name=name, count=count, seed=seed, arguments=arguments, grace=grace)
-    course = _Course(asked, queue, folder, list(arguments), jobs, display or SilentDisplay())
-    try:
-        with Interruption() as interruption:
+    with open_storage(storage, folder) as shared, Interruption() as interruption:
+        make_folder(folder)
+        queue = TrialQueue(shared, asked, name=name, count=count, seed=seed, arguments=arguments, grace=grace)
+        course = _Course(asked, queue, folder, list(arguments), jobs, display or SilentDisplay())
+        try:
             course.run(interruption)
-    finally:
-        course.stop()
-        results = course.write()
+        finally:
+            course.stop()
+            results = course.write()
     return results
 
 

@@ -94,7 +94,7 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
         best_high: whether high values of the last axis are the better ones.
     """
     figure, axes = canvas("", "", height=3.8)
-    places = {name: _axis([row.get(name) for row in rows]) for name in names}
+    places = {name: _axis([row.get(name) for row in rows], even=name != names[-1]) for name in names}
     for row in sorted(rows, key=lambda row: row[names[-1]], reverse=not best_high):
         heights = [places[name][0][repr(row.get(name))] for name in names]
         good = heights[-1] if best_high else 1 - heights[-1]
@@ -112,13 +112,17 @@ def parallel_coordinates(rows: Sequence[Mapping[str, Any]], names: Sequence[str]
     return svg(figure, axes, legend=False)
 
 
-def _axis(values: Sequence[Any]) -> tuple[dict[str, float], list[tuple[float, str]]]:
-    """Where on an axis from 0 to 1 each value lies (by `repr`), and its ticks with their labels."""
+def _axis(values: Sequence[Any], *, even: bool) -> tuple[dict[str, float], list[tuple[float, str]]]:
+    """Where on an axis from 0 to 1 each value lies (by `repr`), and its ticks with their labels.
+
+    Words, and a dozen numbers at most where `even`, are spaced evenly.
+    """
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
-    if len(numbers) == len(values) and len(set(numbers)) > 12:
+    if len(numbers) == len(values) and (not even or len(set(numbers)) > 12):
         low, high = min(numbers), max(numbers)
-        ticks = [(share / 4, f"{low + share / 4 * (high - low):.4g}") for share in range(5)]
-        return {repr(value): (value - low) / (high - low) for value in numbers}, ticks
+        width = high - low or 1.0
+        ticks = [(share / 4, f"{low + share / 4 * width:.4g}") for share in range(5)]
+        return {repr(value): (value - low) / width for value in numbers}, ticks
     different = sorted(set(numbers)) if len(numbers) == len(values) else list({repr(v): v for v in values}.values())
     heights = [number / max(1, len(different) - 1) for number in range(len(different))]
     labels = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in different]

@@ -18,6 +18,7 @@ from metasum.files import make_folder, read_json
 from metasum.study.sweep.sweep_file import RUN_FOLDERS
 from metasum.training.tracking import scalars
 
+METASUM = (sys.executable, "-m", "metasum")
 OUTPUT = "output.txt"
 
 
@@ -38,7 +39,7 @@ class TrialProcess:
         resume = ["--resume"] if self._run_file("config.json") is not None else []
         with (folder / OUTPUT).open("ab") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "metasum", *arguments, "--out", str(folder), *resume],
+                [*METASUM, *arguments, "--out", str(folder), *resume],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,8 +18,9 @@ T = TypeVar("T")
 ATTEMPTS = 8  # several processes that make the tables of one database at once stand in each other's way
 
 
-def open_storage(where: str | None, folder: Path) -> BaseStorage:
-    """Optuna's storage.
+@contextmanager
+def open_storage(where: str | None, folder: Path) -> Iterator[BaseStorage]:
+    """Optuna's storage, closed in the end.
 
     Args:
         where: a database's URL (`sqlite:///FILE`, `postgresql://USER@HOST/NAME`), or the path of a journal file, which
@@ -29,24 +31,33 @@ def open_storage(where: str | None, folder: Path) -> BaseStorage:
         UsageError: a URL that nobody knows, or whose driver is not installed.
         StorageError: it cannot be opened.
     """
+    storage = _database(where) if where is not None and "://" in where else _journal(where, folder)
+    try:
+        yield storage
+    finally:
+        storage.remove_session()
+        engine = getattr(storage, "engine", None)
+        if engine is not None:
+            engine.dispose()
+
+
+def _database(url: str) -> BaseStorage:
+    from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-    if where is not None and "://" in where:
-        from optuna.storages import RDBStorage
+    options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
+    try:
+        return patiently(lambda: RDBStorage(_with_driver(url), engine_kwargs=options))
+    except (ArgumentError, NoSuchModuleError) as error:
+        raise UsageError(f"--storage {_shown(url)}: no such kind of database.") from error
+    except ImportError as error:
+        extra = "pip install 'metasum[postgresql]'" if url.startswith("postgresql") else reason(error)
+        raise UsageError(f"--storage {_shown(url)} needs a driver: {extra}.") from error
+    except (SQLAlchemyError, OSError) as error:
+        raise StorageError(f"cannot open {_shown(url)}: {reason(error)}.") from error
 
-        options = {"connect_args": {"timeout": 60}} if where.startswith("sqlite") else {"pool_pre_ping": True}
-        try:
-            return patiently(lambda: RDBStorage(_with_driver(where), engine_kwargs=options))
-        except (ArgumentError, NoSuchModuleError) as error:
-            raise UsageError(f"--storage {_shown(where)}: no such kind of database.") from error
-        except ImportError as error:
-            raise UsageError(
-                f"--storage {_shown(where)} needs a driver: pip install 'metasum[postgresql]'."
-                if where.startswith("postgresql")
-                else f"--storage {_shown(where)} needs a driver ({reason(error)})."
-            ) from error
-        except (SQLAlchemyError, OSError) as error:
-            raise StorageError(f"cannot open {_shown(where)}: {reason(error)}.") from error
+
+def _journal(where: str | None, folder: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
 
