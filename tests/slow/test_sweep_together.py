@@ -68,7 +68,7 @@ def test_no_trial_is_lost_or_run_to_its_end_twice(tmp_path, kind):
                     file,
                     tmp_path / f"runs{number}",
                     storage,
-                    str(start),
+                    str(tmp_path / "go"),
                     str(TRIALS),
                 ],
                 env=environment,
