@@ -137,7 +137,7 @@ def test_a_file_that_is_none_is_refused(metasum, tmp_path):
     refused(metasum("sweep", tmp_path / "bad.yaml"), 2, "not YAML")
 
 
-def test_a_grid_is_run_once_each_and_written_down(fake, tmp_path):
+def test_a_grid_is_run_once_each_and_written_down(metasum, fake, tmp_path):
     notes = Notes()
     result = sweep(write(tmp_path), out=tmp_path / "runs", display=notes)
     assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2]
@@ -151,6 +151,9 @@ def test_a_grid_is_run_once_each_and_written_down(fake, tmp_path):
     page = (folder / "report.html").read_text()
     assert all(words in page for words in ("Which x?", "Parallel coordinates", "3 finished"))
     assert json.loads((folder / "results.json").read_text()) == result
+    (folder / "report.html").unlink()
+    assert metasum("report", folder).code == 0
+    assert (folder / "report.html").read_text() == page
     assert any("mean_after 0.03" in line for line in notes.lines)
     assert sweep(write(tmp_path), out=tmp_path / "runs")["trials"] == result["trials"]  # nothing is run again
     assert len(fake()) == 6
