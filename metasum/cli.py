@@ -43,6 +43,8 @@ for command in (
 
 def main() -> None:
     """Entry point: exit codes 0, 1 (failure), 2 (bad usage), 130 (interrupted); one line for an error."""
+    if not _talks():  # of several that train together: the first one talks for all
+        sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (to the process's end)
     try:
         metasum(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -67,6 +69,11 @@ def main() -> None:
         if isinstance(error, MemoryError) or "memory" in reason(error).lower():
             _fail(f"there is not enough memory ({reason(error)}); try a smaller --width or --batch-size.", 1, error)
         _fail(f"{type(error).__name__}: {reason(error)} (METASUM_DEBUG=1 shows where).", 1, error)
+
+
+def _talks() -> bool:
+    """Whether this process is the one that talks, by what a launcher told it; true without a launcher."""
+    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def _fail(sentence: str, code: int, error: BaseException) -> None:

@@ -18,6 +18,7 @@ from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.networks.build import build_network, wrapped
+from metasum.networks.synchronised import synchronise
 from metasum.tasks.registry import load_dataset, pair_of
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -140,6 +141,8 @@ def make_networks(config: TrainConfig) -> MetaSum:
     channels, own_seed = config.data.in_channels, config.network.support_init_seed
     model = initial_network(config.network, in_channels=channels)
     support = None if own_seed is None else build_network(config.network, in_channels=channels, seed=own_seed)
+    if config.processes.sync_batch_norm:
+        model, support = synchronise(model), support and synchronise(support)
     return MetaSum(
         model,
         support=support,

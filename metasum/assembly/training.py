@@ -19,7 +19,7 @@ from metasum.assembly.parts import (
     unread_settings,
 )
 from metasum.baselines.registry import learner_named, pool_files
-from metasum.config import TrainConfig
+from metasum.config import TrackingConfig, TrainConfig
 from metasum.errors import UsageError
 from metasum.files import write_json
 from metasum.learners.networks import MetaSum
@@ -32,6 +32,7 @@ from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
+from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
@@ -119,8 +120,12 @@ def run_in(
     """
     display = display or SilentDisplay()
     check_tracking(config.tracking)
-    fabric = make_fabric(config.optimisation)
+    fabric = make_fabric(config.optimisation, config.processes)
+    together = Processes(fabric)
     config = resolve(config, datasets)
+    if together.several:
+        display = display if together.first else SilentDisplay()
+        _check_shared(config, together.count)
     if learner_named(config.learner).meta_learnt:
         resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display)
@@ -136,16 +141,19 @@ def run_in(
     description = describe(config, datasets, start)
     if config.objective.pool is not None:
         description["pool_checksums"] = [checksum(load_weights(path)) for path in pool_files(config.objective.pool)]
-    if resume:
-        run = reopen(path, description, unread=unread_settings(config.learner))
-    else:
-        run = RunFolder.create(path, description, overwrite=overwrite)
+    run = together.agreed(
+        lambda: (
+            reopen(path, description, unread=unread_settings(config.learner))
+            if resume
+            else RunFolder.create(path, description, overwrite=overwrite)
+        )
+    )
     if run.finished:
         display.note(f"{path} is finished already.")
-        return _reported(run, run.read_json("result.json"), report)
-    if keep_weights and endpoints is None:
+        return together.agreed(lambda: _reported(run, run.read_json("result.json"), report))
+    if keep_weights and endpoints is None and together.first:
         run.save_weights("initial", initial, architecture=architecture(config))
-    with tracked(config.tracking, run, display.note) as tracker:
+    with tracked(config.tracking if together.first else TrackingConfig(wandb="disabled"), run, display.note) as tracker:
         harness = make_harness(learner, tasks, config, fabric, run, display, tracker.record)
         if endpoints is not None:
             trained = _take_endpoints(networks, RunFolder.open(endpoints))
@@ -162,9 +170,18 @@ def run_in(
             }
             if networks.coefficients is not None:
                 trained["coefficients"] = networks.coefficients.tolist()
-        result = _finish(harness, config, trained, display, keep_weights, report)
-        tracker.finish(run)
-    return _reported(run, result, report)
+        result = together.agreed(lambda: _finish(harness, config, trained, display, keep_weights, report))
+        if together.first:
+            tracker.finish(run)
+    return together.agreed(lambda: _reported(run, result, report))
+
+
+def _check_shared(config: TrainConfig, processes: int) -> None:
+    """Raises UsageError for a run that several processes cannot share."""
+    if config.data.batch_size is not None and config.data.batch_size % processes:
+        raise UsageError(f"--batch-size {config.data.batch_size} cannot be divided among {processes} processes.")
+    if learner_named(config.learner).meta_learnt and config.network.init is None:
+        raise UsageError("--devices: meta-train the initialisation by itself first, and give it with --init.")
 
 
 def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from metasum.tables import comparison_tables, experiment_tables, show, sum_table
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner",))
+@settings_flags(TrainConfig, leave_out=("learner", "devices", "num_nodes"))
 @plugin_flag
 @out_flag
 @download_flag
@@ -81,7 +81,7 @@ def compare_baselines(**values: Any) -> None:
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "target"))
+@settings_flags(TrainConfig, leave_out=("learner", "target", "devices", "num_nodes"))
 @plugin_flag
 @out_flag
 @download_flag

@@ -25,7 +25,7 @@ from metasum.config.learners import (
 )
 from metasum.config.networks import DataConfig, NetworkConfig, SumConfig
 from metasum.config.run import TrainConfig, changed, flat, from_dict, settings, to_dict
-from metasum.config.training import MonitorConfig, OptimisationConfig, TrackingConfig
+from metasum.config.training import MonitorConfig, OptimisationConfig, ProcessesConfig, TrackingConfig
 
 __all__ = [
     "AUGMENTATIONS",
@@ -47,6 +47,7 @@ __all__ = [
     "NetworkConfig",
     "ObjectiveConfig",
     "OptimisationConfig",
+    "ProcessesConfig",
     "ProximityConfig",
     "RegularisationConfig",
     "SlotsConfig",

@@ -17,7 +17,7 @@ from metasum.config.learners import (
     TwoHeadConfig,
 )
 from metasum.config.networks import DataConfig, NetworkConfig, SumConfig
-from metasum.config.training import MonitorConfig, OptimisationConfig, TrackingConfig
+from metasum.config.training import MonitorConfig, OptimisationConfig, ProcessesConfig, TrackingConfig
 from metasum.errors import CheckpointError, unknown
 from metasum.options import Checked, option, options_of
 
@@ -46,6 +46,7 @@ class TrainConfig(Checked):
     meta_transfer: MetaTransferConfig = dataclasses.field(default_factory=MetaTransferConfig)
     merging: MergingConfig = dataclasses.field(default_factory=MergingConfig)
     optimisation: OptimisationConfig = dataclasses.field(default_factory=OptimisationConfig)
+    processes: ProcessesConfig = dataclasses.field(default_factory=ProcessesConfig)
     monitor: MonitorConfig = dataclasses.field(default_factory=MonitorConfig)
     tracking: TrackingConfig = dataclasses.field(default_factory=TrackingConfig)
 

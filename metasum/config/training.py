@@ -33,6 +33,17 @@ class OptimisationConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
+class ProcessesConfig(Checked):
+    """Who shares the work of a run; `torchrun` says it instead, where it starts the processes."""
+
+    devices: int = option(
+        1, "Processes on this machine, each with a GPU or its share of the cores; they divide each batch.", minimum=1
+    )
+    num_nodes: int = option(1, "Machines, with as many devices each.", minimum=1)
+    sync_batch_norm: bool = option(False, "Batch statistics, in training, over the images of all processes.")
+
+
+@dataclasses.dataclass(frozen=True)
 class MonitorConfig(Checked):
     """How often a run looks up from its work."""
 

@@ -40,6 +40,8 @@ class Trainable(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
+    def buffers(self) -> Iterator[Tensor]: ...
+
 
 class Learner(Trainable, Protocol):
     """A way of training a target and a support network of one architecture.

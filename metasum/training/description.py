@@ -16,7 +16,7 @@ from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
 # they change no weight that is not checked
-MAY_DIFFER_ON_RESUME = {"data_root", "device", "monitor", "tracking", "source", "init", "pool"}
+MAY_DIFFER_ON_RESUME = {"data_root", "device", "devices", "num_nodes", "monitor", "tracking", "source", "init", "pool"}
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 

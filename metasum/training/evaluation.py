@@ -69,7 +69,7 @@ def confusion(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
         for images, labels in batches:
             logits = network(images)
             if metric is None:
-                metric = MulticlassConfusionMatrix(logits.shape[1]).to(logits.device)
+                metric = MulticlassConfusionMatrix(logits.shape[1], sync_on_compute=False).to(logits.device)
             metric.update(logits, labels)
     if metric is None:
         raise ValueError("accuracy needs at least one batch")

@@ -17,6 +17,7 @@ from metasum.learners.protocol import Trainable
 from metasum.training.interruption import Interruption
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
+from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
 from metasum.types import Batch
@@ -89,6 +90,7 @@ class Harness(Generic[L, E]):
         self.learner, self.sampler, self.evaluator = learner, sampler, evaluator
         self.config, self.fabric, self.run, self.display = config, fabric, run, display
         self.steps, self.monitor, self._also = config.optimisation.steps, config.monitor, record
+        self.together = Processes(fabric)
         self.updater = Updater(learner, config.optimisation, fabric)
         self.step, self.images, self.seconds, self.evaluation_seconds = 0, 0, 0.0, 0.0
         reset_peak(fabric.device)
@@ -109,21 +111,24 @@ class Harness(Generic[L, E]):
                 self._start_randomness()
                 while self.step < self.steps:
                     self._train_step()
-                    self._evaluate_and_save(interrupted=interruption.requested)
+                    self._evaluate_and_save(interrupted=self.together.any(interruption.requested))
         finally:
             self.display.end()
 
     def _start_randomness(self) -> None:
-        """Dropout's: seeded, or as the checkpoint left it. The caller's own random state comes back after training."""
-        torch.manual_seed(self.config.seed)
-        if self._random is not None:
+        """Dropout's: seeded, or as the checkpoint left it. The caller's own random state comes back after training.
+
+        Further processes drop other units, seeded anew where a run is continued.
+        """
+        torch.manual_seed(self.config.seed + (self.together.rank * 1_000_003 + self.step) * (not self.together.first))
+        if self._random is not None and self.together.first:
             _set_random_state(self._random, self.fabric.device)
 
     def _train_step(self) -> None:
         started = time.perf_counter()
         episode = next(self.sampler)
         with self.fabric.autocast():
-            terms = self.learner.training_step(*episode, backward=self.updater.backward)
+            terms = self.learner.training_step(*self.together.share(episode), backward=self.updater.backward)
         self.updater.update()
         self.step += 1
         self.images += sum(len(batch.labels) for batch in episode)
@@ -148,7 +153,7 @@ class Harness(Generic[L, E]):
 
     def _read_losses(self) -> None:
         """Means over the steps since the last log line; raises DivergenceError where one is NaN or infinite."""
-        rows = [[float(value) for value in terms.values()] for terms in self._unlogged]
+        rows = self.together.means([[float(value) for value in terms.values()] for terms in self._unlogged])
         first = self.step - len(rows) + 1
         for number, row in enumerate(rows, start=first):
             if not all(math.isfinite(value) for value in row):
@@ -173,8 +178,9 @@ class Harness(Generic[L, E]):
         )
 
     def _write(self, record: dict[str, Any]) -> None:
-        self.run.append_metrics(record)
-        self._also(record)
+        if self.together.first:
+            self.run.append_metrics(record)
+            self._also(record)
 
     def _diverged(self, what: str) -> DivergenceError:
         kept = "the last good checkpoint is kept" if (self.run.path / "last.ckpt").is_file() else "no checkpoint yet"
@@ -182,9 +188,12 @@ class Harness(Generic[L, E]):
 
     def _evaluate_on_the_way(self) -> None:
         started = time.perf_counter()
-        evaluation = self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
-        self.evaluation_seconds += time.perf_counter() - started
-        self._record_evaluation(evaluation)
+        self.together.average_buffers(self.learner.buffers())
+        if self.together.first:
+            evaluation = self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
+            self.evaluation_seconds += time.perf_counter() - started
+            self._record_evaluation(evaluation)
+        self.together.wait()
 
     def _record_evaluation(self, evaluation: Any) -> None:
         self._write({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
@@ -201,6 +210,10 @@ class Harness(Generic[L, E]):
             self._log()
         if not all(bool(parameter.isfinite().all()) for parameter in self.learner.parameters()):
             raise self._diverged(f"a weight became NaN or infinite by step {self.step}")
+        self.together.average_buffers(self.learner.buffers())
+        self.together.agreed(self._write_checkpoint)
+
+    def _write_checkpoint(self) -> None:
         self.run.save_checkpoint(
             {
                 "step": self.step,
@@ -222,8 +235,9 @@ class Harness(Generic[L, E]):
             ArchitectureError: it is of another architecture.
         """
         state = self.run.load_checkpoint()
+        if self.together.first:
+            self.run.forget_metrics_after(0 if state is None else state["step"])
         if state is None:
-            self.run.forget_metrics_after(0)
             return
         path = self.run.path / "last.ckpt"
         try:
@@ -236,7 +250,6 @@ class Harness(Generic[L, E]):
             self.sampler.load_state_dict(state["sampler"])
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not fit this run ({error}).") from error
-        self.run.forget_metrics_after(state["step"])
         self.step, self.images, self._random = state["step"], state["images"], state["random"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
 

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from metasum.config import OptimisationConfig
+from metasum.config import OptimisationConfig, ProcessesConfig
 from metasum.errors import UsageError
 from metasum.learners.protocol import Trainable
+from metasum.training.processes import Processes
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(config: OptimisationConfig) -> Fabric:
-    """The device and precision a run uses.
+def make_fabric(config: OptimisationConfig, processes: ProcessesConfig | None = None) -> Fabric:
+    """The device and precision a run uses, and the other processes, which are started where nobody did.
+
+    Args:
+        config: device and precision.
+        processes: how many [default: this one alone].
 
     Raises:
         UsageError: the device is not there, or cannot do the precision.
@@ -38,7 +44,28 @@ def make_fabric(config: OptimisationConfig) -> Fabric:
         )
         if config.precision == "16-mixed" and not on_gpu:
             raise UsageError("--precision 16-mixed needs a GPU; on the CPU use bf16-mixed.")
-        return Fabric(accelerator=config.device, devices=1, precision=config.precision)  # type: ignore[arg-type]
+        devices, nodes = _asked(processes) if processes is not None else (1, 1)
+        strategy = "ddp" if devices * nodes > 1 else "auto"
+        fabric = Fabric(
+            accelerator=config.device,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy,
+            precision=config.precision,  # type: ignore[arg-type]
+        )
+    if fabric.world_size > 1:
+        if not on_gpu and "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, (os.cpu_count() or 1) // devices))
+        fabric.launch()
+    return fabric
+
+
+def _asked(processes: ProcessesConfig) -> tuple[int, int]:
+    """Processes on this machine, and machines: as `torchrun` started them, else as the settings say."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        own = int(os.environ["LOCAL_WORLD_SIZE"])
+        return own, int(os.environ["WORLD_SIZE"]) // own
+    return processes.devices, processes.num_nodes
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
@@ -69,6 +96,7 @@ class Updater:
         self._optimizer: Any = fabric.setup_optimizers(self._raw)
         self._config, self._steps, self._peak = config, config.steps, config.learning_rate
         self._updates = 0
+        self._together = Processes(fabric)
         self._set_learning_rate()
 
     @property
@@ -82,7 +110,8 @@ class Updater:
             self._fabric.backward(loss)
 
     def update(self) -> None:
-        """One update from the gradients gathered since the last, which are then forgotten."""
+        """One update from the gradients gathered since the last, by all processes, which are then forgotten."""
+        self._together.average_gradients(parameter for group in self._groups for parameter in group)
         if self._clip is not None:
             # Fabric's own clipping takes all of an optimiser's parameters as one; here no network's may touch another's
             self._fabric.strategy.precision.unscale_gradients(self._raw)

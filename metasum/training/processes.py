@@ -1,0 +1,109 @@
+"""Several processes that train as one: batches are divided, gradients averaged, and the first one writes.
+
+Every process holds the whole learner and draws the same batches, of which it works on its share; the mean of the
+shares' gradients is the batch's. So the number of processes changes rounding and dropout's draws (and, where it is not
+synchronised, batch normalisation), and a run may be continued by another number of them.
+
+Gradients are averaged by hand, not by DistributedDataParallel: a step runs several networks with weights that are
+sums, and sends several backward passes into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from metasum.errors import MetaSumError, UsageError
+from metasum.types import Batch
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+T = TypeVar("T")
+
+
+class Processes:
+    """The processes of one run, as one of them sees them; a single process talks to nobody."""
+
+    def __init__(self, fabric: Fabric) -> None:
+        self._fabric = fabric
+        self.count, self.rank = fabric.world_size, fabric.global_rank
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the one that writes."""
+        return self.rank == 0
+
+    @property
+    def several(self) -> bool:
+        return self.count > 1
+
+    def share(self, episode: Sequence[Batch]) -> Sequence[Batch]:
+        """The images of each batch that this process works on.
+
+        Raises:
+            UsageError: a batch cannot be divided evenly.
+        """
+        if not self.several:
+            return episode
+        for batch in episode:
+            if len(batch.labels) % self.count:
+                raise UsageError(f"--batch-size {len(batch.labels)} cannot be divided among {self.count} processes.")
+        return [Batch(*(part[self.rank :: self.count] for part in batch)) for batch in episode]
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Gives every parameter the mean of the processes' gradients; one that has none anywhere keeps none."""
+        if self.several:
+            self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
+
+    def average_buffers(self, buffers: Iterable[Tensor]) -> None:
+        """Gives running statistics the mean of the processes'; counters are equal anyway."""
+        if self.several:
+            self._average([buffer for buffer in buffers if buffer.is_floating_point()])
+
+    def _average(self, tensors: list[Tensor]) -> None:
+        """In place, as one message of each type."""
+        for dtype in {tensor.dtype for tensor in tensors}:
+            own = [tensor for tensor in tensors if tensor.dtype == dtype]
+            total = self._fabric.all_reduce(torch.cat([tensor.flatten() for tensor in own]), reduce_op="mean")
+            assert isinstance(total, Tensor)
+            for tensor, mean in zip(own, torch.split(total, [tensor.numel() for tensor in own]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def means(self, rows: list[list[float]]) -> list[list[float]]:
+        """Of every number the mean over the processes."""
+        if not self.several or not rows:
+            return rows
+        total = self._fabric.all_reduce(torch.tensor(rows, dtype=torch.float64), reduce_op="mean")
+        assert isinstance(total, Tensor)
+        found: list[list[float]] = total.tolist()
+        return found
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is so in one of them."""
+        if not self.several:
+            return flag
+        return bool(self._fabric.all_reduce(torch.tensor(float(flag)), reduce_op="sum"))
+
+    def agreed(self, make: Callable[[], T]) -> T:
+        """What the first one makes, told to all; what it fails with, all fail with."""
+        if not self.several:
+            return make()
+        found: tuple[Any, MetaSumError | None] = (None, None)
+        if self.first:
+            try:
+                found = make(), None
+            except MetaSumError as error:
+                found = None, error
+        found = self._fabric.broadcast(found)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]  # type: ignore[no-any-return]  # what `make` makes
+
+    def wait(self) -> None:
+        """Until all are here."""
+        if self.several:
+            self._fabric.barrier()

@@ -1,0 +1,102 @@
+"""Several processes that train as one, started for real."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.slow
+PLAIN = [sys.executable, "-m", "metasum"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "metasum"]
+
+
+def run(command, *, code=0):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
+    assert done.returncode == code or (code and done.returncode), done.stderr
+    return done
+
+
+def weights(tmp_path, name):
+    folder = tmp_path / "runs" / "rows+lines" / name
+    return {side: load_file(folder / f"{side}.safetensors") for side in ("target", "support", "summed")}
+
+
+def same(first, second):
+    return all(
+        bool((first[side][name] - second[side][name]).abs().max() < 1e-5)
+        for side in first
+        for name in first[side]
+        if first[side][name].is_floating_point()
+    )
+
+
+def anybody_in(session):
+    """Whether a process of that session is left."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture
+def flags(tiny):
+    return ["train", *tiny, "--dropout", 0, "--augment-target", "shift"]
+
+
+@pytest.mark.parametrize(
+    ("norm", "launcher"),
+    [
+        (["--norm", "none"], [*PLAIN]),
+        (["--norm", "group"], TORCHRUN),
+        (["--sync-batch-norm"], [*PLAIN]),
+    ],
+    ids=["none", "group-torchrun", "synchronised"],
+)
+def test_two_processes_train_what_one_does(tmp_path, flags, norm, launcher):
+    run([*PLAIN, *flags, *norm, "--name", "one"])
+    devices = ["--devices", 2] if launcher == PLAIN else []
+    two = run([*launcher, *flags, *norm, "--name", "two", *devices, "--json"])
+    assert two.stdout.count('"accuracy"') == 1  # one process talks
+    assert two.stderr.count("measuring on all held-out images") == 1
+    one, both = weights(tmp_path, "one"), weights(tmp_path, "two")
+    assert same(one, both)
+    metrics = [(tmp_path / "runs" / "rows+lines" / name / "metrics.jsonl").read_text() for name in ("one", "two")]
+    assert metrics[0].count("\n") == metrics[1].count("\n")
+
+
+def test_batch_norm_that_is_not_synchronised_is_another_computation(tmp_path, flags):
+    run([*PLAIN, *flags, "--name", "one"])
+    run([*PLAIN, *flags, "--name", "two", "--devices", 2])
+    assert not same(weights(tmp_path, "one"), weights(tmp_path, "two"))
+
+
+def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
+    flags = [*flags, "--norm", "none", "--steps", 400, "--checkpoint-every", 1, "--evaluate-every", 0]
+    command = [*PLAIN, *flags, "--name", "stopped"]
+    checkpoint = tmp_path / "runs" / "rows+lines" / "stopped" / "last.ckpt"
+    first = subprocess.Popen(
+        [str(word) for word in [*command, "--devices", 2]], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while not checkpoint.is_file() and first.poll() is None:
+        time.sleep(0.05)
+    first.send_signal(signal.SIGINT)  # to one of them; all stop at the same step
+    said = first.communicate(timeout=120)[1]
+    assert "the state is saved" in said, said
+    assert said.count("Traceback") == 0
+    while anybody_in(first.pid):
+        time.sleep(0.1)
+    run([*command, "--resume"])
+    run([*PLAIN, *flags, "--name", "whole"])
+    assert same(weights(tmp_path, "stopped"), weights(tmp_path, "whole"))
+
+
+def test_what_is_wrong_is_said_once(tmp_path, flags):
+    said = run([*PLAIN, *flags, "--devices", 2, "--batch-size", 7], code=2).stderr
+    assert said.count("cannot be divided among 2 processes") == 1
+    assert "Traceback" not in said
+    assert not (tmp_path / "runs").exists()
