@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,7 @@ class MetaNetworksLearner(PairLearner):
             ("support", self.networks.support, support),
         ):
             half = len(batch.labels) // 2
-            rows = self.example_level(self._gradients(network, Batch(batch.images[:half], batch.labels[:half])))
+            rows = in_he_units(self.example_level(self._gradients(network, Batch(*(part[:half] for part in batch)))))
             logits = augmented(network, rows, batch.images.new_ones(1, 1), batch.images[half:])
             loss = cross_entropy(logits, batch.labels[half:])
             backward(loss)
@@ -104,6 +105,15 @@ class MetaNetworksLearner(PairLearner):
             for name in self._names:
                 written.fast[name.replace(".", "/")].copy_(self.get_buffer(_buffer(side, name)))
         return written.eval()
+
+
+def in_he_units(rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Fast weights `[M, *shape]` by name, times the standard deviation of He's initialisation of their layer.
+
+    Most gradients are nearly 0, so that most fast weights of a layer are nearly the same number, and its inputs are
+    added up: in wide layers, untamed, this starts at losses of 10,000 nats, from which not every run comes back.
+    """
+    return {name: row * math.sqrt(2 / row[0][0].numel()) for name, row in rows.items()}
 
 
 def _buffer(side: str, name: str) -> str:

@@ -53,7 +53,7 @@ def flags(tiny):
     [
         (["--norm", "none"], [*PLAIN]),
         (["--norm", "group"], TORCHRUN),
-        (["--sync-batch-norm"], [*PLAIN]),
+        (["--sync-batch-norm", "--optimizer", "sgd"], [*PLAIN]),  # adam makes steps of biases' rounding errors
     ],
     ids=["none", "group-torchrun", "synchronised"],
 )
@@ -76,7 +76,7 @@ def test_batch_norm_that_is_not_synchronised_is_another_computation(tmp_path, fl
 
 
 def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
-    flags = [*flags, "--norm", "none", "--steps", 400, "--checkpoint-every", 1, "--evaluate-every", 0]
+    flags = [*flags, "--norm", "none", "--steps", 150, "--checkpoint-every", 5, "--evaluate-every", 0]
     command = [*PLAIN, *flags, "--name", "stopped"]
     checkpoint = tmp_path / "runs" / "rows+lines" / "stopped" / "last.ckpt"
     first = subprocess.Popen(
