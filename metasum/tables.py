@@ -223,13 +223,6 @@ def few_shot_tables(result: dict[str, Any]) -> list[Any]:
         f"{result['classes'][whose]} {whose} classes, ± 95 % interval"
     )
     parts: list[Any] = [title, table_of(rows, right=tuple(rows[0])[1:])]
-    if len(result["differences"]) > 1:
-        pairs = [
-            {"points, paired": name}
-            | {f"less {other}": percent(found[other]) if other in found else "" for other in result["differences"]}
-            for name, found in result["differences"].items()
-        ]
-        parts += [table_of(pairs, right=tuple(pairs[0])[1:])]
     for key, number, heading in (
         ("asked", "ways", "asked for another number of classes"),
         ("reparameterised", "filters", "fast weights in an untrained base network of other filters"),
