@@ -44,12 +44,14 @@ class TolerantCommand(click.Command):
     """Takes arguments as sweep agents write them.
 
     `--batch_size=8` is `--batch-size=8`, `--symmetric=True` is `--symmetric`, `--steps=300.0` is `--steps=300`, and
-    `--clip=None`, where None is the default, is nothing.
+    `--clip=None`, where None is the default, is nothing. What stands behind `--` stays as it is.
     """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         options = {name: option for option in self.params if isinstance(option, click.Option) for name in option.opts}
-        return super().parse_args(ctx, [plain for argument in args for plain in _normal(argument, options, ctx)])
+        end = args.index("--") if "--" in args else len(args)
+        plain = [plain for argument in args[:end] for plain in _normal(argument, options, ctx)]
+        return super().parse_args(ctx, plain + args[end:])
 
 
 def _normal(argument: str, options: Mapping[str, click.Option], context: click.Context) -> list[str]:

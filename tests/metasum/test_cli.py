@@ -95,6 +95,12 @@ def test_none_is_not_given_and_a_whole_float_is_an_integer(command):
             assert parsed(parameter, "None") == parsed(parameter, "null") == (None, default)
 
 
+def test_what_stands_behind_two_dashes_is_not_for_this_command():
+    given = ["--seed=3.0", "--", "--seed=None", "--inner_lr=0.1", "--json=true"]
+    context = group.commands["sweep"].make_context("sweep", ["file.yaml", *given])
+    assert (context.params["seed"], context.params["arguments"]) == (3, tuple(given[2:]))
+
+
 @pytest.mark.parametrize(
     ("argument", "words"),
     [
