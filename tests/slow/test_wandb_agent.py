@@ -29,11 +29,25 @@ SMALL = {
 """What makes a training small; of the sweeps' own parameters, only `meta_steps` is among it."""
 
 SCRIPT = """#!/bin/sh
-echo $$ > "$HOME/$WANDB_RUN_ID.pid"
-"{python}" -m metasum "$@"
-code=$?
-echo $code > "$HOME/$WANDB_RUN_ID.code"
-exit $code
+exec "{python}" "{house}/bin/main.py" "$@"
+"""
+
+MAIN = """
+import os
+from pathlib import Path
+
+from metasum.cli import main
+
+run = Path.home() / os.environ["WANDB_RUN_ID"]
+run.with_suffix(".pid").write_text(str(os.getpid()))
+code = 0
+try:
+    main()
+except SystemExit as error:
+    code = error.code or 0
+    raise
+finally:
+    run.with_suffix(".code").write_text(str(code))
 """
 
 
@@ -51,26 +65,40 @@ def furnish(house):
     (house / "plugin.py").write_text("from metasum.tasks.registry import DATASETS\n\nDATASETS.pop('letters')\n")
     script = house / "bin" / "metasum"
     script.parent.mkdir()
-    script.write_text(SCRIPT.format(python=sys.executable))
+    script.write_text(SCRIPT.format(python=sys.executable, house=house))
     script.chmod(0o755)
+    (house / "bin" / "main.py").write_text(MAIN)
 
 
-def agent(house, server, count):
-    """Runs an agent to its end; returns what it printed. Whatever is left of its runs is killed."""
+def agent(house, server, count, **more):
+    """Runs an agent to its end; returns what it printed. Whatever is left of its runs is killed.
+
+    Args:
+        house: a furnished home.
+        server: where it asks for runs.
+        count: so many at most.
+        more: of its environment.
+    """
     kept = {name: os.environ[name] for name in ("PYTHONPATH", "LD_LIBRARY_PATH") if name in os.environ}
     wandb = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "0" * 40, "WANDB_ERROR_REPORTING": "false"}
     path = f"{house / 'bin'}{os.pathsep}{os.environ['PATH']}"
-    environment = {**kept, **wandb, "PATH": path, "HOME": str(house), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "wandb", "agent", "--count", str(count), "entity/project/sweep"]
+    environment = {**kept, **wandb, "PATH": path, "HOME": str(house), "OMP_NUM_THREADS": "1", **more}
+    started = [sys.executable, "-m", "wandb", "agent", "--count", str(count), "entity/project/sweep"]
     with open(house / "agent.txt", "w") as log:
         try:
-            subprocess.run(command, cwd=house, env=environment, stdout=log, stderr=log, timeout=SECONDS, check=True)
+            subprocess.run(started, cwd=house, env=environment, stdout=log, stderr=log, timeout=SECONDS, check=True)
         finally:
-            for started in house.glob("*.pid"):
-                if not started.with_suffix(".code").exists():
+            for run in house.glob("*.pid"):
+                if not run.with_suffix(".code").exists():
                     with contextlib.suppress(ProcessLookupError):
-                        os.killpg(int(started.read_text()), signal.SIGKILL)
+                        os.killpg(int(run.read_text()), signal.SIGKILL)
     return (house / "agent.txt").read_text()
+
+
+def command(house, sweep, **more):
+    """A sweep's command, where the home's datasets are and what else to append to it."""
+    places = ["--device=cpu", f"--data-root={house / 'data'}", f"--plugin={house / 'plugin.py'}"]
+    return [*sweep["command"], *places, *(f"--{name}={value}" for name, value in more.items())]
 
 
 def swept(house, sweep, runs):
@@ -83,14 +111,12 @@ def swept(house, sweep, runs):
     """
     furnish(house)
     small = SMALL[sweep["command"][1]]
-    places = ["--device=cpu", f"--data-root={house / 'data'}", f"--plugin={house / 'plugin.py'}"]
-    more = [f"--{name}={value}" for name, value in small.items()]
-    with WandbServer(sweep | {"command": [*sweep["command"], *places, *more]}, runs) as server:
+    with WandbServer(sweep | {"command": command(house, sweep, **small)}, runs) as server:
         said = agent(house, server, len(runs))
     assert server.faults == []
     found = {}
     for run, arguments in runs.items():
-        assert (house / f"{run}.code").read_text() == "0\n", said
+        assert (house / f"{run}.code").read_text() == "0", said
         assert server.exit_code(run) == 0, said
         (tracked,) = (house / "runs").glob(f"**/wandb/run-*-{run}")
         folder = tracked.parents[1]
@@ -149,3 +175,15 @@ def test_none_whole_floats_and_booleans_arrive_through_an_agent(tmp_path):
     settings, result = found["kinds"]
     assert [repr(settings[name]) for name in ("symmetric", "clip", "log_every", "seed")] == ["True", "None", "1", "3"]
     assert result["seed"] == 3
+
+
+def test_a_run_that_its_agent_stops_early_is_no_failure_to_it(tmp_path):
+    furnish(tmp_path)
+    sweep = yaml.safe_load(next(path for path in FILES if path.stem == "support").read_text())
+    sweep["command"] = command(tmp_path, sweep, **SMALL["train"] | {"steps": 10**6})
+    with WandbServer(sweep, {"early": {"target": "mnist", "support": "svhn"}}, early=True) as server:
+        said = agent(tmp_path, server, 2, WANDB_AGENT_MAX_INITIAL_FAILURES="1")
+    assert server.faults == []
+    assert "the state is saved" in said
+    assert (tmp_path / "early.code").read_text() == "0", said
+    assert "failed" not in said
