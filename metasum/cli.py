@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from typing import NoReturn
 
 import click
 
@@ -52,6 +53,8 @@ def main() -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2, error)
     except Interrupted as error:
+        if os.environ.get("WANDB_SWEEP_ID"):  # its agent ends runs that do badly, and gives up after a few failures
+            _fail(str(error), 0, error)
         again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
         resume = " --resume" if sys.argv[1] in ("train", "meta-train") else ""  # studies go on by themselves
         _fail(f"{error} Continue with: metasum {again}{resume}", error.exit_code, error)
@@ -76,7 +79,7 @@ def _talks() -> bool:
     return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
-def _fail(sentence: str, code: int, error: BaseException) -> None:
+def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
     if os.environ.get("METASUM_DEBUG") == "1":
         raise error
     click.echo(f"metasum: {sentence}", err=True)

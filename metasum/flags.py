@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
@@ -41,28 +41,46 @@ class TolerantGroup(click.Group):
 
 
 class TolerantCommand(click.Command):
-    """Takes `--batch_size` for `--batch-size`, and `--symmetric=true` for `--symmetric`: sweep agents send them so."""
+    """Takes arguments as sweep agents write them.
+
+    `--batch_size=8` is `--batch-size=8`, `--symmetric=True` is `--symmetric`, `--steps=300.0` is `--steps=300`, and
+    `--clip=None`, where None is the default, is nothing. What stands behind `--` stays as it is.
+    """
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        switches = {
-            option.opts[0]: option.secondary_opts
-            for option in self.params
-            if isinstance(option, click.Option) and option.is_flag
-        }
-        return super().parse_args(ctx, [plain for argument in args for plain in _normal(argument, switches)])
+        options = {name: option for option in self.params if isinstance(option, click.Option) for name in option.opts}
+        end = args.index("--") if "--" in args else len(args)
+        plain = [plain for argument in args[:end] for plain in _normal(argument, options, ctx)]
+        return super().parse_args(ctx, plain + args[end:])
 
 
-def _normal(argument: str, switches: dict[str, list[str]]) -> list[str]:
-    """The argument as click wants it; nothing for a plain switch that is sent as false."""
+def _normal(argument: str, options: Mapping[str, click.Option], context: click.Context) -> list[str]:
+    """The argument as click wants it; nothing for a plain switch sent as false, or a None that is the default."""
     if not argument.startswith("--"):
         return [argument]
     name, equals, value = argument.partition("=")
     name = "--" + name[2:].replace("_", "-")
-    if equals and name in switches:
+    option = options.get(name)
+    if option is None or not equals:
+        return [f"{name}{equals}{value}"]
+    if option.is_flag:
         if value.lower() not in ("true", "false"):
             raise UsageError(f"{name} takes true or false, not {value!r}.")
-        return [name] if value.lower() == "true" else switches[name][:1]
-    return [f"{name}{equals}{value}"]
+        return [name] if value.lower() == "true" else option.secondary_opts[:1]
+    if value in ("None", "null"):  # not "none", which is a word like any other
+        default = option.get_default(context)
+        if default is not None:
+            raise UsageError(f"{name} takes no {value}; leave it out for its default, {default}.")
+        return []
+    return [f"{name}={_whole(value) if isinstance(option.type, click.types.IntParamType) else value}"]
+
+
+def _whole(number: str) -> str:
+    """A whole number without the fraction that it may be written with ("300.0"); anything else as it is."""
+    try:
+        return str(int(float(number))) if "." in number and float(number).is_integer() else number
+    except ValueError:
+        return number
 
 
 def settings_flags(

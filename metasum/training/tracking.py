@@ -141,7 +141,12 @@ class WandbTracker:
             self._run.log_artifact(artifact)
 
     def close(self, *, failed: bool) -> None:
-        self._run.finish(exit_code=1 if failed else 0)
+        try:
+            self._run.finish(exit_code=1 if failed else 0)
+        except Exception:
+            with contextlib.suppress(Exception):
+                self._wandb.teardown()  # its service has died: the next run is to have another
+            raise
 
 
 class TensorBoardTracker:

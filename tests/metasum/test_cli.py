@@ -5,6 +5,7 @@ import json
 
 import click
 import pytest
+from refusal import nothing_written, refused
 
 from metasum.cli import metasum as group
 from metasum.config import TrainConfig, from_dict, settings, to_dict
@@ -63,6 +64,58 @@ def test_underscores_and_booleans_are_taken_as_sweep_agents_send_them(metasum, t
     assert settings["objective"]["symmetric"] is True
     assert settings["objective"]["sum_weight"] == 2.0
     assert not (run / "report.html").exists()
+
+
+def test_what_agents_send_arrives_whatever_its_kind(metasum, tiny, tmp_path):
+    sent = ["--steps=2.0", "--learning_rate=1e-05", "--clip=None", "--init=null", "--norm=none"]
+    sent += ["--augment_target=none", "--tangent=True", "--symmetric=False"]
+    outcome = metasum("train", *tiny, *sent)
+    assert outcome.code == 0, outcome.err
+    found = json.loads((tmp_path / "runs" / "rows+lines" / "metasum-seed0" / "config.json").read_text())["settings"]
+    assert (found["optimisation"]["steps"], found["optimisation"]["learning_rate"]) == (2, 1e-05)
+    assert type(found["optimisation"]["steps"]) is int
+    assert (found["optimisation"]["clip"], found["network"]["init"]) == (None, None)
+    assert (found["network"]["norm"], found["data"]["augment_target"]) == ("none", "none")
+    assert (found["network"]["tangent"], found["objective"]["symmetric"]) == (True, False)
+
+
+@pytest.mark.parametrize("command", ["train", "meta-train", "compare-baselines", "experiment", "few-shot", "benchmark"])
+def test_none_is_not_given_and_a_whole_float_is_an_integer(command):
+    asked = group.commands[command]
+
+    def parsed(parameter, value):
+        context = asked.make_context(command, [f"--{parameter.opts[0][2:].replace('-', '_')}={value}"])
+        return context.params[parameter.name], context.get_parameter_source(parameter.name)
+
+    default, given = click.core.ParameterSource.DEFAULT, click.core.ParameterSource.COMMANDLINE
+    for parameter in asked.params:
+        if isinstance(parameter.type, click.types.IntParamType):
+            assert repr(parsed(parameter, "3.0")) == repr((3, given))
+        if parameter.get_default(click.Context(asked)) is None and not parameter.multiple:
+            assert parsed(parameter, "None") == parsed(parameter, "null") == (None, default)
+
+
+def test_what_stands_behind_two_dashes_is_not_for_this_command():
+    given = ["--seed=3.0", "--", "--seed=None", "--inner_lr=0.1", "--json=true"]
+    context = group.commands["sweep"].make_context("sweep", ["file.yaml", *given])
+    assert (context.params["seed"], context.params["arguments"]) == (3, tuple(given[2:]))
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("--inner_lr=None", ("--inner-lr", "None", "its default, 0.1")),
+        ("--norm=null", ("--norm", "null", "its default, batch")),
+        ("--symmetric=None", ("--symmetric", "true or false", "'None'")),
+        ("--steps=300.5", ("--steps", "300.5", "integer")),
+        ("--seed=nan", ("--seed", "nan", "integer")),
+        ("--seed=1.x", ("--seed", "1.x", "integer")),
+        ("--clip=none", ("--clip", "none")),
+    ],
+)
+def test_what_an_option_cannot_take_is_refused_by_its_name(metasum, tiny, tmp_path, argument, words):
+    refused(metasum("train", *tiny, argument), 2, *words)
+    assert nothing_written(tmp_path)
 
 
 def test_a_command_prints_its_result_and_nothing_else_on_stdout(metasum, tiny):

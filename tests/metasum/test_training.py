@@ -140,6 +140,20 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(metasum, tiny, tmp_path,
     assert_same_weights(run_folder(tmp_path), run_folder(tmp_path, "whole"))
 
 
+def test_a_run_that_a_sweeps_agent_stops_did_not_fail(metasum, tiny, monkeypatch):
+    step = JointLearner.training_step
+
+    def stopped(self, *batches, **keywords):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *batches, **keywords)
+
+    monkeypatch.setattr(JointLearner, "training_step", stopped)
+    monkeypatch.setenv("WANDB_SWEEP_ID", "s")
+    outcome = metasum("train", *tiny, "--wandb", "disabled")
+    assert outcome.code == 0
+    assert outcome.err.rstrip().splitlines()[-1].startswith("metasum: stopped at step 1 of 6")
+
+
 def test_resuming_a_finished_run_gives_its_result_back(metasum, tiny):
     first = metasum("train", *tiny, "--json")
     again = metasum("train", *tiny, "--json", "--resume")
