@@ -20,7 +20,7 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
         from torch.distributed.nn.functional import all_reduce
 
         count = input.numel() // input.shape[1] * torch.distributed.get_world_size()
-        wide = input.float()
+        wide = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
         mean = all_reduce(wide.sum(dim=(0, 2, 3))) / count  # type: ignore[no-untyped-call]
         centred = wide - mean[:, None, None]
         variance = all_reduce(centred.square().sum(dim=(0, 2, 3))) / count  # type: ignore[no-untyped-call]
@@ -40,7 +40,7 @@ def synchronise(network: nn.Module) -> nn.Module:
     """Puts such layers in the place of `BatchNorm2d`; parameters and buffers keep values and names. In place."""
     for name, layer in network.named_children():
         if type(layer) is nn.BatchNorm2d:
-            own = SynchronisedBatchNorm(layer.num_features, eps=layer.eps, momentum=layer.momentum)
+            own = SynchronisedBatchNorm(layer.num_features, eps=layer.eps, momentum=layer.momentum).to(layer.weight)
             own.load_state_dict(layer.state_dict())
             setattr(network, name, own)
         else:
