@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from metasum.assembly.summing import sum_runs
     from metasum.assembly.sweeping import sweep
     from metasum.assembly.training import train
     from metasum.config import TrainConfig, settings
@@ -25,6 +26,7 @@ _HOMES = {
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
+    "sum_runs": "metasum.assembly.summing",
     "sweep": "metasum.assembly.sweeping",
     "train": "metasum.assembly.training",
 }
@@ -38,6 +40,7 @@ __all__ = [
     "recalibrate",
     "settings",
     "sum_parameters",
+    "sum_runs",
     "sweep",
     "train",
 ]

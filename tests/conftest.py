@@ -78,5 +78,14 @@ def tiny(data_root: Path, tmp_path: Path) -> list[object]:
 
 
 @pytest.fixture
+def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No W&B key, and no sweep's agent."""
+    for name in ("WANDB_API_KEY", "WANDB_SWEEP_ID", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # where a key would be looked for
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+
+
+@pytest.fixture
 def rng() -> Iterator[torch.Generator]:
     return torch.Generator().manual_seed(0)

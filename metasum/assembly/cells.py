@@ -14,6 +14,7 @@ from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, flat
 from metasum.errors import ArchitectureError, Interrupted, MetaSumError, UsageError, reason
 from metasum.training.progress import Display
+from metasum.training.wandb_runs import Troubles, wandb_mode
 from metasum.types import Dataset, Sides
 
 
@@ -37,6 +38,8 @@ class Cells:
     """How many runs are to come, for the notes; 0 where nobody knows."""
     number: int = 0
     """Which of the networks that are to be added the target's is, for learners that must know."""
+    troubles: Troubles = field(default_factory=Troubles)
+    """With trackers, so far."""
     started: int = 0
     _trained: dict[str, Path | None] = field(default_factory=dict)  # by the folder's name; None: failed
 
@@ -61,9 +64,11 @@ class Cells:
             keep_weights: whether its networks are saved.
         """
         numbered = _numbered(learner, self.number)
-        chosen = {**chosen, **numbered}
         suffix = "".join(f"-{setting}{number}" for setting, number in numbered.items())
         path = self.folder / f"{name or f'{learner}-seed{seed}'}{suffix}"
+        chosen = {**chosen, **numbered}
+        if wandb_mode(self.config.tracking) != "disabled":
+            chosen["wandb_name"] = path.relative_to(self.out).as_posix()
         self.started += 1
         display = self.displays()
         display.note(f"{self.started}/{self.total}  {path.name}" if self.total else path.name)
@@ -84,6 +89,7 @@ class Cells:
                 endpoints=endpoints,
                 keep_weights=keep_weights,
                 display=display,
+                troubles=self.troubles,
             )
             self._trained[path.name] = path
             return result

@@ -16,9 +16,12 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv, row_of, summarise
+from metasum.study.tracking import for_runs, track_study
 from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
+from metasum.training.tracking import check_tracking
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset, Sides
 from metasum.weights.geometry import layer_geometry
 
@@ -62,8 +65,17 @@ def compare(
     names = list(LEARNERS) if learners is None else list(learners)
     datasets = prepare(config, names, seeds, download=download)
     folder = Path(out) / f"{config.data.target}+{config.data.support}"
+    place, troubles = folder / "comparison", Troubles()
     results, failed, tuning = run_cells(
-        config, datasets, names, seeds, folder=folder, tuned=tuned, by_hand=by_hand, displays=displays
+        for_runs(config, place),
+        datasets,
+        names,
+        seeds,
+        folder=folder,
+        tuned=tuned,
+        by_hand=by_hand,
+        displays=displays,
+        troubles=troubles,
     )
     rows = [row_of(result) for result in results]
     comparison = {
@@ -78,15 +90,15 @@ def compare(
         "settings": to_dict(resolve(settings_for(names[0], config), datasets)),
         "data": {side: describe_dataset(data) for side, data in datasets._asdict().items()},
         **describe_surroundings(),
-        "comparison": str(folder / "comparison"),
+        "comparison": str(place),
     }
-    place = folder / "comparison"
     make_folder(place)
     write_text(place / "results.csv", as_csv(rows))
     write_json(place / "results.json", comparison)
     from metasum.report.study_pages import write_comparison_report
 
     write_comparison_report(place)
+    track_study(config, place, comparison, note=displays().note, troubles=troubles)
     return comparison
 
 
@@ -119,6 +131,7 @@ def prepare(
     """The pair's datasets, once settings, learners and data have been found to fit together."""
     if seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {seeds}.")
+    check_tracking(config.tracking)
     datasets = load_pair(config, download=download)
     check_learners(names, config, datasets, number=number)
     return datasets
@@ -135,24 +148,26 @@ def run_cells(
     by_hand: Collection[str],
     displays: Callable[[], Display],
     number: int = 0,
+    troubles: Troubles | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
-    """Tunes, then runs every learner and seed; `number` as in `Cells`.
+    """Tunes, then runs every learner and seed; `number` and `troubles` as in `Cells`.
 
     Returns:
         The results, learner by learner; the failed runs; and under each tuned learner's name "chosen" and "tried".
     """
     failed: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
+    more: dict[str, Any] = {"number": number, "troubles": troubles or Troubles()}
     if tuned:
         on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
-        trials = Cells(on_validation, datasets, folder / "validation", folder.parent, displays, failed, number=number)
+        trials = Cells(on_validation, datasets, folder / "validation", folder.parent, displays, failed, **more)
         grids = {name: open_grid(name, config, by_hand) for name in names}
         trials.total = sum(map(len, grids.values()))
         for name, grid in grids.items():
             chosen, tried = tune(trials, name, config.seed, grid)
             if tried:
                 tuning[name] = {"chosen": chosen, "tried": tried}
-    cells = Cells(config, datasets, folder, folder.parent, displays, failed, total=seeds * len(names), number=number)
+    cells = Cells(config, datasets, folder, folder.parent, displays, failed, total=seeds * len(names), **more)
     results = []
     order = sorted(names, key=lambda name: learner_named(name).endpoints is not None)  # what is merged comes first
     for seed in range(config.seed, config.seed + seeds):

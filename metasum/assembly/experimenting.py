@@ -17,8 +17,10 @@ from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv
 from metasum.study.experiment import row_of, summarise
+from metasum.study.tracking import for_runs, track_study
 from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset, Sides
 
 
@@ -81,10 +83,11 @@ def experiment(
     results: dict[str, list[dict[str, Any]]] = {}
     failed: list[dict[str, Any]] = []
     tuning: dict[str, Any] = {}
+    place, troubles = Path(out) / "experiments" / label, Troubles()
     folders = {target: Path(out) / f"{target}+{config.data.support}" for target in targets}
     for number, (target, own) in enumerate(configs.items()):
         results[target], lost, tuning[target] = run_cells(
-            own,
+            for_runs(own, place),
             datasets[target],
             names,
             seeds,
@@ -93,9 +96,9 @@ def experiment(
             by_hand=by_hand,
             displays=displays,
             number=number,
+            troubles=troubles,
         )
         failed += lost
-    place = Path(out) / "experiments" / label
     make_folder(place)
     meeting = Meeting(config, place, displays)
     rows: list[dict[str, Any]] = []
@@ -139,6 +142,7 @@ def experiment(
     from metasum.report.study_pages import write_experiment_report
 
     write_experiment_report(place)
+    track_study(config, place, report, note=displays().note, troubles=troubles)
     return report
 
 

@@ -30,6 +30,7 @@ from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
 from metasum.weights.storage import read_metadata
@@ -47,6 +48,7 @@ def meta_train(
     overwrite: bool = False,
     download: bool = False,
     display: Display | None = None,
+    troubles: Troubles | None = None,
 ) -> dict[str, Any]:
     """Learns an initialisation from which networks can be trained apart and added.
 
@@ -60,6 +62,7 @@ def meta_train(
         overwrite: replace a run that is there.
         download: let torchvision fetch a dataset that is not there.
         display: what is told about progress [default: nothing].
+        troubles: with trackers, of the study that it belongs to.
 
     Returns:
         What result.json holds: "learner", "datasets", "steps", "seconds", "images_per_second", "peak_bytes", "accuracy"
@@ -102,7 +105,7 @@ def meta_train(
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = before or RunFolder.create(path, description, overwrite=overwrite)
     learner = MetaLearner(networks.to(fabric.device), config.objective, inner_steps=config.meta.inner_steps)
-    with tracked(config.tracking, run, display.note) as tracker:
+    with tracked(config.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
         harness = Harness(
             learner,
             tasks,
@@ -171,7 +174,12 @@ def meta_datasets(config: TrainConfig, held_out: Collection[str] = ()) -> list[s
 
 
 def learnt_initialisation(
-    config: TrainConfig, *, out: Path, download: bool = False, display: Display | None = None
+    config: TrainConfig,
+    *,
+    out: Path,
+    download: bool = False,
+    display: Display | None = None,
+    troubles: Troubles | None = None,
 ) -> TrainConfig:
     """`config` with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
 
@@ -182,8 +190,9 @@ def learnt_initialisation(
         return config
     meta_datasets(config, held_out=[config.data.target])
     where = {name: getattr(config.optimisation, name) for name in ("device", "precision")}
-    own = dataclasses.replace(config, optimisation=OptimisationConfig(**where))
-    result = meta_train(own, out=out, resume=None, download=download, display=display)
+    tracking = dataclasses.replace(config.tracking, wandb_name=None)  # which is the pair's
+    own = dataclasses.replace(config, optimisation=OptimisationConfig(**where), tracking=tracking)
+    result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
     learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
     return changed(config, init=str(learnt), init_seed=0)
 

@@ -36,6 +36,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset, Sides
 from metasum.weights.parameters import checksum
 from metasum.weights.storage import load_into, load_weights
@@ -109,6 +110,7 @@ def run_in(
     endpoints: Path | None = None,
     keep_weights: bool = True,
     display: Display | None = None,
+    troubles: Troubles | None = None,
 ) -> dict[str, Any]:
     """One run in the folder `path`; see `train`.
 
@@ -117,6 +119,7 @@ def run_in(
         endpoints: a finished run beside `path`, of the same settings, whose networks are taken as trained, for a
             learner that only merges them; its own folder then holds the merged network only.
         keep_weights: whether networks are saved.
+        troubles: with trackers, of the study that the run belongs to.
     """
     display = display or SilentDisplay()
     check_tracking(config.tracking)
@@ -128,7 +131,7 @@ def run_in(
         _check_shared(config, together.count)
     if learner_named(config.learner).meta_learnt:
         resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
-        config = learnt_initialisation(config, out=out, download=download, display=display)
+        config = learnt_initialisation(config, out=out, download=download, display=display, troubles=troubles)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     start, size = checksum(start_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
@@ -153,7 +156,9 @@ def run_in(
         return together.agreed(lambda: _reported(run, run.read_json("result.json"), report))
     if keep_weights and endpoints is None and together.first:
         run.save_weights("initial", initial, architecture=architecture(config))
-    with tracked(config.tracking if together.first else TrackingConfig(wandb="disabled"), run, display.note) as tracker:
+    tracking = config.tracking if together.first else TrackingConfig(wandb="disabled")
+    job_type = "train" if config.data.evaluate_on == "test" else config.data.evaluate_on
+    with tracked(tracking, run, display.note, job_type=job_type, troubles=troubles) as tracker:
         harness = make_harness(learner, tasks, config, fabric, run, display, tracker.record)
         if endpoints is not None:
             trained = _take_endpoints(networks, RunFolder.open(endpoints))

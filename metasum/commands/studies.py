@@ -45,7 +45,8 @@ def compare_baselines(**values: Any) -> None:
     `independent` trained. What a learner leaves open is chosen on validation images, a tenth of the training images
     that those runs do not see. Finished runs are skipped, so that the same command goes on where it was stopped.
 
-    Leaves results.json, results.csv and report.html in OUT/TARGET+SUPPORT/comparison.
+    Leaves results.json, results.csv and report.html in OUT/TARGET+SUPPORT/comparison. With --wandb, every run that is
+    not finished yet is a W&B run, all in one group, and the tables come as one more when the comparison ends.
 
     \b
       metasum compare-baselines --learners metasum,independent,ties --seeds 2
@@ -95,7 +96,8 @@ def experiment(**values: Any) -> None:
     after the sum with the support, after the sum with the stranger. Finished runs are skipped, and shared with
     compare-baselines.
 
-    Leaves results.json, results.csv and report.html in OUT/experiments/TARGETS+SUPPORT.
+    Leaves results.json, results.csv and report.html in OUT/experiments/TARGETS+SUPPORT. With --wandb, every run that
+    is not finished yet is a W&B run, all in one group, and the tables come as one more when the experiment ends.
 
     \b
       metasum experiment --learners metasum,independent,regmean --seeds 1

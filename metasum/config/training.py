@@ -66,8 +66,10 @@ class TrackingConfig(Checked):
     )
     wandb_project: str = option("metasum", "W&B project.")
     wandb_entity: str | None = option(None, "W&B user or team [default: yours].")
-    wandb_group: str | None = option(None, "W&B group.")
+    wandb_group: str | None = option(None, "W&B group [default: none; of a study's runs, its folder].")
     wandb_tags: str | None = option(None, "W&B tags, separated by commas.")
-    wandb_name: str | None = option(None, "Name of the W&B run [default: TARGET+SUPPORT/FOLDER].")
+    wandb_name: str | None = option(
+        None, "Name of the W&B run, of a study's own one where there are many [default: TARGET+SUPPORT/FOLDER]."
+    )
     wandb_network: bool = option(False, "Send the summed network to W&B as an artifact.")
-    tensorboard: bool = option(False, "Write TensorBoard event files into the run folder.")
+    tensorboard: bool = option(False, "Write TensorBoard event files into every run's folder.")

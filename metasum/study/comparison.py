@@ -42,7 +42,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """The rows with nested names joined by dots, a line each, as spreadsheets and pandas read them."""
-    flat = [dict(_flattened(row)) for row in rows]
+    flat = [dict(flattened(row)) for row in rows]
     names = list(dict.fromkeys(name for row in flat for name in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")
@@ -51,9 +51,10 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flattened(values: Mapping[str, Any], prefix: str = "", *, separator: str = ".") -> Iterable[tuple[str, Any]]:
+    """Names and values of nested dictionaries, the names joined."""
     for name, value in values.items():
         if isinstance(value, Mapping):
-            yield from _flattened(value, f"{prefix}{name}.")
+            yield from flattened(value, f"{prefix}{name}{separator}", separator=separator)
         else:
             yield f"{prefix}{name}", value

@@ -16,7 +16,8 @@ def row_of(results: Sequence[Mapping[str, Any]], met: Mapping[str, Any]) -> dict
         met: what `Ground.measure` says of the sum of their target networks.
 
     Returns:
-        "learner", "seed", "seconds" (of all trainings) and "accuracy" in [0, 1]: for each target "before" and "after"
+        "learner", "seed", "seconds" (of all trainings), "peak_bytes" (of the greediest) and "accuracy" in [0, 1]: for
+        each target "before" and "after"
         (the sum with the support), "stranger" (the sum with the network it never met, with statistics of that
         dataset), "retention" (its share of "before") and "stranger_union_statistics"; under "union" what the sum does
         on all targets' images.
@@ -35,6 +36,7 @@ def row_of(results: Sequence[Mapping[str, Any]], met: Mapping[str, Any]) -> dict
         "learner": results[0]["learner"],
         "seed": results[0]["seed"],
         "seconds": sum(result["seconds"] for result in results),
+        "peak_bytes": max(result["peak_bytes"] for result in results),
         "accuracy": accuracy,
     }
 

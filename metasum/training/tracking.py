@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import os
-import secrets
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,10 +11,8 @@ from typing import Any, Protocol
 
 from metasum.config import TrackingConfig
 from metasum.errors import UsageError, reason
-from metasum.files import read_json, write_json
 from metasum.training.run_folder import RunFolder
-
-PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
+from metasum.training.wandb_runs import Troubles, charts, forget_service, open_wandb, wandb_mode
 
 
 class Tracker(Protocol):
@@ -61,21 +57,30 @@ def check_tracking(config: TrackingConfig) -> None:
 
 
 @contextmanager
-def tracked(config: TrackingConfig, run: RunFolder, note: Callable[[str], None]) -> Iterator[Tracker]:
+def tracked(
+    config: TrackingConfig,
+    run: RunFolder,
+    note: Callable[[str], None],
+    *,
+    job_type: str = "train",
+    troubles: Troubles | None = None,
+) -> Iterator[Tracker]:
     """The run's trackers, closed in the end; whatever one of them dies of is said once, and the run goes on.
 
     Args:
         config: which.
         run: the folder, which holds config.json.
         note: says a line.
+        job_type: what W&B tells kinds of runs apart by.
+        troubles: of the study that the run belongs to; what went wrong in an earlier run is not said again.
     """
-    trackers: list[Tracker] = []
+    troubles = troubles or Troubles()
+    makers: dict[str, Callable[[], Tracker]] = {}
     if config.tensorboard:
-        trackers.append(_Guarded("TensorBoard", note, lambda: TensorBoardTracker(run)))
-    mode = wandb_mode(config)
-    if mode != "disabled":
-        trackers.append(_Guarded("W&B", note, lambda: WandbTracker(config, run, mode, note)))
-    several = _Several(trackers)
+        makers["TensorBoard"] = lambda: TensorBoardTracker(run)
+    if wandb_mode(config) != "disabled":
+        makers["W&B"] = lambda: WandbTracker(config, run, job_type=job_type, note=note, troubles=troubles)
+    several = _Several([_Guarded(name, note, make, troubles) for name, make in makers.items()])
     try:
         yield several
     except BaseException:
@@ -84,69 +89,65 @@ def tracked(config: TrackingConfig, run: RunFolder, note: Callable[[str], None])
     several.close(failed=False)
 
 
-def wandb_mode(config: TrackingConfig) -> str:
-    """As asked for; otherwise disabled, but under a sweep's agent online, or what WANDB_MODE says."""
-    if config.wandb is not None:
-        return config.wandb
-    return os.environ.get("WANDB_MODE", "online") if os.environ.get("WANDB_SWEEP_ID") else "disabled"
+@contextmanager
+def surviving(
+    name: str, note: Callable[[str], None], troubles: Troubles, abandon: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Whatever the tracker called `name` dies of in this block is said, unless it was said before.
+
+    Args:
+        name: of the tracker.
+        note: says a line.
+        troubles: what was said before.
+        abandon: closes what is left of the tracker.
+    """
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 (whatever a tracker dies of, the work goes on)
+        with contextlib.suppress(Exception):
+            abandon()
+        if name == "W&B":
+            forget_service()
+        sentence = f"{name} failed ({reason(error)}): this run goes on without it."
+        if sentence not in troubles.said:
+            troubles.said.add(sentence)
+            note(sentence)
 
 
 class WandbTracker:
-    """One W&B run for a run folder; resuming the one resumes the other.
+    """One W&B run for a run folder; resuming the one resumes the other. Arguments as `open_wandb` takes them."""
 
-    Without a key, or where no server answers in time, it is written into the run folder (`wandb sync` sends it later).
-    """
-
-    def __init__(self, config: TrackingConfig, run: RunFolder, mode: Any, note: Callable[[str], None]) -> None:
-        import wandb
-
-        self._wandb, self._send_network = wandb, config.wandb_network
-        if mode == "online" and not _has_key(wandb):
-            note(f"W&B has no API key (`wandb login`): tracking offline, in {run.path / 'wandb'}.")
-            mode = "offline"
-        tags = [word.strip() for word in (config.wandb_tags or "").split(",") if word.strip()]
-        arguments: dict[str, Any] = {
-            "project": config.wandb_project,
-            "entity": config.wandb_entity,
-            "group": config.wandb_group,
-            "name": config.wandb_name or f"{run.path.parent.name}/{run.path.name}",
-            "tags": tags or None,
-            "dir": str(run.path),
-            "config": run.read_json("config.json"),
-            "resume": "allow",
-            "settings": wandb.Settings(silent=True, console="off", init_timeout=PATIENCE, login_timeout=PATIENCE),
-        }
-        if not os.environ.get("WANDB_SWEEP_ID"):  # an agent has chosen the id already
-            arguments["id"] = _run_id(run)
-        try:
-            self._run = wandb.init(mode=mode, **arguments)
-        except wandb.errors.CommError as error:
-            note(f"W&B does not answer ({reason(error)}): tracking offline, in {run.path / 'wandb'}.")
-            wandb.teardown()  # its service holds on to the run's id
-            self._run = wandb.init(mode="offline", **arguments)
+    def __init__(
+        self,
+        config: TrackingConfig,
+        run: RunFolder,
+        *,
+        job_type: str,
+        note: Callable[[str], None],
+        troubles: Troubles,
+    ) -> None:
+        self._send_network, settings = config.wandb_network, run.read_json("config.json")
+        self._run = open_wandb(config, run.path, settings=settings, job_type=job_type, note=note, troubles=troubles)
 
     def record(self, record: Mapping[str, Any]) -> None:
         self._run.log(scalars(record), step=record["step"])
 
     def finish(self, run: RunFolder) -> None:
-        result, wandb = run.read_json("result.json"), self._wandb
+        import wandb
+
+        result = run.read_json("result.json")
         kept = ("steps", "seconds", "images_per_second", "peak_bytes", "evaluation_seconds", "sum_seconds")
         accuracies = scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
         self._run.summary.update({name: result[name] for name in kept if name in result} | accuracies)
         if (run.path / "analysis.json").is_file():
-            self._run.log(_charts(wandb, run.read_json("analysis.json")))
+            self._run.log(charts(wandb, run.read_json("analysis.json")))
         if self._send_network and (run.path / "summed.safetensors").is_file():
             artifact = wandb.Artifact(f"summed-{self._run.id}", type="model", metadata=result["accuracy"])
             artifact.add_file(str(run.path / "summed.safetensors"))
             self._run.log_artifact(artifact)
 
     def close(self, *, failed: bool) -> None:
-        try:
-            self._run.finish(exit_code=1 if failed else 0)
-        except Exception:
-            with contextlib.suppress(Exception):
-                self._wandb.teardown()  # its service has died: the next run is to have another
-            raise
+        self._run.finish(exit_code=1 if failed else 0)
 
 
 class TensorBoardTracker:
@@ -178,8 +179,8 @@ class TensorBoardTracker:
 class _Guarded:
     """A tracker whose first failure is said and its last: afterwards it hears nothing."""
 
-    def __init__(self, name: str, note: Callable[[str], None], make: Callable[[], Tracker]) -> None:
-        self._name, self._note = name, note
+    def __init__(self, name: str, note: Callable[[str], None], make: Callable[[], Tracker], troubles: Troubles) -> None:
+        self._name, self._note, self._troubles = name, note, troubles
         self._tracker: Tracker | None = None
         with self._surviving():
             self._tracker = make()
@@ -201,14 +202,13 @@ class _Guarded:
 
     @contextmanager
     def _surviving(self) -> Iterator[None]:
-        try:
+        with surviving(self._name, self._note, self._troubles, self._abandon):
             yield
-        except Exception as error:  # noqa: BLE001 (whatever a tracker dies of, the run goes on)
-            tracker, self._tracker = self._tracker, None
-            with contextlib.suppress(Exception):
-                if tracker is not None:
-                    tracker.close(failed=True)
-            self._note(f"{self._name} failed ({reason(error)}): this run goes on without it.")
+
+    def _abandon(self) -> None:
+        tracker, self._tracker = self._tracker, None
+        if tracker is not None:
+            tracker.close(failed=True)
 
 
 class _Several:
@@ -226,39 +226,3 @@ class _Several:
     def close(self, *, failed: bool) -> None:
         for tracker in self._trackers:
             tracker.close(failed=failed)
-
-
-def _has_key(wandb: Any) -> bool:
-    with contextlib.suppress(Exception):
-        return bool(os.environ.get("WANDB_API_KEY") or wandb.api.api_key)
-    return False
-
-
-def _run_id(run: RunFolder) -> str:
-    """The id of the run folder's W&B run, made once."""
-    path = run.path / "tracking.json"
-    if not path.is_file():
-        write_json(path, {"wandb_id": secrets.token_hex(4)})
-    return str(read_json(path)["wandb_id"])
-
-
-def _charts(wandb: Any, analysis: Mapping[str, Any]) -> dict[str, Any]:
-    """The line between the networks, and confusion matrices before and after, as W&B charts."""
-    line = analysis["interpolation"]
-    charts = {
-        "interpolation": wandb.plot.line_series(
-            xs=line["alphas"],
-            ys=list(line["accuracy"].values()),
-            keys=list(line["accuracy"]),
-            title="Accuracy along the line from the support (0) to the target (1)",
-            xname="alpha",
-        )
-    }
-    for side, matrices in analysis["confusion"].items():
-        for when, matrix in matrices.items():
-            truth = [row for row, counts in enumerate(matrix) for count in counts for _ in range(count)]
-            taken = [column for counts in matrix for column, count in enumerate(counts) for _ in range(count)]
-            charts[f"confusion_{side}_{when}"] = wandb.plot.confusion_matrix(
-                y_true=truth, preds=taken, class_names=[str(label) for label in range(len(matrix))]
-            )
-    return charts

@@ -10,17 +10,12 @@ from wandb_records import items, records
 
 from metasum import settings, train
 from metasum.config import TrackingConfig
-from metasum.training import tracking
+from metasum.training import tracking, wandb_runs
 from metasum.training.progress import SilentDisplay
-from metasum.training.tracking import scalars, wandb_mode
+from metasum.training.tracking import scalars
+from metasum.training.wandb_runs import wandb_mode
 
-
-@pytest.fixture(autouse=True)
-def _no_account(monkeypatch, tmp_path):
-    for name in ("WANDB_API_KEY", "WANDB_SWEEP_ID", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("HOME", str(tmp_path))  # where a key would be looked for
-    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+pytestmark = pytest.mark.usefixtures("no_account")
 
 
 def test_lines_of_metrics_have_flat_names():
@@ -45,7 +40,7 @@ def test_an_offline_run_holds_everything_that_the_folder_does(metasum, tiny, tmp
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     found = list(records(folder))
     (run,) = (record.run for record in found if record.WhichOneof("record_type") == "run")
-    assert (run.project, run.run_group, list(run.tags)) == ("metasum", "mine", ["one", "two"])
+    assert (run.project, run.run_group, run.job_type, list(run.tags)) == ("metasum", "mine", "train", ["one", "two"])
     assert run.display_name == "rows+lines/metasum-seed0"
     config = {item.key: json.loads(item.value_json) for item in run.config.update if item.key != "_wandb"}
     assert config == json.loads((folder / "config.json").read_text())
@@ -83,18 +78,28 @@ def test_resuming_a_run_resumes_its_wandb_run(data_root, tmp_path):
     assert len({run.run_id for run in runs}) == 1
 
 
+def test_the_name_is_the_pairs_and_not_that_of_the_meta_training_before_it(metasum, tiny, tmp_path):
+    flags = ("--learner", "metasum-meta", "--meta-steps", 1, "--meta-batch-size", 4)
+    outcome = metasum("train", *tiny, *flags, "--wandb", "offline", "--wandb-name", "mine")
+    assert outcome.code == 0, outcome.err
+    runs = [r.run for r in records(tmp_path / "runs") if r.WhichOneof("record_type") == "run"]
+    (meta,) = (tmp_path / "runs" / "meta").iterdir()
+    assert {run.display_name: run.job_type for run in runs} == {f"meta/{meta.name}": "meta-train", "mine": "train"}
+
+
 def test_without_a_key_it_goes_on_offline_and_says_so_once(metasum, tiny, tmp_path):
     outcome = metasum("train", *tiny, "--wandb", "online")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("W&B") == 1
     assert "tracking offline" in outcome.err
+    assert "wandb: " not in outcome.err
     assert any(r.WhichOneof("record_type") == "history" for r in records(tmp_path / "runs"))
 
 
 def test_without_an_answering_server_it_goes_on_offline(metasum, tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr(tracking, "PATIENCE", 3)
+    monkeypatch.setattr(wandb_runs, "PATIENCE", 3)
     outcome = metasum("train", *tiny, "--wandb", "online")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("W&B does not answer") == 1
