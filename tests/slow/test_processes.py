@@ -1,5 +1,6 @@
 """Several processes that train as one, started for real."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -14,8 +15,12 @@ PLAIN = [sys.executable, "-m", "metasum"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "metasum"]
 
 
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
 def run(command, *, code=0):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=280)
+    words = [str(word) for word in command]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=ONE_THREAD)
     assert done.returncode == code or (code and done.returncode), done.stderr
     return done
 
