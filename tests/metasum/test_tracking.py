@@ -1,8 +1,6 @@
 """Tracking in W&B (offline) and TensorBoard: complete, resumed with the run, and never in its way."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from refusal import nothing_written, refused
@@ -125,39 +123,6 @@ def test_a_tracker_that_dies_is_said_once_and_changes_nothing(metasum, tiny, tmp
     assert kinds[0] == kinds[1]
     weights = [(folder / name / "target.safetensors").read_bytes() for name in ("plain", "tracked")]
     assert weights[0] == weights[1]
-
-
-KILLING = """
-import psutil
-
-from metasum.training.tracking import WandbTracker
-
-finish = WandbTracker.finish
-
-
-def finish_after_a_death(self, run):
-    WandbTracker.finish = finish
-    for child in psutil.Process().children(recursive=True):
-        if child.name() == "wandb-core":
-            child.kill()
-
-
-WandbTracker.finish = finish_after_a_death
-"""
-
-
-def test_when_wandbs_own_process_dies_the_next_run_has_another(tiny, tmp_path, monkeypatch):
-    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # that of an earlier test
-    (tmp_path / "killing.py").write_text(KILLING)
-    flags = [*tiny[:-1], "--learners", "metasum,independent", "--seeds", 1, "--no-tune"]
-    flags += ["--wandb", "offline", "--plugin", tmp_path / "killing.py"]
-    command = [sys.executable, "-m", "metasum", "compare-baselines", *map(str, flags)]
-    outcome = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert outcome.returncode == 0, outcome.stderr
-    assert outcome.stderr.count("W&B failed") == 1
-    assert "Traceback" not in outcome.stderr
-    _, second = sorted(tmp_path.rglob("run-*.wandb"), key=lambda path: path.stat().st_mtime)
-    assert any(record.WhichOneof("record_type") == "summary" for record in records(second.parent))
 
 
 def test_tracking_is_off_unless_asked_for_or_under_an_agent(monkeypatch):
