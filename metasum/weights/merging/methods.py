@@ -1,0 +1,64 @@
+"""The methods that merge files, by name: one dictionary to read. No torch here: `--help` should not wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metasum.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way of merging files that needs no data."""
+
+    summary: str
+    settings: tuple[str, ...] = ()
+    """Names of the settings that it alone reads."""
+    layered: str | None = None
+    """The setting that may differ from layer to layer."""
+    needs_base: bool = False
+    """Whether it works on differences from the model that all were trained from."""
+    fewest: int = 2
+    most: int | None = None
+
+
+METHODS: dict[str, Method] = {
+    "sum": Method("θ_1 + θ_2 + …"),
+    "average": Method("(θ_1 + … + θ_N) / N"),
+    "weighted": Method("w_1 θ_1 + w_2 θ_2 + …", ("weights",), "weights"),
+    "task-arithmetic": Method("θ_0 + λ Σ (θ_i - θ_0)", ("scaling",), "scaling", needs_base=True, fewest=1),
+    "ties": Method(
+        "task arithmetic on the largest differences that agree in sign",
+        ("density", "scaling", "trim"),
+        "scaling",
+        needs_base=True,
+        fewest=1,
+    ),
+    "dare": Method(
+        "task arithmetic or TIES on randomly thinned differences",
+        ("drop_rate", "scaling", "dare_then", "density", "trim", "seed"),
+        "scaling",
+        needs_base=True,
+        fewest=1,
+    ),
+    "slerp": Method("along the arc between two files, tensor by tensor", ("position",), "position", most=2),
+}
+
+
+def method_named(name: str) -> Method:
+    """The method of `name`; raises UsageError, with the nearest name, where there is none."""
+    if name not in METHODS:
+        raise unknown("merging method", name, METHODS)
+    return METHODS[name]
+
+
+def check_inputs(name: str, *, files: int, base: bool) -> None:
+    """Raises UsageError where so many files, with or without a base, do not suit the method."""
+    method = method_named(name)
+    if files < method.fewest or (method.most is not None and files > method.most):
+        bound = f"{method.fewest} files" if method.most else f"at least {method.fewest} file(s)"
+        raise UsageError(f"{name} takes {bound}, not {files}.")
+    if method.needs_base and not base:
+        raise UsageError(f"{name} needs --base FILE: the model that the others were trained from.")
+    if base and not method.needs_base:
+        raise UsageError(f"{name} takes no --base.")
