@@ -17,8 +17,6 @@ from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.tables import merge_tables, show
 from metasum.weights.merging.methods import method_named
 
-ANY_METHOD = ("dtype", "threads")  # settings that all methods have
-
 
 @click.command(cls=TolerantCommand)
 @click.argument("method")
@@ -65,9 +63,8 @@ def merge(**values: Any) -> None:
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
     """  # noqa: D301 (click reads the backspace)
     name = values["method"]
-    own = method_named(name).settings
-    for setting in sorted(by_hand(MergeConfig) - {*own, *ANY_METHOD}):
-        raise UsageError(f"{name} has no --{setting.replace('_', '-')}; it has {_flags((*own, *ANY_METHOD))}.")
+    for setting in sorted(by_hand(MergeConfig) - {*method_named(name).settings, "dtype", "threads"}):
+        raise UsageError(f"--{setting.replace('_', '-')} says nothing to method {name!r}.")
     settings = MergeConfig(**chosen(MergeConfig, values))
     import torch
 
@@ -87,10 +84,6 @@ def merge(**values: Any) -> None:
         )
     result = {**merged._asdict(), "peak_bytes": peak_bytes(torch.device("cpu"))}
     show(result, as_json=values["as_json"], parts=merge_tables)
-
-
-def _flags(names: tuple[str, ...]) -> str:
-    return ", ".join(f"--{name.replace('_', '-')}" for name in names)
 
 
 @contextmanager

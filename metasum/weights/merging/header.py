@@ -21,6 +21,7 @@ class Header(NamedTuple):
     """What a file holds, and where."""
 
     tensors: dict[str, TensorInfo]
+    """In the order of their bytes."""
     offsets: dict[str, int]
     """Of each tensor's first byte, from the beginning of the file."""
     metadata: dict[str, str]
@@ -42,6 +43,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         spans = {name: _span(name, entry) for name, entry in entries.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # no JSON, no object, an entry without a dtype
         raise CheckpointError(f"its header makes no sense ({error})") from error
+    spans = dict(sorted(spans.items(), key=lambda item: item[1][1]))  # headers are in any order; files have one
     _check_spans({name: span for name, (_, span) in spans.items()}, size - 8 - length)
     tensors = {name: info for name, (info, _) in spans.items()}
     return Header(tensors, {name: 8 + length + span[0] for name, (_, span) in spans.items()}, metadata)
@@ -63,7 +65,7 @@ def _span(name: str, entry: Mapping[str, Any]) -> tuple[TensorInfo, tuple[int, i
 def _check_spans(spans: Mapping[str, tuple[int, int]], available: int) -> None:
     """Raises CheckpointError unless the tensors lie side by side and fill the file."""
     at = 0
-    for name, (begin, end) in sorted(spans.items(), key=lambda item: item[1]):
+    for name, (begin, end) in spans.items():
         if begin != at:
             raise CheckpointError(f"its {name!r} begins at byte {begin} of the data in place of {at}")
         at = end

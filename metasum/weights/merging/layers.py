@@ -39,7 +39,7 @@ class Layers:
         for flag, patterns in flags.items():
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
-                    raise UsageError(f"{flag} {pattern}: no parameter is called so; one is {next(iter(names))!r}.")
+                    raise UsageError(f"{flag} {pattern}: no parameter is called so, as {next(iter(names), 'none')} is.")
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

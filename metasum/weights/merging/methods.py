@@ -56,8 +56,8 @@ def check_inputs(name: str, *, files: int, base: bool) -> None:
     """Raises UsageError where so many files, with or without a base, do not suit the method."""
     method = method_named(name)
     if files < method.fewest or (method.most is not None and files > method.most):
-        bound = f"{method.fewest} files" if method.most else f"at least {method.fewest} file(s)"
-        raise UsageError(f"{name} takes {bound}, not {files}.")
+        bound = "" if method.most else "at least "
+        raise UsageError(f"{name} takes {bound}{method.fewest} file{'s' * (method.fewest > 1)}, not {files}.")
     if method.needs_base and not base:
         raise UsageError(f"{name} needs --base FILE: the model that the others were trained from.")
     if base and not method.needs_base:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor]]:
         CheckpointError: it is damaged, or holds something other than named tensors.
     """
     try:
-        value = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about what is refused below
+            value = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path} holds more than tensors, and is not read: that could run foreign code."
