@@ -45,7 +45,11 @@ def arc_weights(
                 all_sums += own
 
     crew.spread(show, pieces)
-    return {name: _weights(*map(_exact, products[name]), position) for name, position in positions.items()}
+    weights = {}
+    for name, position in positions.items():
+        product, first, second = map(_exact, products[name])
+        weights[name] = _weights(product, first, second, position)
+    return weights
 
 
 def _block_sums(values: Tensor) -> list[float]:
