@@ -26,7 +26,7 @@ from metasum.weights.merging.plan import Part, Piece, pieces_of, plan
 from metasum.weights.merging.reading import Reader
 from metasum.weights.merging.recipes import Work, formula_for, reads
 
-LARGEST_PIECE = 1 << 19  # entries
+LARGEST_PIECE = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_PIECE = 1 << 16
 ROOM = 256 * 2**20  # bytes that all threads' pieces take, about
 

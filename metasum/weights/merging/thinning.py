@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCK = 1 << 18  # entries
+BLOCK = 1 << 17  # entries
 
 
 def kept_entries(start: int, count: int, *, drop_rate: float, seed: int, name: str, file: int) -> Tensor:
