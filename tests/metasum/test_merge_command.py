@@ -263,6 +263,18 @@ def test_a_sharded_checkpoint_that_is_not_whole(metasum, folder, kind):
     assert left(folder) == ["many"]
 
 
+@pytest.mark.parametrize("dtype", ["float16", "keep"])
+def test_values_too_large_for_what_is_written(metasum, folder, dtype):
+    narrow = torch.float32 if dtype == "float16" else torch.float16
+    for name in PAIR:
+        save(folder / name, {"w": torch.tensor([1.0, torch.inf, 40_000.0]).to(narrow)})
+    flags = ["-o", "out.safetensors", "--dtype", dtype]
+    refused(metasum("merge", "sum", *PAIR, *flags), 1, "'w' has values that float16 cannot hold", "--dtype bfloat16")
+    assert left(folder) == []
+    assert metasum("merge", "average", *PAIR, *flags).code == 0  # what was infinite before may stay so
+    assert load_file("out.safetensors")["w"].tolist() == [1.0, float("inf"), 40_000.0]
+
+
 def test_a_folder_with_several_checkpoints(metasum, folder):
     refused(
         metasum("merge", "sum", "a.safetensors", ".", "-o", "out.safetensors"), 1, "folder with 3 .safetensors files"

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from metasum.config.merge import MergeConfig, factors
-from metasum.errors import UsageError
+from metasum.errors import MetaSumError, UsageError
 from metasum.weights.merging.checkpoint import Checkpoint, opened
 from metasum.weights.merging.crew import Crew, usable_cores
 from metasum.weights.merging.dtypes import DTYPES, FLOATS
@@ -80,6 +81,7 @@ def merge_files(
         CheckpointError: a file is missing or damaged.
         ArchitectureError: the files do not fit together; the first such tensor is named.
         StorageError: `output` could not be written.
+        MetaSumError: a value is too large for the dtype that it is to be written in.
         Cancelled: `cancelled` said so.
     """
     started = time.perf_counter()
@@ -124,10 +126,23 @@ def _write(parts: Sequence[Part], formula: Formula, reader: Reader, target: Outp
         values = formula(reader.chunk(piece)) if part.merged else reader.first(piece)
         stored = torch.uint8 if part.arithmetic == torch.uint8 else DTYPES[part.info.code]
         if stored != part.arithmetic:
-            values = reader.buffer("written", stored)[: len(values)].copy_(values)
+            written = reader.buffer("written", stored)[: len(values)].copy_(values)
+            _check_range(part, values, written)
+            values = written
         target.write(part.name, piece.start * stored.itemsize, values.view(torch.uint8))
 
     crew.spread(finish, (piece for part in parts for piece in pieces_of(part, size)))
+
+
+def _check_range(part: Part, values: Tensor, written: Tensor) -> None:
+    """Raises MetaSumError where a finite value became infinite, or no number, in what is written."""
+    if torch.finfo(written.dtype).max < torch.finfo(values.dtype).max / 2:  # bfloat16 reaches as far as float32
+        lost = int(values.isfinite().sum()) - int(written.to(values.dtype).isfinite().sum())
+        if lost > 0:
+            raise MetaSumError(
+                f"{part.name!r} has values that {str(written.dtype).removeprefix('torch.')} cannot hold; "
+                "write them with --dtype bfloat16 or float32."
+            )
 
 
 def _piece_size(threads: int, inputs: int) -> int:

@@ -11,7 +11,6 @@ from metasum.errors import UsageError, unknown
 class Method:
     """A way of merging files that needs no data."""
 
-    summary: str
     settings: tuple[str, ...] = ()
     """Names of the settings that it alone reads."""
     layered: str | None = None
@@ -23,25 +22,15 @@ class Method:
 
 
 METHODS: dict[str, Method] = {
-    "sum": Method("θ_1 + θ_2 + …"),
-    "average": Method("(θ_1 + … + θ_N) / N"),
-    "weighted": Method("w_1 θ_1 + w_2 θ_2 + …", ("weights",), "weights"),
-    "task-arithmetic": Method("θ_0 + λ Σ (θ_i - θ_0)", ("scaling",), "scaling", needs_base=True, fewest=1),
-    "ties": Method(
-        "task arithmetic on the largest differences that agree in sign",
-        ("density", "scaling", "trim"),
-        "scaling",
-        needs_base=True,
-        fewest=1,
-    ),
+    "sum": Method(),
+    "average": Method(),
+    "weighted": Method(("weights",), layered="weights"),
+    "task-arithmetic": Method(("scaling",), layered="scaling", needs_base=True, fewest=1),
+    "ties": Method(("density", "scaling", "trim"), layered="scaling", needs_base=True, fewest=1),
     "dare": Method(
-        "task arithmetic or TIES on randomly thinned differences",
-        ("drop_rate", "scaling", "dare_then", "density", "trim", "seed"),
-        "scaling",
-        needs_base=True,
-        fewest=1,
+        ("drop_rate", "scaling", "dare_then", "density", "trim", "seed"), layered="scaling", needs_base=True, fewest=1
     ),
-    "slerp": Method("along the arc between two files, tensor by tensor", ("position",), "position", most=2),
+    "slerp": Method(("position",), layered="position", most=2),
 }
 
 
