@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from safetensors.torch import load_file
 
 from metasum import merge_files
 from metasum.commands.merge import _bar
-from metasum.errors import Cancelled, CheckpointError
+from metasum.errors import Cancelled, CheckpointError, StorageError
+from metasum.weights.merging.crew import Crew
 from metasum.weights.merging.methods import METHODS
 from metasum.weights.merging.recipes import RECIPES
 
@@ -338,6 +340,29 @@ def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows ha
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 
+def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
+    merge_files("sum", PAIR, "one.safetensors")
+    read, write = os.preadv, os.pwrite
+    monkeypatch.setattr(os, "preadv", lambda file, views, offset: read(file, [views[0][:700]], offset))
+    monkeypatch.setattr(os, "pwrite", lambda file, view, offset: write(file, view[:700], offset))
+    merge_files("sum", PAIR, "other.safetensors")
+    assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
+
+
+def test_the_first_error_stops_every_thread():
+    done = []
+
+    def work(item):
+        if item == 0:
+            raise StorageError("no room")
+        time.sleep(0.001)
+        done.append(item)
+
+    with Crew(3, cancelled=None, progress=None) as crew, pytest.raises(StorageError, match="no room"):
+        crew.spread(work, range(1000))
+    assert len(done) < 100
+
+
 def test_a_limit_on_the_size_of_files(folder):
     resource = pytest.importorskip("resource")  # not on Windows
     code = "import metasum.cli; metasum.cli.main()"
@@ -432,27 +457,29 @@ def test_the_bar_is_for_terminals(monkeypatch):
 
 
 MEMORY = textwrap.dedent("""
-    import resource, sys
+    import re, sys
+    from pathlib import Path
     import numpy.random, torch
-    peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # not getrusage, whose peak a child has from its parent
+    peak = lambda: 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
     torch.set_num_threads(1)
     before = peak()
     from metasum import MergeConfig, merge_files
     method, base, *files = sys.argv[1:]
     settings = MergeConfig(threads=2)
-    merge_files(method, files, "out.safetensors", base=base or None, overwrite=True, piece=2**20, settings=settings)
+    merge_files(method, files, "out.safetensors", base=base or None, overwrite=True, settings=settings)
     print(peak() - before)
 """)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, ru_maxrss counts in other units")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    state = {"huge": torch.arange(48e6).remainder_(1000).bfloat16(), "small": torch.ones(4_000_000)}
+    state = {"huge": torch.arange(96e6).remainder_(1000).bfloat16(), "small": torch.ones(4_000_000)}
     size = sum(tensor.nbytes for tensor in state.values())
     save(tmp_path / "a.safetensors", state)
     torch.save(state, tmp_path / "a.pt")
     runs = [("average", "", "a.safetensors", "a.pt"), ("ties", "a.pt", "a.safetensors", "a.pt")]
     for arguments in runs:
         run = subprocess.run([sys.executable, "-c", MEMORY, *arguments], capture_output=True, text=True, check=True)
-        assert int(run.stdout) < 80e6 < size
+        assert int(run.stdout) < 60e6 < size / 3
