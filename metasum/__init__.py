@@ -9,20 +9,23 @@ if TYPE_CHECKING:
     from metasum.assembly.summing import sum_runs
     from metasum.assembly.sweeping import sweep
     from metasum.assembly.training import train
-    from metasum.config import TrainConfig, settings
+    from metasum.config import MergeConfig, TrainConfig, settings
     from metasum.learners.networks import MetaSum
     from metasum.networks.build import load_network
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
+    from metasum.weights.merging.files import merge_files
     from metasum.weights.statistics import recalibrate
 
 # Public names and where they live; each is imported when it is first used, so that `metasum --help` is quick.
 _HOMES = {
+    "MergeConfig": "metasum.config",
     "MetaSum": "metasum.learners.networks",
     "TrainConfig": "metasum.config",
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
     "load_network": "metasum.networks.build",
+    "merge_files": "metasum.weights.merging.files",
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
@@ -32,11 +35,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "MergeConfig",
     "MetaSum",
     "TrainConfig",
     "average_parameters",
     "functional_call",
     "load_network",
+    "merge_files",
     "recalibrate",
     "settings",
     "sum_parameters",

@@ -11,6 +11,7 @@ import click
 
 from metasum.commands.few_shot import few_shot
 from metasum.commands.listings import benchmark, learners, tasks
+from metasum.commands.merge import merge
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
 from metasum.commands.sweep import sweep
@@ -37,7 +38,7 @@ def metasum() -> None:
 
 for command in (
     *(train, meta_train, sum_, evaluate, compare_baselines, experiment),
-    *(few_shot, sweep, report, tasks, learners, benchmark),
+    *(merge, few_shot, sweep, report, tasks, learners, benchmark),
 ):
     metasum.add_command(command)
 

@@ -44,6 +44,15 @@ class Interrupted(MetaSumError):  # noqa: N818 (no error of anybody's)
     exit_code = 130
 
 
+class Cancelled(MetaSumError):  # noqa: N818 (no error of anybody's)
+    """The user, or the machine's scheduler, asked a command to stop; it leaves nothing behind."""
+
+    exit_code = 130
+
+    def __init__(self, sentence: str = "interrupted; nothing was written.") -> None:
+        super().__init__(sentence)
+
+
 def reason(error: BaseException) -> str:
     """The first line of what another library's error says, or its type where it says nothing."""
     return (str(error).splitlines() or [type(error).__name__])[0]

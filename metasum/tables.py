@@ -273,3 +273,12 @@ def evaluate_tables(result: dict[str, Any]) -> list[Any]:
 
 def _failures(result: dict[str, Any]) -> list[str]:
     return [f"failed: {Path(cell['run']).name}: {cell['error']}" for cell in result["failed"]]
+
+
+def merge_tables(result: dict[str, Any]) -> list[Any]:
+    """What was merged, how quickly, and where it is."""
+    return [
+        f"{result['method']} of {len(result['files'])} file(s), {result['parameters']:,} parameters, "
+        f"{result['bytes'] / 1e9:.2f} GB in {result['seconds']:.1f} s, "
+        f"with {result['peak_bytes'] / 2**20:.0f} MiB of memory\n{result['output']}"
+    ]

@@ -23,6 +23,7 @@ from metasum.config.learners import (
     SlotsConfig,
     TwoHeadConfig,
 )
+from metasum.config.merge import MergeConfig
 from metasum.config.networks import DataConfig, NetworkConfig, SumConfig
 from metasum.config.run import TrainConfig, changed, flat, from_dict, settings, to_dict
 from metasum.config.training import MonitorConfig, OptimisationConfig, ProcessesConfig, TrackingConfig
@@ -40,6 +41,7 @@ __all__ = [
     "BenchmarkConfig",
     "DataConfig",
     "FewShotConfig",
+    "MergeConfig",
     "MergingConfig",
     "MetaConfig",
     "MetaTransferConfig",

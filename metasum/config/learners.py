@@ -144,8 +144,8 @@ class MetaConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class MergingConfig(Checked):
-    """What the merging methods leave open."""
+class TaskVectorConfig(Checked):
+    """What the merging methods leave open that need no images."""
 
     scaling: float = option(0.4, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
     density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
@@ -156,6 +156,12 @@ class MergingConfig(Checked):
     position: float = option(
         0.5, "How far SLERP goes from the first network (0) to the second (1).", minimum=0, maximum=1
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class MergingConfig(TaskVectorConfig):
+    """What the merging methods leave open."""
+
     merging_images: int = option(
         1024, "Images of each dataset that Fisher and RegMean look at, at most.", unit="images", minimum=1
     )

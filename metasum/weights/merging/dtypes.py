@@ -1,0 +1,58 @@
+"""What tensors in files are made of, as safetensors spells it."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+
+FLOATS: dict[str, torch.dtype] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+"""Those that are merged."""
+
+OTHERS: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+}
+"""Those that are taken from the first file."""
+
+DTYPES = FLOATS | OTHERS
+CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class TensorInfo(NamedTuple):
+    """What a file says about one of its tensors."""
+
+    code: str
+    """Its dtype: "F32", "BF16", "I64", …"""
+    shape: tuple[int, ...]
+
+    @property
+    def entries(self) -> int:
+        """How many values it has; 1 for a tensor of no dimensions."""
+        return math.prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        return DTYPES[self.code].itemsize
+
+    @property
+    def bytes(self) -> int:
+        return self.entries * self.itemsize
+
+    def __str__(self) -> str:
+        return f"{list(self.shape)} {str(DTYPES[self.code]).removeprefix('torch.')}"
