@@ -33,7 +33,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         StorageError: the file could not be written (a full disk, a missing right). `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")  # processes that share a folder write the same file
+    partial = path.with_name(f".{path.name}.partial")
     try:
         yield partial
         os.replace(partial, path)

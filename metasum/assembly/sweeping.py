@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import Interrupted, MetaSumError, UsageError
+from metasum.errors import Interrupted, MetaSumError, StorageError, UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.study.comparison import as_csv
 from metasum.study.sweep.process import TrialProcess, numbers_of
@@ -22,6 +22,7 @@ from metasum.study.sweep.sweep_file import SweepFile, read_sweep_file
 from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay
 
+ATTEMPTS = 5  # at writing the results
 POLL = 0.2  # seconds between two looks at one's own processes
 LOOK = 2.0  # seconds between two looks for a free place, where others run the rest
 FIRST_GUESS = 2 * 2**30  # bytes that a trial is taken to need before one has been seen
@@ -216,13 +217,23 @@ class _Course:
     def write(self, *, page: bool = True) -> dict[str, Any]:
         """results.json, results.csv and, at the end, report.html; returns what results.json holds."""
         results = results_of(self.file, self.queue, importances=page) | {"sweep": str(self.folder)}
+        for attempt in range(ATTEMPTS):
+            try:
+                self._write(results, page=page)
+                break
+            except StorageError:  # another process of this sweep, in the same folder, was writing the same file
+                if page and attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(POLL * (1 + attempt))
+        return results
+
+    def _write(self, results: dict[str, Any], *, page: bool) -> None:
         write_json(self.folder / "results.json", results)
         write_text(self.folder / "results.csv", as_csv(results["trials"]))
         if page:
             from metasum.report.sweep_page import write_sweep_report
 
             write_sweep_report(self.folder)
-        return results
 
 
 def _shown(values: dict[str, Any]) -> str:
