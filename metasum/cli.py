@@ -77,11 +77,13 @@ def main() -> None:
 
 def _talks() -> bool:
     """Whether this process is the one that talks, by what a launcher told it; true without a launcher."""
-    return not any(int(os.environ.get(name) or 0) for name in ("RANK", "LOCAL_RANK", "NODE_RANK"))
+    ranks = [os.environ.get(name, "0") for name in ("RANK", "LOCAL_RANK", "NODE_RANK")]
+    return sys.argv[1:2] != ["train"] or "MASTER_ADDR" not in os.environ or all(rank in ("", "0") for rank in ranks)
 
 
 def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
     if os.environ.get("METASUM_DEBUG") == "1":
         raise error
-    click.echo(f"metasum: {sentence}", err=True)
+    unheard = not _talks() and not isinstance(error, MetaSumError)  # of the others' sentences the first says each
+    print(f"metasum: {sentence}", file=sys.__stderr__ if unheard else sys.stderr)
     sys.exit(code)

@@ -255,7 +255,7 @@ def sweep_tables(result: dict[str, Any]) -> list[Any]:
         {"trial": row["place"] + 1}
         | {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row["values"].items()}
         | ({name: f"{row[name]:.4f}"} if name else {})
-        | {"seconds": f"{row['seconds']:.0f}"}
+        | {"seconds": f"{row['trial_seconds']:.0f}"}
         for row in shown
     ]
     failed = [f"failed: trial {row['place'] + 1}: {row['error']}" for row in result["trials"] if row["state"] == "fail"]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import math
 import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import Interrupted, MetaSumError, StorageError, UsageError
+from metasum.errors import DivergenceError, Interrupted, MetaSumError, StorageError, UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.study.comparison import as_csv
 from metasum.study.sweep.process import TrialProcess, numbers_of
@@ -22,6 +24,7 @@ from metasum.study.sweep.sweep_file import SweepFile, read_sweep_file
 from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay
 
+STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a trial that somebody else ended
 ATTEMPTS = 5  # at writing the results
 POLL = 0.2  # seconds between two looks at one's own processes
 LOOK = 2.0  # seconds between two looks for a free place, where others run the rest
@@ -126,7 +129,7 @@ class _Course:
                 if claim is None:
                     looked = time.monotonic()
                     others = self.queue.running() - len(self.active)
-                    if not self.active and not others:
+                    if not self.active and not others and not self.queue.free():
                         return
                     if not self.active and not waiting:
                         self.display.note(f"waiting for {others} trials of other processes")
@@ -149,7 +152,8 @@ class _Course:
             if Path(earlier).is_dir() and not path.exists():
                 with contextlib.suppress(OSError):
                     Path(earlier).rename(path)  # what the lost trial got done is gone on with
-        claim.trial.set_user_attr("folder", str(path.resolve()))
+        if not self.queue.work_in(claim, str(path.resolve())):
+            return
         arguments = [*self.file.arguments(claim.values), *self.arguments]
         self.active.append((claim, TrialProcess(arguments, path, threads=self.threads)))
         self.display.note(f"{claim.place + 1}/{self.queue.count}  {_shown(claim.values)}")
@@ -160,26 +164,32 @@ class _Course:
         self.largest = max(self.largest, process.peak_bytes)
         code = process.ended()
         pruned = self._report(claim, process)
-        if code is None and not pruned:
-            if self.queue.beat(claim):
-                return False
+        if pruned is None or (code is None and not pruned and not self.queue.beat(claim)):
             process.stop()
             self.display.note(f"{claim.place + 1}/{self.queue.count}  was taken over by another process")
             return True
+        if code is None and not pruned:
+            return False
         if pruned:
             process.stop()
+        elif code in STOPPED:
+            self.queue.give_up(claim)
+            self.display.note(f"{claim.place + 1}/{self.queue.count}  was stopped from outside, and is begun again")
+            return True
         self._end(claim, process, "PRUNED" if pruned else "COMPLETE" if code == 0 else "FAIL")
         return True
 
-    def _report(self, claim: Claim, process: TrialProcess) -> bool:
-        """Tells Optuna of new evaluations; whether the trial is to be ended early."""
+    def _report(self, claim: Claim, process: TrialProcess) -> bool | None:
+        """Tells Optuna of new evaluations; whether the trial is to be ended early, None where it is no longer ours."""
         if self.file.metric is None or self.file.halving is None:
             return False
         pruned = False
         for value in process.news(self.file.metric.name):
             step = self.reported[claim.trial.number] = self.reported.get(claim.trial.number, 0) + 1
-            claim.trial.report(value, step)
-            pruned = pruned or claim.trial.should_prune()
+            bad = self.queue.is_bad(claim, value, step)
+            if bad is None:
+                return None
+            pruned = pruned or bad
         return pruned and process.ended() is None
 
     def _end(self, claim: Claim, process: TrialProcess, state: str) -> None:
@@ -188,9 +198,11 @@ class _Course:
         if state == "COMPLETE":
             try:
                 result = process.result()
-                notes |= {"numbers": numbers_of(result), "run": result.get("run", str(process.folder))}
+                notes |= {"numbers": numbers_of(result), "run": result["run"]}
                 if self.file.metric is not None:
                     value = notes["numbers"][self.file.metric.name]
+                    if not math.isfinite(value):
+                        raise DivergenceError(f"its {self.file.metric.name} is {value}")
                     said = f"{self.file.metric.name} {value:.4g}"
             except (OSError, MetaSumError) as error:
                 state, notes["error"] = "FAIL", str(error)
@@ -209,9 +221,12 @@ class _Course:
 
     def stop(self) -> None:
         """Ends what is still running, and frees its places."""
+        for _, process in self.active:
+            process.interrupt()
         for claim, process in self.active:
-            process.stop()
-            self.queue.give_up(claim)
+            process.wait()
+            with contextlib.suppress(Exception):  # the storage may be gone: then others find out by themselves
+                self.queue.give_up(claim)
         self.active = []
 
     def write(self, *, page: bool = True) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from metasum.commands.shared import json_flag, out_flag, quiet_flag
+from metasum.errors import MetaSumError
 from metasum.flags import TolerantCommand
 from metasum.tables import show, sweep_tables
 
@@ -62,4 +63,8 @@ def sweep(**values: Any) -> None:
 
     display = display_for(quiet=values.pop("quiet"))
     as_json = values.pop("as_json")
-    show(run_sweep(**values, display=display), as_json=as_json, parts=sweep_tables)
+    result = run_sweep(**values, display=display)
+    show(result, as_json=as_json, parts=sweep_tables)
+    failed = [row for row in result["trials"] if row["state"] == "fail"]
+    if failed:
+        raise MetaSumError(f"{len(failed)} of {result['count']} trials failed, the first: {failed[0]['error']}")

@@ -189,11 +189,11 @@ class Harness(Generic[L, E]):
     def _evaluate_on_the_way(self) -> None:
         started = time.perf_counter()
         self.together.average_buffers(self.learner.buffers())
-        if self.together.first:
-            evaluation = self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
-            self.evaluation_seconds += time.perf_counter() - started
-            self._record_evaluation(evaluation)
-        self.together.wait()
+        evaluation = self.together.agreed(
+            lambda: self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
+        )
+        self.evaluation_seconds += time.perf_counter() - started
+        self._record_evaluation(evaluation)
 
     def _record_evaluation(self, evaluation: Any) -> None:
         self._write({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import MetaSumError, UsageError
+from metasum.errors import MetaSumError, UsageError, reason
 from metasum.types import Batch
 
 if TYPE_CHECKING:
@@ -93,12 +93,17 @@ class Processes:
         if not self.several:
             return make()
         found: tuple[Any, MetaSumError | None] = (None, None)
+        failure: BaseException | None = None
         if self.first:
             try:
                 found = make(), None
-            except MetaSumError as error:
-                found = None, error
+            except BaseException as error:  # noqa: BLE001 (whatever it is, the others are not to wait for ever)
+                failure = error
+                told = error if isinstance(error, MetaSumError) else MetaSumError(f"the first process: {reason(error)}")
+                found = None, told
         found = self._fabric.broadcast(found)
+        if failure is not None:
+            raise failure
         if found[1] is not None:
             raise found[1]
         return found[0]  # type: ignore[no-any-return]  # what `make` makes

@@ -122,6 +122,8 @@ def test_constants_and_words_come_through_as_they_are():
         ),
         ({"early_terminate": {"type": "median"}}, "hyperband only"),
         ({"early_terminate": {"type": "hyperband"}}, "min_iter"),
+        ({"metric": {"name": "a", "target": "much"}}, "target is 'much'"),
+        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": "x"}}, "eta must be an integer"),
         ({"erly_terminate": {}}, "did you mean 'early_terminate'"),
         ({"method": "random"}, "--count"),
     ],
@@ -171,8 +173,12 @@ def test_a_real_trial_reaches_its_run_folder(metasum, tiny, tmp_path):
         assert row["mean_after"] == (accuracy["target"]["after"] + accuracy["support"]["after"]) / 2
 
 
-def test_a_failed_trial_is_written_down_and_the_others_go_on(fake, tmp_path):
-    result = sweep(write(tmp_path, parameters={"x": {"values": [1, 13, 2]}}), out=tmp_path / "runs")
+def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, fake, tmp_path):
+    file = write(tmp_path, parameters={"x": {"values": [1, 13, 2]}})
+    outcome = metasum("sweep", file, "--out", tmp_path / "runs")
+    assert outcome.code == 1
+    assert "1 of 3 trials failed, the first: thirteen brings bad luck" in outcome.err
+    result = sweep(file, out=tmp_path / "runs")
     assert [row["state"] for row in result["trials"]] == ["complete", "fail", "complete"]
     assert result["trials"][1]["error"] == "thirteen brings bad luck"
     assert "thirteen brings bad luck" in (tmp_path / "runs" / "sweeps" / "mine" / "report.html").read_text()
@@ -296,3 +302,39 @@ def test_a_storage_that_cannot_be_is_one_sentence_without_the_password(metasum, 
     outcome = metasum("sweep", write(tmp_path), "--storage", url, "--out", tmp_path / "runs")
     refused(outcome, code, words)
     assert "secret" not in outcome.err
+
+
+def test_a_wide_range_of_integers_takes_no_room(tmp_path):
+    changes = {"method": "random", "parameters": {"x": {"min": 0, "max": 2**40}}}
+    (one,) = read_sweep_file(write(tmp_path, **changes)).parameters
+    assert isinstance(one.choices, range)
+
+
+def test_evaluations_that_a_continued_run_takes_back_are_told_once(tmp_path):
+    run = tmp_path / "a+b" / "run"
+    run.mkdir(parents=True)
+
+    def lines(*steps):
+        sides = {side: {"before": 0.5, "after": 0.5} for side in ("target", "support")}
+        records = [{"kind": "evaluation", "step": step, "accuracy": sides} for step in steps]
+        return "".join(json.dumps(record) + "\n" for record in records)
+
+    trial = process.TrialProcess(["train", "--help"], tmp_path, threads=1)
+    trial.wait()
+    (run / "metrics.jsonl").write_text(lines(1, 2, 3) + lines(4)[:20])
+    assert len(trial.news("mean_after")) == 3
+    (run / "metrics.jsonl").write_text(lines(1, 2))
+    assert trial.news("mean_after") == []
+    (run / "metrics.jsonl").write_text(lines(1, 2, 3, 4))
+    assert trial.news("mean_after") == [0.5]
+
+
+def test_a_trial_that_is_ended_from_outside_is_begun_again(fake, tmp_path, monkeypatch):
+    stopping = "import os, sys; first = not os.path.exists({0!r}); open({0!r}, 'w'); first and sys.exit(130)"
+    script = tmp_path / "script.py"
+    script.write_text(stopping.format(str(tmp_path / "was here")) + f"; exec(open({str(FAKE)!r}).read())")
+    notes = Notes()
+    monkeypatch.setattr(process, "METASUM", (sys.executable, str(script)))
+    result = sweep(write(tmp_path, parameters={"x": {"values": [1]}}), out=tmp_path / "runs", display=notes)
+    assert result["lost"] == 1
+    assert any("stopped from outside" in line for line in notes.lines)

@@ -7,7 +7,7 @@ searched as a quantile in (0, 1), and turned into a value by the inverse of its 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
+MOST = 100_000  # values that are listed
 EDGE = 1e-6  # quantiles stay this far from 0 and 1, where a normal distribution is infinite
 
 
@@ -29,7 +30,7 @@ class Parameter:
     """What Optuna searches."""
     value: Callable[[Any], Any] = lambda found: found
     """From what Optuna found to what the command is given."""
-    choices: tuple[Any, ...] | None = None
+    choices: Sequence[Any] | None = None
     """All values in order, where they can be counted."""
 
     def suggested(self, trial: Trial) -> Any:
@@ -112,7 +113,7 @@ def _int_uniform(name: str, min: Any, max: Any) -> Parameter:
     if min != int(min) or max != int(max):
         raise ValueError(f"{min} to {max} are not integers")
     low, high = int(min), int(max)
-    return Parameter(name, IntDistribution(low, high), choices=tuple(range(low, high + 1)))
+    return Parameter(name, IntDistribution(low, high), choices=range(low, high + 1))
 
 
 def _uniform(name: str, min: Any, max: Any) -> Parameter:
@@ -127,7 +128,7 @@ def _q_uniform(name: str, min: Any, max: Any, q: Any) -> Parameter:
     rounded = _to(float(q))
     low, high = rounded(float(min)), rounded(float(max))
     count = round((high - low) / float(q)) + 1
-    choices = tuple(rounded(low + place * float(q)) for place in range(count))
+    choices = tuple(rounded(low + place * float(q)) for place in range(count)) if count <= MOST else None
     return Parameter(name, FloatDistribution(low, high, step=float(q)), rounded, choices)
 
 

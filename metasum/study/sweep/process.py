@@ -34,7 +34,7 @@ class TrialProcess:
     def __init__(self, arguments: Sequence[str], folder: Path, *, threads: int) -> None:
         self.folder, self.started = folder, time.monotonic()
         self.peak_bytes = 0
-        self._pattern, self._read = RUN_FOLDERS[arguments[0]], 0
+        self._pattern, self._told = RUN_FOLDERS[arguments[0]], -1
         make_folder(folder)
         resume = ["--resume"] if self._run_file("config.json") is not None else []
         with (folder / OUTPUT).open("ab") as output:
@@ -52,15 +52,23 @@ class TrialProcess:
         """The exit code; None while it works."""
         return self._process.poll()
 
-    def stop(self, *, patience: float = 60) -> None:
-        """Asks it to save its state and end, and makes it end."""
+    def interrupt(self) -> None:
+        """Asks it to save its state and end."""
         if self.ended() is None:
             self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(patience)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+
+    def stop(self, *, patience: float = 60) -> None:
+        """Asks it likewise, once, and makes it end."""
+        self.interrupt()
+        self.wait(patience=patience)
+
+    def wait(self, *, patience: float = 60) -> None:
+        """Until it has ended, by itself or, when patience is over, with all that it started."""
+        try:
+            self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
 
     def measure(self) -> None:
         """Looks how much memory it holds."""
@@ -70,21 +78,20 @@ class TrialProcess:
             self.peak_bytes = max(self.peak_bytes, psutil.Process(self._process.pid).memory_info().rss)
 
     def news(self, metric: str) -> list[float]:
-        """The metric's values in the evaluations since the last call."""
-        path = self._run_file("metrics.jsonl")
-        if path is None:
-            return []
-        with path.open("rb") as file:
-            file.seek(self._read)
-            lines = file.read()
-        lines = lines[: lines.rfind(b"\n") + 1]  # the last one may still be being written
-        self._read += len(lines)
-        found = [json.loads(line) for line in lines.splitlines()]
-        values = [scalars(record).get(metric) for record in found if record["kind"] == "evaluation"]
-        return [value for value in values if value is not None]
+        """The metric's values in the evaluations since the last call; a step that was told is not told again."""
+        path, values = self._run_file("metrics.jsonl"), list[float]()
+        for line in path.read_bytes().splitlines() if path is not None else []:
+            try:
+                record = json.loads(line)
+            except ValueError:  # still being written, or taken back by a run that is continued
+                continue
+            if record["kind"] == "evaluation" and record["step"] > self._told:
+                self._told = record["step"]
+                values += [value for name, value in scalars(record).items() if name == metric]
+        return values
 
     def result(self) -> dict[str, Any]:
-        """result.json.
+        """result.json, with where it is now as "run".
 
         Raises:
             CheckpointError: it is damaged.
@@ -93,7 +100,7 @@ class TrialProcess:
         path = self._run_file("result.json")
         if path is None:
             raise FileNotFoundError(f"{self.folder} holds no result.json")
-        return read_json(path)
+        return read_json(path) | {"run": str(path.parent)}
 
     def complaint(self) -> str:
         """The last line that it wrote."""

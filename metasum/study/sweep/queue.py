@@ -7,11 +7,14 @@ gives way. A trial whose process gives no sign of life any more is marked as los
 
 from __future__ import annotations
 
+import contextlib
 import os
+import platform
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasum.errors import UsageError
@@ -78,7 +81,7 @@ class TrialQueue:
         )
         self._study_id = storage.get_study_id_from_name(name)
         self._check(name, {"file": file.checksum, "seed": seed, "arguments": list(arguments)})
-        self._owner = f"{socket.gethostname()}:{os.getpid()}:{_started(os.getpid())}"
+        self._owner = f"{_here()}:{os.getpid()}:{_started(os.getpid())}"
         self._heard: dict[int, tuple[Any, float]] = {}  # trial: its last sign of life, and when we first saw it
 
     def _check(self, name: str, sweep: Mapping[str, Any]) -> None:
@@ -110,6 +113,7 @@ class TrialQueue:
 
     def claim(self) -> Claim | None:
         """A trial to run; None where no place is free now."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import Trial
 
         self._bury()
@@ -122,9 +126,12 @@ class TrialQueue:
                 self._lose(trial_id)
                 continue
             self.study.sampler = _sampler(self._file.method, self._seed, place)
-            trial = Trial(self.study, trial_id)
-            values = {one.name: one.value(one.suggested(trial)) for one in self._file.parameters}
-            trial.set_user_attr("values", values)
+            try:
+                trial = Trial(self.study, trial_id)
+                values = {one.name: one.value(one.suggested(trial)) for one in self._file.parameters}
+                trial.set_user_attr("values", values)
+            except UpdateFinishedTrialError:  # taken for lost already
+                continue
             earlier = [t.user_attrs["folder"] for t in reversed(lost) if "folder" in t.user_attrs]
             return Claim(place, trial, values, earlier)
         return None
@@ -187,6 +194,26 @@ class TrialQueue:
             return False
         return True
 
+    def work_in(self, claim: Claim, folder: str) -> bool:
+        """Writes down where a trial works; False where it is no longer ours."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            claim.trial.set_user_attr("folder", folder)
+        except UpdateFinishedTrialError:
+            return False
+        return True
+
+    def is_bad(self, claim: Claim, value: float, step: int) -> bool | None:
+        """Tells of an evaluation: whether the trial is to be ended early; None where it is no longer ours."""
+        from optuna.exceptions import UpdateFinishedTrialError
+
+        try:
+            claim.trial.report(value, step)
+            return claim.trial.should_prune()
+        except UpdateFinishedTrialError:
+            return None
+
     def give_up(self, claim: Claim) -> None:
         """Frees the trial's place: this process is told to stop."""
         self._lose(claim.trial._trial_id)
@@ -235,17 +262,33 @@ def _pruner(file: SweepFile) -> Any:
     return SuccessiveHalvingPruner(min_resource=file.halving.first, reduction_factor=file.halving.eta)
 
 
+def _here() -> str:
+    """Where process numbers mean what they mean to this process: a machine since it was started, or a container."""
+    found = [socket.gethostname()]
+    with contextlib.suppress(OSError):
+        found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
+    return "/".join(found).replace(":", "")
+
+
 def _started(process: int) -> str:
-    """When a process of this machine began, so that its number can be told from a later one's; "" where it is gone."""
+    """When a process began, so that its number can be told from a later one's; "" where it is gone.
+
+    On Linux in the kernel's own ticks: a clock that is put right does not move them.
+    """
+    if platform.system() == "Linux":
+        try:
+            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+        except OSError:
+            return ""
     import psutil
 
     try:
-        return str(psutil.Process(process).create_time())
+        return str(int(psutil.Process(process).create_time()))
     except psutil.NoSuchProcess:
         return ""
 
 
 def _is_dead(owner: str) -> bool:
     """Whether an owner is a process of this machine that is not there any more; False where nobody can know."""
-    host, process, started = owner.rsplit(":", 2)
-    return host == socket.gethostname() and _started(int(process)) != started
+    where, process, started = owner.rsplit(":", 2)
+    return where == _here() and _started(int(process)) != started

@@ -29,7 +29,7 @@ def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool) -> dict
                 "state": trial.state.name.lower(),
                 "values": notes.get("values", {}),
                 file.metric.name if file.metric else "metric": trial.value if file.metric else None,
-                "seconds": notes.get("seconds"),
+                "trial_seconds": notes.get("seconds"),
                 "numbers": notes.get("numbers", {}),
                 "run": notes.get("run"),
                 "error": notes.get("error"),

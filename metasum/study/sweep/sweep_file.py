@@ -135,10 +135,17 @@ def _metric(asked: Any) -> Metric | None:
         return None
     if not isinstance(asked, dict) or "name" not in asked or set(asked) - {"name", "goal", "target"}:
         raise UsageError("a sweep's metric has a name, a goal (minimize or maximize) and, perhaps, a target.")
-    metric = Metric(**asked)
+    try:
+        metric = Metric(asked["name"], asked.get("goal", "minimize"), _number(asked.get("target")))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"the metric's target is {asked['target']!r}, not a number.") from error
     if metric.goal not in ("minimize", "maximize"):
         raise unknown("goal", str(metric.goal), ("minimize", "maximize"))
     return metric
+
+
+def _number(asked: Any) -> float | None:
+    return None if asked is None else float(asked)
 
 
 def _command(name: str, asked: Any) -> tuple[str, ...]:
@@ -162,14 +169,17 @@ def _halving(asked: Any) -> Halving | None:
         raise UsageError("early_terminate knows the type hyperband only.")
     if surplus := sorted(set(asked) - {"type", "min_iter", "max_iter", "s", "eta", "strict"}):
         raise UsageError(f"early_terminate: unknown key {surplus[0]!r}.")
-    eta = int(asked.get("eta", 3))
+    numbers = {"eta": 3} | {name: asked[name] for name in ("min_iter", "max_iter", "s", "eta") if name in asked}
+    if wrong := [name for name, number in numbers.items() if not isinstance(number, int)]:
+        raise UsageError(f"early_terminate: {wrong[0]} must be an integer, not {numbers[wrong[0]]!r}.")
+    eta = numbers["eta"]
     if eta < 2:
         raise UsageError(f"early_terminate: eta must be at least 2, not {eta}.")
-    if "min_iter" in asked:
-        return Halving(max(1, int(asked["min_iter"])), eta)
-    if not {"max_iter", "s"} <= set(asked):
+    if "min_iter" in numbers:
+        return Halving(max(1, numbers["min_iter"]), eta)
+    if not {"max_iter", "s"} <= set(numbers):
         raise UsageError("early_terminate needs min_iter, or max_iter and s.")
-    return Halving(max(1, int(asked["max_iter"]) // eta ** int(asked["s"])), eta)
+    return Halving(max(1, numbers["max_iter"] // eta ** numbers["s"]), eta)
 
 
 def _cap(asked: Any) -> int | None:
