@@ -334,7 +334,8 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
-    for name in ("preadv", "pwrite", "posix_fallocate"):
+    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
+    for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
     merge_files("sum", PAIR, "other.safetensors", piece=11)
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
@@ -346,6 +347,13 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
     monkeypatch.setattr(os, "preadv", lambda file, views, offset: read(file, [views[0][:700]], offset))
     monkeypatch.setattr(os, "pwrite", lambda file, view, offset: write(file, view[:700], offset))
     merge_files("sum", PAIR, "other.safetensors")
+    assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
+
+
+def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
+    merge_files("sum", PAIR, "one.safetensors")
+    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
+    merge_files("sum", PAIR, "other.safetensors", piece=13)
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 

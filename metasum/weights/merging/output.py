@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -15,6 +16,7 @@ from metasum.files import replacing
 from metasum.weights.merging.dtypes import TensorInfo
 from metasum.weights.merging.header import write_header
 
+STRETCH = 128 * 2**20  # bytes
 _turn = threading.Lock()
 
 
@@ -22,11 +24,15 @@ class Output:
     """A file whose header is written, and whose tensors are to come."""
 
     def __init__(self, handle: int, offsets: Mapping[str, int]) -> None:
-        self._handle, self._offsets = handle, offsets
+        self._handle, self._offsets, self._fresh = handle, offsets, 0
 
     def write(self, name: str, start: int, data: Tensor) -> None:
         """Writes `data` (uint8) to the tensor's bytes from `start` on; raises OSError where that fails."""
         _write_at(self._handle, data.numpy().data, self._offsets[name] + start)
+        self._fresh += len(data)  # a count that another thread spoils now and then is good enough
+        if self._fresh >= STRETCH:
+            self._fresh = 0
+            _let_go(self._handle)
 
 
 @contextmanager
@@ -54,6 +60,16 @@ def _reserve(handle: int, size: int) -> None:
         if isinstance(error, OSError) and error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
             raise
         os.ftruncate(handle, size)
+
+
+def _let_go(handle: int) -> None:
+    """Has the kernel begin to put the file on the disk, and forget what is there; waits for neither.
+
+    A large result would else fill all free memory with pages that nobody reads soon, which is slow to get.
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _write_at(handle: int, view: memoryview, offset: int) -> None:
