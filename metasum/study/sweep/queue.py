@@ -277,9 +277,10 @@ def _started(process: int) -> str:
     """
     if platform.system() == "Linux":
         try:
-            return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+            state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()  # see proc(5)
         except OSError:
             return ""
+        return "" if state == "Z" else fields[18]  # dead, though nobody has asked for its exit code
     import psutil
 
     try:
