@@ -1,9 +1,10 @@
-"""Mean and standard deviation over seeds, as numbers and as text."""
+"""Numbers as text, and means with standard deviations over seeds."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 def spread(values: Iterable[float | None]) -> dict[str, float | None]:
@@ -21,6 +22,11 @@ def with_spread(values: Mapping[str, float | None], *, scale: float = 1, digits:
     if mean is None:
         return "–"
     return f"{mean * scale:.{digits}f}" + ("" if deviation is None else f" ± {deviation * scale:.{digits}f}")
+
+
+def in_short(value: Any) -> str:
+    """A setting's value or a measured one: numbers with a fraction to four digits, all else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def retention(before: float, after: float) -> float | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from metasum.spread import with_spread
+from metasum.spread import in_short, with_spread
 
 
 def show(result: dict[str, Any], *, as_json: bool, parts: Callable[[dict[str, Any]], list[Any]]) -> None:
@@ -85,27 +85,6 @@ def tasks_tables(result: dict[str, Any]) -> list[Any]:
 def learners_tables(result: dict[str, Any]) -> list[Any]:
     """Ways of training."""
     return [table_of(result["learners"])]
-
-
-def benchmark_tables(result: dict[str, Any]) -> list[Any]:
-    """What was timed, and a row for each backend."""
-    rows = [
-        {
-            "backend": row["backend"],
-            "step, s": f"{row['step_seconds']:.3f}",
-            "plain passes, s": f"{row['minimum_seconds']:.3f}",
-            "ratio": f"{row['ratio']:.3f} ({row['ratio_range'][0]:.3f} to {row['ratio_range'][1]:.3f})",
-            "peak, GiB": f"{row['peak_bytes'] / 2**30:.2f}",
-        }
-        for row in result["rows"]
-    ]
-    kind = {"metasum": "joint MetaSum", "metasum-meta": "meta-training"}[result["learner"]]
-    title = (
-        f"{kind} against {result['passes']} plain passes, VGG16 width {result['width']:g}, batch {result['batch']}, "
-        f"precision {result['precision']}, {result['device']}, {result['threads']} threads; optimiser's update "
-        f"{result['optimizer_seconds']:.3f} s"
-    )
-    return [title, table_of(rows, right=("step, s", "plain passes, s", "ratio", "peak, GiB"))]
 
 
 def comparison_tables(result: dict[str, Any]) -> list[Any]:
@@ -247,16 +226,16 @@ def few_shot_tables(result: dict[str, Any]) -> list[Any]:
 
 def sweep_tables(result: dict[str, Any]) -> list[Any]:
     """The best ten trials, or all of a sweep without a metric, and what became of the others."""
-    by_place = {row["place"]: row for row in result["trials"]}
+    from metasum.report.sweep_page import best_trials
+
     finished = [row for row in result["trials"] if row["state"] == "complete"]
-    shown = [by_place[place] for place in result["best"][:10]] or finished
     name = result["metric"]["name"] if result["metric"] else None
     rows = [
         {"trial": row["place"] + 1}
-        | {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in row["values"].items()}
+        | {key: in_short(value) for key, value in row["values"].items()}
         | ({name: f"{row[name]:.4f}"} if name else {})
         | {"seconds": f"{row['trial_seconds']:.0f}"}
-        for row in shown
+        for row in best_trials(result)
     ]
     failed = [f"failed: trial {row['place'] + 1}: {row['error']}" for row in result["trials"] if row["state"] == "fail"]
     early = sum(row["state"] == "pruned" for row in result["trials"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import math
-import os
 import signal
 import time
 from collections.abc import Sequence
@@ -15,6 +14,8 @@ from typing import Any
 
 from metasum.errors import DivergenceError, Interrupted, MetaSumError, StorageError, UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
+from metasum.machine import usable_cores
+from metasum.spread import in_short
 from metasum.study.comparison import as_csv
 from metasum.study.sweep.process import TrialProcess, numbers_of
 from metasum.study.sweep.queue import Claim, TrialQueue
@@ -106,11 +107,9 @@ class _Course:
     active: list[tuple[Claim, TrialProcess]] = field(default_factory=list)
     largest: int = 0
     """Bytes that the largest trial so far has held."""
-    reported: dict[int, int] = field(default_factory=dict)
-    """Evaluations that Optuna has been told of, by trial."""
 
     def __post_init__(self) -> None:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = usable_cores()
         if self.jobs > cores:
             self.display.note(f"--jobs {self.jobs}: there are {cores} cores, so {cores} at a time.")
             self.jobs = cores
@@ -156,7 +155,7 @@ class _Course:
             return
         arguments = [*self.file.arguments(claim.values), *self.arguments]
         self.active.append((claim, TrialProcess(arguments, path, threads=self.threads)))
-        self.display.note(f"{claim.place + 1}/{self.queue.count}  {_shown(claim.values)}")
+        self._say(claim, " ".join(f"{name}={in_short(value)}" for name, value in claim.values.items()))
 
     def _over(self, claim: Claim, process: TrialProcess) -> bool:
         """Whether a trial has ended, after writing down how; looks after one that has not."""
@@ -166,7 +165,7 @@ class _Course:
         pruned = self._report(claim, process)
         if pruned is None or (code is None and not pruned and not self.queue.beat(claim)):
             process.stop()
-            self.display.note(f"{claim.place + 1}/{self.queue.count}  was taken over by another process")
+            self._say(claim, "was taken over by another process")
             return True
         if code is None and not pruned:
             return False
@@ -174,7 +173,7 @@ class _Course:
             process.stop()
         elif code in STOPPED:
             self.queue.give_up(claim)
-            self.display.note(f"{claim.place + 1}/{self.queue.count}  was stopped from outside, and is begun again")
+            self._say(claim, "was stopped from outside, and is begun again")
             return True
         self._end(claim, process, "PRUNED" if pruned else "COMPLETE" if code == 0 else "FAIL")
         return True
@@ -185,8 +184,7 @@ class _Course:
             return False
         pruned = False
         for value in process.news(self.file.metric.name):
-            step = self.reported[claim.trial.number] = self.reported.get(claim.trial.number, 0) + 1
-            bad = self.queue.is_bad(claim, value, step)
+            bad = self.queue.is_bad(claim, value)
             if bad is None:
                 return None
             pruned = pruned or bad
@@ -215,9 +213,12 @@ class _Course:
         ours = self.queue.finish(claim, state, value, **notes)
         said = f"failed: {notes['error']}" if state == "FAIL" else said or "finished"
         said = said if ours else "was taken over by another process meanwhile"
-        self.display.note(f"{claim.place + 1}/{self.queue.count}  {said} ({notes['seconds']:.0f} s)")
+        self._say(claim, f"{said} ({notes['seconds']:.0f} s)")
         if ours:
             self.write(page=False)
+
+    def _say(self, claim: Claim, text: str) -> None:
+        self.display.note(f"{claim.place + 1}/{self.queue.count}  {text}")
 
     def stop(self) -> None:
         """Ends what is still running, and frees its places."""
@@ -249,9 +250,3 @@ class _Course:
             from metasum.report.sweep_page import write_sweep_report
 
             write_sweep_report(self.folder)
-
-
-def _shown(values: dict[str, Any]) -> str:
-    return " ".join(
-        f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}" for name, value in values.items()
-    )

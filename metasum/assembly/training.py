@@ -31,7 +31,7 @@ from metasum.training.description import describe, reopen
 from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
-from metasum.training.optimisation import make_fabric
+from metasum.training.optimisation import layout, make_fabric
 from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
@@ -128,14 +128,15 @@ def run_in(
     config = resolve(config, datasets)
     if together.several:
         display = display if together.first else SilentDisplay()
-        _check_shared(config, together.count)
+        _check_shared(config, together)
     if learner_named(config.learner).meta_learnt:
         resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display, troubles=troubles)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     start, size = checksum(start_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
-    learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
+    networks.to(fabric.device).to(memory_format=layout(config.optimisation.memory_format, fabric.device))
+    learner = learner_named(config.learner).factory(networks, config)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     if config.sum.operator == "learned" and not learner.trains_sum:
@@ -181,10 +182,10 @@ def run_in(
     return together.agreed(lambda: _reported(run, result, report))
 
 
-def _check_shared(config: TrainConfig, processes: int) -> None:
+def _check_shared(config: TrainConfig, together: Processes) -> None:
     """Raises UsageError for a run that several processes cannot share."""
-    if config.data.batch_size is not None and config.data.batch_size % processes:
-        raise UsageError(f"--batch-size {config.data.batch_size} cannot be divided among {processes} processes.")
+    assert config.data.batch_size is not None  # resolved
+    together.check_batch(config.data.batch_size)
     if learner_named(config.learner).meta_learnt and config.network.init is None:
         raise UsageError("--devices: meta-train the initialisation by itself first, and give it with --init.")
 

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
+from metasum.benchmark_tables import benchmark_tables
 from metasum.commands.shared import json_flag, load_plugins, plugin_flag, root_flag
 from metasum.config import BenchmarkConfig
 from metasum.flags import TolerantCommand, settings_flags
-from metasum.tables import benchmark_tables, learners_tables, show, tasks_tables
+from metasum.tables import learners_tables, show, tasks_tables
 
 
 @click.command(cls=TolerantCommand)
@@ -49,21 +50,25 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
 @settings_flags(BenchmarkConfig)
 @json_flag
 def benchmark(as_json: bool, **values: Any) -> None:
-    """Time MetaSum's training step against the plain forward and backward passes that it cannot do without.
+    """Time training steps against the plain forward and backward passes that they cannot do without.
 
-    All are timed in turn in one process, so that their ratio holds on a noisy machine. The optimiser's update is
-    timed apart: it is the same for any way of training. With `--learner metasum-meta`, a second-order meta-training
-    step is timed beside the same loop in plain learn2learn and in plain higher.
+    All that is compared runs in turn in one process, so that ratios hold on a noisy machine. The minimum is counted:
+    the matrix products and convolutions of a step, in units of a plain pass of the network. Joint MetaSum's step
+    stands beside the same loss in the shapes that it is usually written in, a step of meta-training
+    (`--learner metasum-meta`) beside the same loop in plain learn2learn and in plain higher. The optimiser's update,
+    the way of images to the device, memory at its peak and evaluation are measured with `--measure`.
 
     \b
       metasum benchmark
+      metasum benchmark --measure all --width 0.25
+      metasum benchmark --learner all --width 0.25 --batch-size 32
+      metasum benchmark --precision 32,bf16-mixed --memory-format contiguous,channels-last
       metasum benchmark --learner metasum-meta --width 0.25 --batch-size 32
     """  # noqa: D301 (click reads the backspace)
     config = BenchmarkConfig(**values)
-    from metasum.study.benchmark import run_benchmark
-    from metasum.study.meta_benchmark import run_meta_benchmark
+    from metasum.assembly.benchmarking import run_benchmark
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    run = run_meta_benchmark if config.learner == "metasum-meta" else run_benchmark
-    show(run(config), as_json=as_json, parts=benchmark_tables)
+    result = run_benchmark(config, say=lambda text: click.echo(f"{text} …", err=True))
+    show(result, as_json=as_json, parts=benchmark_tables)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from metasum.config.choices import DEVICES, PRECISIONS
+from metasum.config.choices import DEVICES, MEMORY_FORMATS, PRECISIONS
 from metasum.errors import UsageError
 from metasum.options import Checked, option
 
@@ -23,6 +23,11 @@ class OptimisationConfig(Checked):
     clip: float | None = option(None, "Largest gradient norm of each network [default: no clipping].", above=0)
     precision: str = option("32", "Arithmetic of forward and backward; weights stay float32.", choices=PRECISIONS)
     device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
+    memory_format: str | None = option(
+        None,
+        "Layout of kernels and activations, for speed alone [default: channels-last; on mps contiguous].",
+        choices=MEMORY_FORMATS,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

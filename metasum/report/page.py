@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from metasum.errors import CheckpointError
 from metasum.files import write_text
-from metasum.spread import with_spread
+from metasum.spread import in_short, with_spread
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -51,12 +51,16 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("metasum.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"percent": _percent, "points": _points, "spread": _spread, "pairs": _pairs}
+    environment.filters |= {"percent": _percent, "points": _points, "spread": _spread, "pairs": _pairs, "short": _short}
     return environment
 
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.2f}\u00a0%"
+
+
+def _short(value: Any) -> str:
+    return "–" if value is None else in_short(value)
 
 
 def _points(share: float) -> str:

@@ -10,8 +10,9 @@ from urllib.parse import quote
 from metasum.files import read_json
 from metasum.report.canvas import INK, SUM, canvas, svg
 from metasum.report.page import Figures, write_page
+from metasum.spread import in_short
 
-BEST = 10  # rows in the table of the best
+BEST = 10
 
 
 def write_sweep_report(folder: Path) -> Path:
@@ -23,8 +24,7 @@ def write_sweep_report(folder: Path) -> Path:
 
     def context() -> dict[str, Any]:
         result = read_json(folder / "results.json")
-        by_place = {row["place"]: row for row in result["trials"]}
-        best = [by_place[place] for place in result["best"][:BEST]] or _finished(result)
+        best = best_trials(result)
         varied = _varied(result)
         return {
             "result": result,
@@ -36,6 +36,12 @@ def write_sweep_report(folder: Path) -> Path:
         }
 
     return write_page(folder, "sweep.html.j2", context)
+
+
+def best_trials(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The best finished trials, at most ten; all of a sweep without a metric."""
+    by_place = {row["place"]: row for row in result["trials"]}
+    return [by_place[place] for place in result["best"][:BEST]] or _finished(result)
 
 
 STATES = ("complete", "pruned", "fail", "running")
@@ -125,7 +131,7 @@ def _axis(values: Sequence[Any], *, even: bool) -> tuple[dict[str, float], list[
         return {repr(value): (value - low) / width for value in numbers}, ticks
     different = sorted(set(numbers)) if len(numbers) == len(values) else list({repr(v): v for v in values}.values())
     heights = [number / max(1, len(different) - 1) for number in range(len(different))]
-    labels = [f"{value:.4g}" if isinstance(value, float) else str(value) for value in different]
+    labels = [in_short(value) for value in different]
     places = {repr(value): height for value, height in zip(different, heights, strict=True)}
     return places, list(zip(heights, labels, strict=True))
 

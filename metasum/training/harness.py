@@ -120,8 +120,11 @@ class Harness(Generic[L, E]):
 
         Further processes drop other units, seeded anew where a run is continued.
         """
-        torch.manual_seed(self.config.seed + (self.together.rank * 1_000_003 + self.step) * (not self.together.first))
-        if self._random is not None and self.together.first:
+        if not self.together.first:
+            torch.manual_seed(self.config.seed + self.together.rank * 1_000_003 + self.step)
+            return
+        torch.manual_seed(self.config.seed)
+        if self._random is not None:
             _set_random_state(self._random, self.fabric.device)
 
     def _train_step(self) -> None:

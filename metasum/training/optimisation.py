@@ -68,6 +68,18 @@ def _asked(processes: ProcessesConfig) -> tuple[int, int]:
     return processes.devices, processes.num_nodes
 
 
+def layout(name: str | None, device: torch.device) -> torch.memory_format:
+    """Where a kernel's and an activation's numbers lie: channel by channel, or pixel by pixel (channels last).
+
+    Args:
+        name: as `--memory-format` takes it; None for what is quicker on the device, where that is known.
+        device: Metal's convolutions have had errors in channels last, so that it is not taken there unasked.
+    """
+    if name is None:
+        name = "contiguous" if device.type == "mps" else "channels-last"
+    return torch.channels_last if name == "channels-last" else torch.contiguous_format
+
+
 def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
     """Share of the highest learning rate in step `step` (from 0): up to 1 over `warmup` steps, then down to 0."""
     if step < warmup:
@@ -128,6 +140,10 @@ class Updater:
         )
         for group in self._raw.param_groups:
             group["lr"] = self._peak * factor
+
+    def moments(self) -> list[Tensor]:
+        """What the optimiser remembers of each parameter."""
+        return [t for state in self._raw.state.values() for t in state.values() if torch.is_tensor(t)]
 
     def state_dict(self) -> dict[str, Any]:
         return {

@@ -50,9 +50,13 @@ class Processes:
         if not self.several:
             return episode
         for batch in episode:
-            if len(batch.labels) % self.count:
-                raise UsageError(f"--batch-size {len(batch.labels)} cannot be divided among {self.count} processes.")
+            self.check_batch(len(batch.labels))
         return [Batch(*(part[self.rank :: self.count] for part in batch)) for batch in episode]
+
+    def check_batch(self, size: int) -> None:
+        """Raises UsageError where a batch of so many images cannot be divided evenly."""
+        if size % self.count:
+            raise UsageError(f"--batch-size {size} cannot be divided among {self.count} processes.")
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Gives every parameter the mean of the processes' gradients; one that has none anywhere keeps none."""
@@ -107,8 +111,3 @@ class Processes:
         if found[1] is not None:
             raise found[1]
         return found[0]  # type: ignore[no-any-return]  # what `make` makes
-
-    def wait(self) -> None:
-        """Until all are here."""
-        if self.several:
-            self._fabric.barrier()

@@ -201,27 +201,3 @@ def test_quiet_says_nothing():
     assert isinstance(display, SilentDisplay)
     drive(display)
     assert stream.getvalue() == ""
-
-
-def test_benchmark_of_meta_training_puts_the_libraries_own_loops_beside_it(metasum):
-    flags = ("--width", 0.02, "--batch-size", 4, "--repeats", 1, "--inner-steps", 2, "--device", "cpu")
-    outcome = metasum("benchmark", "--learner", "metasum-meta", *flags, "--json")
-    assert outcome.code == 0, outcome.err
-    result = json.loads(outcome.out)
-    names = ["learn2learn", "torch", "higher", "plain learn2learn", "plain higher"]
-    assert [row["backend"] for row in result["rows"]] == names
-    assert result["passes"] == 2 * 2 * 3 + 3
-
-
-def test_benchmark_reports_each_backend_as_a_ratio(metasum):
-    outcome = metasum("benchmark", "--width", 0.02, "--batch-size", 4, "--repeats", 2, "--device", "cpu", "--json")
-    result = json.loads(outcome.out)
-    assert [row["backend"] for row in result["rows"]] == ["learn2learn", "torch", "higher"]
-    for row in result["rows"]:
-        assert set(row) >= {
-            *("learner", "backend", "width", "batch", "precision"),
-            *("step_seconds", "minimum_seconds", "ratio", "peak_bytes"),
-        }
-        low, high = row["ratio_range"]
-        assert 0 < low <= row["ratio"] <= high
-    assert "unknown backend 'jax'" in metasum("benchmark", "--backends", "jax", "--device", "cpu").err

@@ -117,6 +117,24 @@ def test_a_run_killed_at_a_random_step_and_resumed_ends_in_the_same_weights(meta
     assert len(logged) == len(set(logged)), "no step is logged twice"
 
 
+def test_the_layout_in_memory_changes_nothing_but_rounding(metasum, tiny, tmp_path, monkeypatch):
+    layouts, step = [], JointLearner.training_step
+
+    def watched(self, *batches, **more):
+        weights = self.networks.target.block_2[0].weight  # of several channels both ways, so that layouts differ
+        layouts.append(weights.is_contiguous(memory_format=torch.channels_last) and not weights.is_contiguous())
+        return step(self, *batches, **more)
+
+    monkeypatch.setattr(JointLearner, "training_step", watched)
+    for name, flags in (("default", []), ("contiguous", ["--memory-format", "contiguous"])):
+        assert metasum("train", *tiny, "--norm", "none", *flags, "--name", name).code == 0
+    assert layouts == [True] * 6 + [False] * 6
+    for name in WEIGHTS:
+        one, other = (load_file(run_folder(tmp_path, run) / f"{name}.safetensors") for run in ("default", "contiguous"))
+        for key, tensor in one.items():
+            torch.testing.assert_close(tensor, other[key], rtol=0, atol=1e-4)
+
+
 def test_an_interrupted_run_saves_and_says_how_to_go_on(metasum, tiny, tmp_path, monkeypatch):
     whole = metasum("train", *tiny, "--name", "whole")
     assert whole.code == 0

@@ -71,7 +71,8 @@ def test_batch_norm_that_is_not_synchronised_is_another_computation(tmp_path, fl
 
 
 def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
-    flags = [*flags, "--norm", "none", "--steps", 150, "--checkpoint-every", 5, "--evaluate-every", 0]
+    flags = [*flags, "--norm", "group", "--steps", 150, "--checkpoint-every", 5, "--evaluate-every", 0]
+    flags += ["--optimizer", "sgd", "--learning-rate", 0.01]  # Adam makes much of roundings where gradients are small
     command = [*PLAIN, *flags, "--name", "stopped"]
     checkpoint = tmp_path / "runs" / "rows+lines" / "stopped" / "last.ckpt"
     first = subprocess.Popen([str(word) for word in [*command, "--devices", 2]], stderr=subprocess.PIPE, text=True)
@@ -85,8 +86,8 @@ def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
     run([*PLAIN, *flags, "--name", "whole"])
     run([*PLAIN, *flags, "--name", "other", "--seed", 1])
     whole = weights(tmp_path, "whole")
-    assert same(weights(tmp_path, "stopped"), whole, within=5e-3)  # to which rounding grows in 150 steps
-    assert not same(weights(tmp_path, "other"), whole, within=5e-3)
+    assert same(weights(tmp_path, "stopped"), whole, within=1e-3)  # rounding grows, here to some 1e-5
+    assert not same(weights(tmp_path, "other"), whole, within=1e-3)
 
 
 SYNCHRONISED = """

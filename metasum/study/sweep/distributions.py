@@ -125,48 +125,38 @@ def _uniform(name: str, min: Any, max: Any) -> Parameter:
 def _q_uniform(name: str, min: Any, max: Any, q: Any) -> Parameter:
     from optuna.distributions import FloatDistribution
 
-    rounded = _to(float(q))
+    rounded = _to(q)
     low, high = rounded(float(min)), rounded(float(max))
     count = round((high - low) / float(q)) + 1
     choices = tuple(rounded(low + place * float(q)) for place in range(count)) if count <= MOST else None
     return Parameter(name, FloatDistribution(low, high, step=float(q)), rounded, choices)
 
 
-def _log(low: float, high: float) -> Callable[..., Parameter]:
-    """Log-uniform between `low` and `high`, rounded to multiples of `q` where that is given."""
+def _log_uniform_values(name: str, min: Any, max: Any, q: Any = None) -> Parameter:
     from optuna.distributions import FloatDistribution
 
-    distribution = FloatDistribution(low, high, log=True)
-
-    def make(name: str, q: Any = None) -> Parameter:
-        return Parameter(name, distribution, (lambda found: found) if q is None else _to(float(q)))
-
-    return make
+    return Parameter(name, FloatDistribution(float(min), float(max), log=True), _to(q))
 
 
 def _log_uniform(name: str, min: Any, max: Any, q: Any = None) -> Parameter:
-    return _log(math.exp(min), math.exp(max))(name, q)
-
-
-def _log_uniform_values(name: str, min: Any, max: Any, q: Any = None) -> Parameter:
-    return _log(float(min), float(max))(name, q)
+    return _log_uniform_values(name, math.exp(min), math.exp(max), q)
 
 
 def _inv_log_uniform(name: str, min: Any, max: Any) -> Parameter:
-    return _log(math.exp(-max), math.exp(-min))(name)  # log(1/x) is uniform between min and max
+    return _log_uniform_values(name, math.exp(-max), math.exp(-min))  # log(1/x) is uniform between min and max
 
 
 def _quantile(name: str, inverse: Callable[[float], Any], q: Any) -> Parameter:
     from optuna.distributions import FloatDistribution
 
-    rounded = (lambda value: value) if q is None else _to(float(q))
+    rounded = _to(q)
     return Parameter(name, FloatDistribution(EDGE, 1 - EDGE), lambda found: rounded(float(inverse(found))))
 
 
 def _normal(name: str, mu: Any, sigma: Any, q: Any = None) -> Parameter:
     from scipy.stats import norm
 
-    return _quantile(name, norm(_number(mu), _positive(sigma)).ppf, q)
+    return _quantile(name, norm(float(mu), _positive(sigma)).ppf, q)
 
 
 def _log_normal(name: str, mu: Any, sigma: Any, q: Any = None) -> Parameter:
@@ -181,23 +171,20 @@ def _beta(name: str, a: Any, b: Any, q: Any = None) -> Parameter:
     return _quantile(name, beta(_positive(a), _positive(b)).ppf, q)
 
 
-def _number(value: Any) -> float:
-    return float(value)
-
-
 def _positive(value: Any) -> float:
     if float(value) <= 0:
         raise ValueError(f"{value} is not greater than 0")
     return float(value)
 
 
-def _to(q: float) -> Callable[[float], float]:
-    """Rounds to multiples of `q`, without the dust of binary fractions; to integers where q is one."""
-    if q <= 0:
-        raise ValueError(f"q is {q}, not greater than 0")
-    if q == int(q):
-        return lambda value: round(value / q) * int(q)
-    return lambda value: round(round(value / q) * q, 12)
+def _to(q: Any) -> Callable[[float], float]:
+    """Rounds to multiples of `q`, without the dust of binary fractions; to integers where q is one; not, without q."""
+    if q is None:
+        return lambda value: value
+    step = _positive(q)
+    if step == int(step):
+        return lambda value: round(value / step) * int(step)
+    return lambda value: round(round(value / step) * step, 12)
 
 
 _RANGE = ("min", "max")

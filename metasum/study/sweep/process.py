@@ -34,7 +34,8 @@ class TrialProcess:
     def __init__(self, arguments: Sequence[str], folder: Path, *, threads: int) -> None:
         self.folder, self.started = folder, time.monotonic()
         self.peak_bytes = 0
-        self._pattern, self._told = RUN_FOLDERS[arguments[0]], -1
+        self._pattern = RUN_FOLDERS[arguments[0]]
+        self._told, self._looked_at = -1, (0, 0)  # the last step that was told; time and size of the file then
         make_folder(folder)
         resume = ["--resume"] if self._run_file("config.json") is not None else []
         with (folder / OUTPUT).open("ab") as output:
@@ -80,7 +81,13 @@ class TrialProcess:
     def news(self, metric: str) -> list[float]:
         """The metric's values in the evaluations since the last call; a step that was told is not told again."""
         path, values = self._run_file("metrics.jsonl"), list[float]()
-        for line in path.read_bytes().splitlines() if path is not None else []:
+        if path is None:
+            return values
+        now = path.stat()
+        if (now.st_mtime_ns, now.st_size) == self._looked_at:
+            return values
+        self._looked_at = (now.st_mtime_ns, now.st_size)
+        for line in path.read_bytes().splitlines():
             try:
                 record = json.loads(line)
             except ValueError:  # still being written, or taken back by a run that is continued

@@ -37,6 +37,8 @@ class Claim:
     """Of the command's options."""
     earlier: Sequence[str]
     """Folders that lost trials of this place worked in, the last one first."""
+    reports: int = 0
+    """Evaluations that Optuna was told of."""
     beats: int = 0
     beaten_at: float = field(default_factory=time.monotonic)
 
@@ -113,7 +115,6 @@ class TrialQueue:
 
     def claim(self) -> Claim | None:
         """A trial to run; None where no place is free now."""
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import Trial
 
         self._bury()
@@ -126,14 +127,12 @@ class TrialQueue:
                 self._lose(trial_id)
                 continue
             self.study.sampler = _sampler(self._file.method, self._seed, place)
-            try:
+            with _unless_finished():
                 trial = Trial(self.study, trial_id)
                 values = {one.name: one.value(one.suggested(trial)) for one in self._file.parameters}
                 trial.set_user_attr("values", values)
-            except UpdateFinishedTrialError:  # taken for lost already
-                continue
-            earlier = [t.user_attrs["folder"] for t in reversed(lost) if "folder" in t.user_attrs]
-            return Claim(place, trial, values, earlier)
+                earlier = [t.user_attrs["folder"] for t in reversed(lost) if "folder" in t.user_attrs]
+                return Claim(place, trial, values, earlier)
         return None
 
     def _begun(self, place: int, lost: FrozenTrial | None) -> FrozenTrial:
@@ -171,48 +170,37 @@ class TrialQueue:
                 self._lose(trial._trial_id)
 
     def _lose(self, trial_id: int) -> None:
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        try:
+        with _unless_finished():
             self._storage.set_trial_user_attr(trial_id, "lost", True)
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-        except UpdateFinishedTrialError:
-            return  # somebody was quicker
 
     def beat(self, claim: Claim) -> bool:
         """A sign of life, from time to time; False where the trial was taken for lost, and is no longer ours."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
         now = time.monotonic()
         if now - claim.beaten_at < self._grace / 6:
             return True
         claim.beats, claim.beaten_at = claim.beats + 1, now
-        try:
+        with _unless_finished():
             claim.trial.set_user_attr("beat", claim.beats)
-        except UpdateFinishedTrialError:
-            return False
-        return True
+            return True
+        return False
 
     def work_in(self, claim: Claim, folder: str) -> bool:
         """Writes down where a trial works; False where it is no longer ours."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        try:
+        with _unless_finished():
             claim.trial.set_user_attr("folder", folder)
-        except UpdateFinishedTrialError:
-            return False
-        return True
+            return True
+        return False
 
-    def is_bad(self, claim: Claim, value: float, step: int) -> bool | None:
-        """Tells of an evaluation: whether the trial is to be ended early; None where it is no longer ours."""
-        from optuna.exceptions import UpdateFinishedTrialError
-
-        try:
-            claim.trial.report(value, step)
+    def is_bad(self, claim: Claim, value: float) -> bool | None:
+        """Tells of the next evaluation: whether the trial is to be ended early; None where it is no longer ours."""
+        claim.reports += 1
+        with _unless_finished():
+            claim.trial.report(value, claim.reports)
             return claim.trial.should_prune()
-        except UpdateFinishedTrialError:
-            return None
+        return None
 
     def give_up(self, claim: Claim) -> None:
         """Frees the trial's place: this process is told to stop."""
@@ -227,17 +215,22 @@ class TrialQueue:
             value: of the metric; a sweep without one has 0.
             notes: what else is kept of it.
         """
-        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        try:
+        with _unless_finished():
             for key, note in notes.items():
                 claim.trial.set_user_attr(key, note)
             values = [0.0 if value is None else value] if state == "COMPLETE" else None
             self._storage.set_trial_state_values(claim.trial._trial_id, TrialState[state], values)
-        except UpdateFinishedTrialError:
-            return False
-        return True
+            return True
+        return False
+
+
+def _unless_finished() -> contextlib.suppress:
+    """Leaves the block where the trial that it writes to is finished: somebody took it for lost, or was quicker."""
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    return contextlib.suppress(UpdateFinishedTrialError)
 
 
 def is_lost(trial: FrozenTrial) -> bool:

@@ -136,16 +136,13 @@ def _metric(asked: Any) -> Metric | None:
     if not isinstance(asked, dict) or "name" not in asked or set(asked) - {"name", "goal", "target"}:
         raise UsageError("a sweep's metric has a name, a goal (minimize or maximize) and, perhaps, a target.")
     try:
-        metric = Metric(asked["name"], asked.get("goal", "minimize"), _number(asked.get("target")))
+        target = None if asked.get("target") is None else float(asked["target"])
     except (TypeError, ValueError) as error:
         raise UsageError(f"the metric's target is {asked['target']!r}, not a number.") from error
+    metric = Metric(asked["name"], asked.get("goal", "minimize"), target)
     if metric.goal not in ("minimize", "maximize"):
         raise unknown("goal", str(metric.goal), ("minimize", "maximize"))
     return metric
-
-
-def _number(asked: Any) -> float | None:
-    return None if asked is None else float(asked)
 
 
 def _command(name: str, asked: Any) -> tuple[str, ...]:

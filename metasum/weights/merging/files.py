@@ -16,8 +16,9 @@ from torch import Tensor
 
 from metasum.config.merge import MergeConfig, factors
 from metasum.errors import MetaSumError, UsageError
+from metasum.machine import usable_cores
 from metasum.weights.merging.checkpoint import Checkpoint, opened
-from metasum.weights.merging.crew import Crew, usable_cores
+from metasum.weights.merging.crew import Crew
 from metasum.weights.merging.dtypes import DTYPES, FLOATS
 from metasum.weights.merging.formulas import Formula
 from metasum.weights.merging.layers import Layers, parse_layers
@@ -101,7 +102,7 @@ def merge_files(
         threads = settings.threads or usable_cores()
         size = piece or _piece_size(threads, len(everything))
         merged = [part for part in parts if part.merged]
-        amount = _amount(parts, checkpoints, start, reads(method, settings, merged))
+        amount = _amount(parts, everything, reads(method, settings, merged))
         tell = None if progress is None else lambda done: progress(done, amount)
         target = stack.enter_context(writing(output, {part.name: part.info for part in parts}, told))
         crew = stack.enter_context(Crew(threads, cancelled=cancelled, progress=tell))
@@ -150,11 +151,10 @@ def _piece_size(threads: int, inputs: int) -> int:
     return min(LARGEST_PIECE, max(SMALLEST_PIECE, each // SMALLEST_PIECE * SMALLEST_PIECE))
 
 
-def _amount(parts: Sequence[Part], files: Sequence[Checkpoint], base: Checkpoint | None, times: int) -> int:
+def _amount(parts: Sequence[Part], inputs: Sequence[Checkpoint], times: int) -> int:
     """Bytes that will be read."""
-    inputs = [*files, *([base] if base else [])]
     merged = sum(file.places[part.name].info.bytes for part in parts if part.merged for file in inputs)
-    return times * merged + sum(files[0].places[part.name].info.bytes for part in parts if not part.merged)
+    return times * merged + sum(inputs[0].places[part.name].info.bytes for part in parts if not part.merged)
 
 
 def _told(

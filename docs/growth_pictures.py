@@ -1,0 +1,45 @@
+"""Draws the pictures of speed.md: `python docs/growth_pictures.py width.json batch.json networks.json`.
+
+Each file is what `metasum benchmark --measure step,memory --json` printed for several widths, batches or numbers of
+networks; the commands are in speed.md.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+COLOURS = {"time": "#d1495b", "memory": "#2e86ab"}
+
+
+def line(axes, sizes, heights, label, colour):
+    """The measured values, and the straight line through the largest of them and 0."""
+    axes.plot(sizes, heights, marker="o", markersize=4, color=colour)
+    axes.plot(sizes, [heights[-1] * size / sizes[-1] for size in sizes], linestyle=":", color="#6f7782")
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+
+
+def main(*files):
+    figure = Figure(figsize=(9, 5), layout="constrained")
+    names = {"width": "parameters, millions", "batch": "images in a batch", "networks": "networks added"}
+    for (upper, lower), (key, name), file in zip(
+        figure.subplots(2, 3, sharex="col").T, names.items(), files, strict=True
+    ):
+        result = json.loads(Path(file).read_text())
+        rows, memory = result["rows"], result["memory"]
+        sizes = [row[key] for row in rows]
+        if key == "width":  # parameters and operations grow with its square
+            sizes = [own["parameters"] / 4 / own["networks"] / 1e6 for own in memory]
+        line(upper, sizes, [row["step_seconds"] for row in rows], "step, s", COLOURS["time"])
+        line(lower, sizes, [own["measured"] / 2**30 for own in memory], "memory, GiB", COLOURS["memory"])
+        lower.set_xlabel(name)
+        for axes in (upper, lower):
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log", base=2)
+    figure.savefig(HERE / "growth.svg", metadata={"Date": None})
+
+
+main(*sys.argv[1:])

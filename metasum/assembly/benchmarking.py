@@ -1,0 +1,109 @@
+"""`metasum benchmark`: settings and learners by name, each measured in turn."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from metasum.assembly.bench import Bench
+from metasum.baselines.registry import LEARNERS, learner_named
+from metasum.config import BenchmarkConfig
+from metasum.config.benchmark import Setting
+from metasum.errors import UsageError
+from metasum.study.benchmark.racing import Work, race
+from metasum.study.benchmark.steps import PlainPasses, optimisation
+from metasum.training.optimisation import make_fabric
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+Say = Callable[[str], None]
+
+
+def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict[str, Any]:
+    """Everything that `config` asks for.
+
+    Args:
+        config: what to measure, in which settings.
+        say: is told what comes next.
+
+    Returns:
+        "rows", the training steps, each against the plain forward and backward passes that its arithmetic amounts to:
+        "learner", "backend", the setting, "passes", "step_seconds", "minimum_seconds", "ratio" and "ratio_range",
+        "operations_per_second" and their share "of_matrix_rate" (that of a large matrix product in the same precision
+        and rounds), "peak_bytes" (of the process, with everything that is compared in memory). Where several settings
+        of one width, batch and number of networks were asked for, "settings" compares them.
+        "optimizer", "input", "memory", "evaluation": rows of these, where asked for. And "device", "threads",
+        "repeats".
+
+    Raises:
+        UsageError: an unknown learner; a device that is not there.
+    """
+    names = _learners(config.learner)
+    device = _fabric(config, config.settings()[0]).device
+    found: dict[str, Any] = {"rows": [], "settings": [], "optimizer": [], "input": [], "memory": [], "evaluation": []}
+    found |= {
+        "measured": list(config.measurements()),
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "repeats": config.repeats,
+    }
+    for setting in config.settings():
+        fabric = _fabric(config, setting)
+        bench = Bench(config, setting, fabric)
+        for name in names if "step" in config.measurements() else ():
+            say(f"{name}: {setting}")
+            found["rows"] += bench.step_rows(name)
+        for measurement, rows in (
+            ("optimizer", bench.optimiser_rows),
+            ("input", bench.input_rows),
+            ("memory", bench.memory_rows),
+            ("evaluation", bench.evaluation_rows),
+        ):
+            if measurement in config.measurements():
+                say(f"{measurement}: {setting}")
+                found[measurement] += [{**dataclasses.asdict(setting), **row} for row in rows()]
+    if "step" in config.measurements():
+        found["settings"] = _compare_settings(config, say)
+    return found
+
+
+def _learners(text: str) -> list[str]:
+    """Names of learners that have a training step of their own; raises UsageError."""
+    own = [name for name, entry in LEARNERS.items() if entry.endpoints is None and not entry.two_initialisations]
+    if text == "all":
+        return own
+    names = [word.strip() for word in text.split(",")]
+    for name in names:
+        taken = learner_named(name).endpoints
+        if taken is not None:
+            raise UsageError(f"learner {name!r} trains as {taken!r} does; time that one.")
+    return names
+
+
+def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:
+    return make_fabric(optimisation(setting, device=config.device))
+
+
+def _compare_settings(config: BenchmarkConfig, say: Say) -> list[dict[str, Any]]:
+    """The plain pass and joint MetaSum's step in all settings of one size, in the same rounds."""
+    rows = []
+    groups: dict[tuple[float, int, int], list[Setting]] = {}
+    for setting in config.settings():
+        groups.setdefault((setting.width, setting.batch_size, setting.networks), []).append(setting)
+    for group in (own for own in groups.values() if len(own) > 1):
+        say(f"settings beside one another: {len(group)} of width {group[0].width:g}, batch {group[0].batch_size}")
+        benches = {str(setting): Bench(config, setting, _fabric(config, setting)) for setting in group}
+        device = _fabric(config, group[0]).device
+        plain: dict[str, Work] = {
+            name: PlainPasses(bench.network(), bench.batches[0], 1, _fabric(config, setting))
+            for (name, bench), setting in zip(benches.items(), group, strict=True)
+        }
+        joint: dict[str, Work] = {name: bench.joint_step("torch")[1] for name, bench in benches.items()}
+        for what, work in (("plain pass", plain), ("metasum", joint)):
+            for setting, time in zip(group, race(work, repeats=config.repeats, device=device).values(), strict=True):
+                rows.append({**dataclasses.asdict(setting), "what": what, **time._asdict()})
+    return rows

@@ -1,0 +1,85 @@
+"""What a step holds at its peak, against what has to be there, counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from metasum.learners.networks import MetaSum
+from metasum.study.benchmark.steps import Step
+from metasum.training.memory import held_bytes, peak_bytes, reset_peak
+
+
+def memory_row(networks: MetaSum, step: Step, device: torch.device) -> dict[str, Any]:
+    """Joint MetaSum's step with its update: bytes at the peak, and the parts that they consist of.
+
+    Args:
+        networks: the first two, which the sum is made in.
+        step: of their learner.
+        device: on the CPU the process's resident memory is read, so that libraries' buffers count, too.
+
+    Returns:
+        Bytes: "parameters", "gradients" and "optimizer_state" (of all networks), "sum" (the third network's parameters
+        and their gradient), "activations" (what one term saves for its backward), "counted", the total of these; and
+        "measured", with "ratio". "sum_forward" is what a forward through the sum holds more than one through the
+        target, in copies of a network's parameters.
+    """
+    for _ in range(2):  # moments are there from the first update on
+        step()
+        step.updater.update()
+    one, count = sum(p.nbytes for p in networks.target.parameters()), len(step.batches)
+    batch = step.batches[0]
+    parts = {
+        "parameters": count * one,
+        "gradients": count * one,
+        "optimizer_state": sum(t.nbytes for t in step.updater.moments()),
+        "sum": 2 * one,
+        "activations": saved_bytes(lambda: cross_entropy(networks.target(batch.images), batch.labels), networks),
+    }
+    counted = sum(parts.values())
+
+    def work() -> None:
+        step()
+        step.updater.update()
+
+    own = growth(lambda: networks.target(batch.images), device)
+    summed = growth(lambda: networks.detached_sum()(batch.images), device)
+    measured = parts["parameters"] + parts["optimizer_state"] + growth(work, device)
+    return {
+        **parts,
+        "counted": counted,
+        "measured": measured,
+        "ratio": measured / counted,
+        "sum_forward": (summed - own) / one,
+    }
+
+
+def growth(work: Callable[[], object], device: torch.device) -> int:
+    """Bytes that `work` holds at its peak beyond what was held before."""
+    reset_peak(device)
+    before = held_bytes(device)
+    kept = work()
+    after = peak_bytes(device)
+    del kept
+    return after - before
+
+
+def saved_bytes(loss: Callable[[], Tensor], network: nn.Module) -> int:
+    """What a forward keeps for its backward: every storage once, the network's own tensors not counted."""
+    own = {t.untyped_storage().data_ptr() for t in (*network.parameters(), *network.buffers())}
+    kept = dict[int, int]()
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        graph = loss()  # alive, so that no storage is freed and its address taken by another
+    del graph
+    return sum(kept.values())

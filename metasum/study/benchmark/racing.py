@@ -1,0 +1,71 @@
+"""Things to be compared, run in turn, round by round, so that what slows the machine slows all of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import torch
+
+Work = Callable[[], object]
+
+
+class Time(NamedTuple):
+    """What one contender needed."""
+
+    seconds: float
+    """Median over the rounds."""
+    ratio: float
+    """To the first contender's seconds of the same round: the median."""
+    ratio_range: list[float]
+    """The least and the greatest."""
+
+
+def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) -> dict[str, Time]:
+    """Times each contender `repeats` times, after one round to warm up; ratios are to the first of them.
+
+    Args:
+        contenders: by name. Every other round runs them in reverse, so that nobody always comes first.
+        repeats: rounds.
+        device: on a GPU, its kernels are waited for.
+    """
+    order = list(contenders)
+    seconds = {name: list[float]() for name in order}
+    for round_ in range(repeats + 1):
+        for name in order if round_ % 2 == 0 else reversed(order):
+            seconds[name].append(timed(contenders[name], device))
+    found = {}
+    for name, times in seconds.items():
+        ratios = [own / first for own, first in zip(times, seconds[order[0]], strict=True)][1:]
+        found[name] = Time(statistics.median(times[1:]), statistics.median(ratios), [min(ratios), max(ratios)])
+    return found
+
+
+def timed(work: Work, device: torch.device) -> float:
+    """Seconds that `work` takes, its kernels included."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
+
+
+class MatrixProduct:
+    """The product of two large square matrices: what the device can do where nothing else is in the way.
+
+    Args:
+        dtype: of the matrices.
+        device: where they are.
+    """
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        size = 8192 if device.type == "cuda" else 1024
+        self._left, self._right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+        self.operations = 2 * size**3
+
+    def __call__(self) -> None:
+        self._left @ self._right

@@ -1,0 +1,153 @@
+"""What `metasum benchmark` counts and compares."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from metasum.config import NetworkConfig, OptimisationConfig, TrainConfig
+from metasum.config.benchmark import Setting
+from metasum.learners.joint import JointLearner
+from metasum.learners.networks import MetaSum
+from metasum.networks.build import build_network
+from metasum.study.benchmark.memory import saved_bytes
+from metasum.study.benchmark.racing import race
+from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
+from metasum.study.benchmark.steps import Step, operations, random_batch
+from metasum.training.optimisation import make_fabric
+
+TINY = ("--width", 0.02, "--batch-size", 4, "--repeats", 1, "--device", "cpu")
+
+
+@pytest.fixture
+def benchmark(metasum):
+    def run(*flags):
+        outcome = metasum("benchmark", *TINY, *flags, "--json")
+        assert outcome.code == 0, outcome.err
+        return json.loads(outcome.out)
+
+    return run
+
+
+def test_every_way_to_write_joint_metasum_amounts_to_three_plain_passes(benchmark):
+    rows = benchmark()["rows"]
+    assert [row["backend"] for row in rows] == ["learn2learn", "torch", "higher", *USUAL_SHAPES]
+    for row in rows:
+        assert row["passes"] == 3
+        assert set(row) >= {"learner", "width", "batch", "precision", "step_seconds", "minimum_seconds", "peak_bytes"}
+        low, high = row["ratio_range"]
+        assert 0 < low <= row["ratio"] <= high
+
+
+def test_no_learner_does_more_than_its_terms_ask_for(benchmark):
+    passes = {"independent": 2, "metasum-symmetric": 4, "quiet": 6, "sharpness-aware": 4, "two-head": 2}
+    rows = benchmark("--learner", ",".join(passes))["rows"]
+    assert {row["learner"]: row["passes"] for row in rows} == passes
+
+
+def test_all_learners_have_a_step_to_time(benchmark):
+    rows = benchmark("--learner", "all", "--backends", "torch", "--width", 0.04)["rows"]
+    timed = {row["learner"] for row in rows}
+    assert {"metasum-meta", "slots", "tangent", "meta-networks", "meta-transfer"} < timed
+    assert "ties" not in timed
+
+
+def test_meta_training_stands_beside_the_libraries_own_loops(benchmark):
+    rows = benchmark("--learner", "metasum-meta", "--inner-steps", 2)["rows"]
+    names = ["learn2learn", "torch", "higher", "plain learn2learn", "plain higher"]
+    assert [row["backend"] for row in rows] == names
+    assert len({row["passes"] for row in rows}) == 1
+    assert rows[0]["passes"] == pytest.approx(2 * 2 * 3 + 3, abs=0.5)  # first layers have no images' gradient
+
+
+def test_a_sum_of_four_costs_one_pass_more_than_four_networks(benchmark):
+    rows = benchmark("--networks", "2,4", "--backends", "torch", "--no-usual-shapes")["rows"]
+    assert [(row["networks"], row["passes"]) for row in rows] == [(2, 3), (4, 5)]
+
+
+def test_settings_are_compared_in_the_same_rounds(benchmark):
+    result = benchmark("--memory-format", "contiguous,channels-last", "--backends", "torch")
+    assert [(row["what"], row["memory_format"]) for row in result["settings"]] == [
+        (what, layout) for what in ("plain pass", "metasum") for layout in ("contiguous", "channels-last")
+    ]
+    assert result["settings"][0]["ratio"] == 1
+
+
+def test_everything_around_a_step_is_measured_on_request(benchmark):
+    result = benchmark("--measure", "optimizer,input,memory,evaluation")
+    assert result["rows"] == []
+    assert {(row["optimizer"], row["way"]) for row in result["optimizer"]} == {
+        (name, way) for name in ("adam", "sgd") for way in ("for-loop", "foreach", "fused")
+    }
+    first, *_, last = result["input"]
+    assert first["way"] == "metasum"
+    assert last["images_per_second"] < first["images_per_second"]  # hundreds of times
+    (memory,) = result["memory"]
+    assert (
+        memory["parameters"]
+        == memory["gradients"]
+        == memory["sum"]
+        == memory["counted"]
+        - sum(memory[name] for name in ("parameters", "gradients", "optimizer_state", "activations"))
+    )
+    assert result["evaluation"][0]["images"] > 0
+
+
+def test_the_tables_say_a_setting_once(metasum):
+    outcome = metasum("benchmark", *TINY, "--measure", "all", "--backends", "torch")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("width 0.02") == 5  # step, optimizer, input, memory, evaluation
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--backends", "jax"], "unknown backend 'jax'"),
+        (["--measure", "time"], "unknown value for --measure 'time'"),
+        (["--width", "1,wide"], "--width takes numbers separated by commas, not '1,wide'"),
+        (["--batch-size", "1"], "--batch-size takes numbers above 1, not '1'"),
+        (["--learner", "ties"], "learner 'ties' trains as 'independent' does; time that one"),
+        (["--learner", "metasun"], "unknown learner 'metasun'"),
+        (["--precision", "8"], "unknown value for --precision '8'"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(metasum, flags, words):
+    outcome = metasum("benchmark", *flags)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+@pytest.mark.parametrize("shape", USUAL_SHAPES)
+def test_the_usual_shapes_have_metasums_gradient(shape):
+    fabric = make_fabric(OptimisationConfig(device="cpu"))
+    generator = torch.Generator().manual_seed(0)
+    batches = [random_batch(4, generator, fabric.device) for _ in range(2)]
+    model = build_network(NetworkConfig(width=0.03, num_classes=10, dropout=0.0), in_channels=1, seed=0)
+    ours, theirs = (MetaSum(model) for _ in range(2))
+    Step(
+        JointLearner(ours, TrainConfig().objective), batches, Setting(1.0, 4, 2, "32", "channels-last", False), fabric
+    )()
+    pair = (theirs.target.train(), theirs.support.train())
+    joint_loss(*pair, USUAL_SHAPES[shape](*pair), batches).backward()
+    for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(own.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+
+def test_operations_of_a_product_are_two_for_each_pair_of_numbers():
+    left, right = torch.ones(2, 3), torch.ones(3, 5)
+    assert operations(lambda: left @ right) == 2 * 2 * 3 * 5
+
+
+def test_what_a_forward_saves_is_counted_once_and_without_the_weights():
+    network = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Sigmoid())
+    images = torch.ones(2, 4)
+    assert saved_bytes(lambda: network(images).sum(), network) == images.nbytes + 2 * 3 * 4
+
+
+def test_in_a_race_everybody_runs_in_every_round_and_the_first_is_the_measure():
+    ran = []
+    work = {name: (lambda name=name: ran.append(name)) for name in ("slow", "quick")}
+    times = race(work, repeats=3, device=torch.device("cpu"))
+    assert ran == ["slow", "quick", "quick", "slow", "slow", "quick", "quick", "slow"]
+    assert times["slow"].ratio == 1
