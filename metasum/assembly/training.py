@@ -18,6 +18,7 @@ from metasum.assembly.parts import (
     resolve,
     unread_settings,
 )
+from metasum.assembly.sharding import check_pieces, make_learner
 from metasum.baselines.registry import learner_named, pool_files
 from metasum.config import TrackingConfig, TrainConfig
 from metasum.errors import UsageError
@@ -129,13 +130,15 @@ def run_in(
     if together.several:
         display = display if together.first else SilentDisplay()
         _check_shared(config, together.count)
+    if config.processes.fsdp:
+        check_pieces(config, together)
     if learner_named(config.learner).meta_learnt:
         resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display, troubles=troubles)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     start, size = checksum(start_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
-    learner = learner_named(config.learner).factory(networks.to(fabric.device), config)
+    learner = make_learner(networks, config, fabric)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     if config.sum.operator == "learned" and not learner.trains_sum:

@@ -1,6 +1,5 @@
 """Several processes that train as one, started for real."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,35 +7,9 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from started import PLAIN, TORCHRUN, run, same, weights
 
 pytestmark = pytest.mark.slow
-PLAIN = [sys.executable, "-m", "metasum"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "metasum"]
-
-
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def run(command, *, code=0):
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=ONE_THREAD)
-    assert done.returncode == code or (code and done.returncode), done.stderr
-    return done
-
-
-def weights(tmp_path, name):
-    folder = tmp_path / "runs" / "rows+lines" / name
-    return {side: load_file(folder / f"{side}.safetensors") for side in ("target", "support", "summed")}
-
-
-def same(first, second, *, within=1e-5):
-    return all(
-        bool((first[side][name] - second[side][name]).abs().max() < within)
-        for side in first
-        for name in first[side]
-        if first[side][name].is_floating_point()
-    )
 
 
 @pytest.fixture
