@@ -58,6 +58,8 @@ class LearnerEntry:
     """Whether its networks start from an initialisation that is meta-learnt first, unless one is given."""
     numbered: str | None = None
     """Setting that must differ between networks that are to be added: the first has 0, the next 1."""
+    in_pieces: bool = False
+    """Whether all that it does to networks in training can be done to networks in pieces (`--fsdp`)."""
     grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     """Candidates for the settings that a comparison chooses on validation images; all combinations are tried."""
 
@@ -165,13 +167,16 @@ def _alone(summary: str, *, preset: Mapping[str, Any] | None = None, **more: Any
 
 
 LEARNERS: dict[str, LearnerEntry] = {
-    "metasum": LearnerEntry(_joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT),
+    "metasum": LearnerEntry(
+        _joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT, in_pieces=True
+    ),
     "metasum-symmetric": LearnerEntry(
         _joint,
         "MetaSum whose sum is to do well on the support, too.",
         "metasum",
         JOINT,
         preset={"symmetric": True},
+        in_pieces=True,
     ),
     "metasum-meta": LearnerEntry(
         _independent,
@@ -180,6 +185,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         (*_names(MetaConfig), *OBJECTIVE),
         one_initialisation=True,
         meta_learnt=True,
+        in_pieces=True,
     ),
     "slots": LearnerEntry(
         _slots,
@@ -199,11 +205,13 @@ LEARNERS: dict[str, LearnerEntry] = {
         "Trains each network alone, pulled to the initialisation.",
         defaults={"anchor": 0.01},
         one_initialisation=True,
+        in_pieces=True,
         grid={"anchor": (0.001, 0.01, 0.1)},
     ),
     "sharpness-aware": _alone(
         "Trains each network alone, in sharpness-aware steps.",
         defaults={"sharpness": 0.05},
+        in_pieces=True,
         grid={"sharpness": (0.05, 0.2, 0.5)},
     ),
     "tangent": _alone(
@@ -213,7 +221,7 @@ LEARNERS: dict[str, LearnerEntry] = {
         grid={"learning_rate": (5e-4, 2e-3)},
     ),
     "independent": LearnerEntry(
-        _independent, "Trains each network alone: the plain sum.", "metasum", ("operator", "scaling")
+        _independent, "Trains each network alone: the plain sum.", "metasum", ("operator", "scaling"), in_pieces=True
     ),
     "proximity": LearnerEntry(
         _proximity,
@@ -253,7 +261,8 @@ LEARNERS: dict[str, LearnerEntry] = {
     "regmean": _merger("regmean"),
     "weight-matching": _merger("weight-matching"),
     "independent-two-inits": _two_inits(
-        LearnerEntry(_independent, "", "metasum", ("operator",)), "The plain sum of networks from two initialisations."
+        LearnerEntry(_independent, "", "metasum", ("operator",), in_pieces=True),
+        "The plain sum of networks from two initialisations.",
     ),
     "average-two-inits": _two_inits(
         _merger("average"), "The plain average of networks from two initialisations.", "independent-two-inits"

@@ -54,6 +54,7 @@ def _steps(row: dict[str, Any]) -> dict[str, str]:
         "passes": f"{row['passes']:.2f}",
         "step, s": f"{row['step_seconds']:.4g}",
         "ratio": _ratio(row),
+        "to the first": f"{row['to_first']:.3f}",
         "images/s": f"{row['images_per_second']:.0f}",
         "GFLOP/s": f"{row['operations_per_second'] / 1e9:.0f}",
         "of a matrix product's": f"{row['of_matrix_rate']:.0%}",

@@ -82,6 +82,7 @@ class Bench:
                 "minimum_seconds": times[_MINIMUM].seconds / scale,
                 "ratio": time.ratio * scale,
                 "ratio_range": [value * scale for value in time.ratio_range],
+                "to_first": time.against(times[next(iter(steps))]),
                 "images_per_second": self._setting.batch_size * len(self.batches) / time.seconds,
                 "operations_per_second": done / time.seconds,
                 "of_matrix_rate": done / time.seconds / rate,

@@ -130,4 +130,4 @@ def evaluation_row(learner: PairLearner, datasets: Sides[Dataset], fabric: Fabri
         {"plain": plain, "evaluation": lambda: evaluator.on_the_way(learner)}, repeats=repeats, device=fabric.device
     )
     time = times["evaluation"]
-    return {"images": sum(len(images) for images in ready), "batch_of": EVALUATION_BATCH, **time._asdict()}
+    return {"images": sum(len(images) for images in ready), "batch_of": EVALUATION_BATCH, **time.in_figures()}

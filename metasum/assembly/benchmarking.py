@@ -33,11 +33,11 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
     Returns:
         "rows", the training steps, each against the plain forward and backward passes that its arithmetic amounts to:
         "learner", "backend", the setting, "passes", "step_seconds", "minimum_seconds", "ratio" and "ratio_range",
-        "operations_per_second" and their share "of_matrix_rate" (that of a large matrix product in the same precision
-        and rounds), "peak_bytes" (of the process, with everything that is compared in memory). Where several settings
-        of one width, batch and number of networks were asked for, "settings" compares them.
-        "optimizer", "input", "memory", "evaluation": rows of these, where asked for. And "device", "threads",
-        "repeats".
+        "to_first" (the ratio to the learner's first row), "operations_per_second" and their share "of_matrix_rate"
+        (that of a large matrix product in the same precision and rounds), "peak_bytes" (of the process, with everything
+        that is compared in memory). "settings": where several of one width, batch and number of networks were asked
+        for, the plain pass and joint MetaSum's step in each. "optimizer", "input", "memory", "evaluation": rows of
+        these, where asked for. And "measured", "device", "threads", "repeats".
 
     Raises:
         UsageError: an unknown learner; a device that is not there.
@@ -105,5 +105,5 @@ def _compare_settings(config: BenchmarkConfig, say: Say) -> list[dict[str, Any]]
         joint: dict[str, Work] = {name: bench.joint_step("torch")[1] for name, bench in benches.items()}
         for what, work in (("plain pass", plain), ("metasum", joint)):
             for setting, time in zip(group, race(work, repeats=config.repeats, device=device).values(), strict=True):
-                rows.append({**dataclasses.asdict(setting), "what": what, **time._asdict()})
+                rows.append({**dataclasses.asdict(setting), "what": what, **time.in_figures()})
     return rows

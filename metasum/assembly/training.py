@@ -18,6 +18,7 @@ from metasum.assembly.parts import (
     resolve,
     unread_settings,
 )
+from metasum.assembly.sharding import check_pieces, make_learner
 from metasum.baselines.registry import learner_named, pool_files
 from metasum.config import TrackingConfig, TrainConfig
 from metasum.errors import UsageError
@@ -31,7 +32,7 @@ from metasum.training.description import describe, reopen
 from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
-from metasum.training.optimisation import layout, make_fabric
+from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
@@ -129,14 +130,15 @@ def run_in(
     if together.several:
         display = display if together.first else SilentDisplay()
         _check_shared(config, together)
+    if config.processes.fsdp:
+        check_pieces(config, together)
     if learner_named(config.learner).meta_learnt:
         resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display, troubles=troubles)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
     start, size = checksum(start_of(networks.target)), sum(p.numel() for p in networks.target.parameters())
-    networks.to(fabric.device).to(memory_format=layout(config.optimisation.memory_format, fabric.device))
-    learner = learner_named(config.learner).factory(networks, config)
+    learner = make_learner(networks, config, fabric)
     if config.sum.statistics == "learned" and not learner.trains_sum:
         raise UsageError(f"--statistics learned: learner {config.learner!r} does not run the sum in training.")
     if config.sum.operator == "learned" and not learner.trains_sum:

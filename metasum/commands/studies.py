@@ -32,7 +32,7 @@ from metasum.tables import comparison_tables, experiment_tables, show, sum_table
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "devices", "num_nodes"))
+@settings_flags(TrainConfig, leave_out=("learner", "devices", "num_nodes", "fsdp"))
 @plugin_flag
 @out_flag
 @download_flag
@@ -82,7 +82,7 @@ def compare_baselines(**values: Any) -> None:
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "target", "devices", "num_nodes"))
+@settings_flags(TrainConfig, leave_out=("learner", "target", "devices", "num_nodes", "fsdp"))
 @plugin_flag
 @out_flag
 @download_flag

@@ -25,7 +25,7 @@ class OptimisationConfig(Checked):
     device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
     memory_format: str | None = option(
         None,
-        "Layout of kernels and activations, for speed alone [default: channels-last; on mps contiguous].",
+        "Layout of kernels and activations, for speed [default: channels-last; contiguous on mps and with --fsdp].",
         choices=MEMORY_FORMATS,
     )
 
@@ -45,6 +45,7 @@ class ProcessesConfig(Checked):
         1, "Processes on this machine, each with a GPU or its share of the cores; they divide each batch.", minimum=1
     )
     num_nodes: int = option(1, "Machines, with as many devices each.", minimum=1)
+    fsdp: bool = option(False, "Cut networks, gradients and moments into pieces, one in each process.")
     sync_batch_norm: bool = option(False, "Batch statistics, in training, over the images of all processes.")
 
 

@@ -16,7 +16,8 @@ from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
 # they change no weight that is not checked
-MAY_DIFFER_ON_RESUME = {"data_root", "device", "devices", "num_nodes", "monitor", "tracking", "source", "init", "pool"}
+MAY_DIFFER_ON_RESUME = {"data_root", "device", "devices", "num_nodes", "fsdp", "monitor", "tracking", "source", "init"}
+MAY_DIFFER_ON_RESUME |= {"pool", "memory_format"}
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 

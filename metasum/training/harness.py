@@ -14,6 +14,7 @@ from torch import Tensor
 from metasum.config import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted
 from metasum.learners.protocol import Trainable
+from metasum.learners.sharded import ShardedLearner
 from metasum.training.interruption import Interruption
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
@@ -21,6 +22,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
 from metasum.types import Batch
+from metasum.weights.pieces import own_piece
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -191,7 +193,7 @@ class Harness(Generic[L, E]):
 
     def _evaluate_on_the_way(self) -> None:
         started = time.perf_counter()
-        self.together.average_buffers(self.learner.buffers())
+        self._meet()
         evaluation = self.together.agreed(
             lambda: self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
         )
@@ -211,17 +213,24 @@ class Harness(Generic[L, E]):
         if self._unlogged:
             self._read_losses()
             self._log()
-        if not all(bool(parameter.isfinite().all()) for parameter in self.learner.parameters()):
+        if self.together.any(not all(bool(own_piece(p).isfinite().all()) for p in self.learner.parameters())):
             raise self._diverged(f"a weight became NaN or infinite by step {self.step}")
-        self.together.average_buffers(self.learner.buffers())
-        self.together.agreed(self._write_checkpoint)
+        self._meet()
+        update = self.updater.state_dict(keep=self.together.first)
+        self.together.agreed(lambda: self._write_checkpoint(update))
 
-    def _write_checkpoint(self) -> None:
+    def _meet(self) -> None:
+        """Before networks are measured or saved: running statistics are averaged, and pieces put together."""
+        self.together.average_buffers(self.learner.buffers())
+        if isinstance(self.learner, ShardedLearner):
+            self.learner.gather()
+
+    def _write_checkpoint(self, update: dict[str, Any]) -> None:
         self.run.save_checkpoint(
             {
                 "step": self.step,
                 "learner": self.learner.state_dict(),
-                **self.updater.state_dict(),
+                **update,
                 "sampler": self.sampler.state_dict(),
                 "random": _random_state(self.fabric.device),
                 "images": self.images,

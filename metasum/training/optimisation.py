@@ -15,6 +15,7 @@ from metasum.config import OptimisationConfig, ProcessesConfig
 from metasum.errors import UsageError
 from metasum.learners.protocol import Trainable
 from metasum.training.processes import Processes
+from metasum.weights.pieces import cut, in_pieces, put_together
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -145,21 +146,36 @@ class Updater:
         """What the optimiser remembers of each parameter."""
         return [t for state in self._raw.state.values() for t in state.values() if torch.is_tensor(t)]
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self, *, keep: bool = True) -> dict[str, Any]:
+        """Whole; of parameters in pieces, all processes put it together, and those that `keep` it have it."""
         return {
-            "optimizer": self._raw.state_dict(),
+            "optimizer": put_together(self._raw.state_dict(), keep=keep),
             "updates": self._updates,
             "precision": self._fabric.strategy.precision.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes a whole state; where parameters are in pieces its moments are cut, in place, by all together."""
+        parameters = [parameter for group in self._groups for parameter in group]
+        for number, own in state["optimizer"]["state"].items():
+            moments = {name: value for name, value in own.items() if isinstance(value, Tensor) and name != "step"}
+            own.update({name: _placed(value, parameters[number]) for name, value in moments.items()})
         self._raw.load_state_dict(state["optimizer"])
         self._updates = state["updates"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 
 
+def _placed(moment: Tensor, parameter: nn.Parameter) -> Tensor:
+    """The moment in pieces, or laid out, as its parameter is: fused optimisers walk through memory side by side."""
+    if in_pieces(parameter):
+        return cut(moment, parameter)
+    return torch.empty_like(parameter, requires_grad=False).copy_(moment)
+
+
 def _optimizer(config: OptimisationConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     fused = config.precision != "16-mixed"  # a fused optimiser unscales by itself, and could not be clipped
+    if config.optimizer == "sgd" and any(in_pieces(parameter) for parameter in parameters):
+        fused = False  # PyTorch has none for pieces
     shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": fused}
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **shared)

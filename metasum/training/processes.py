@@ -1,11 +1,11 @@
 """Several processes that train as one: batches are divided, gradients averaged, and the first one writes.
 
-Every process holds the whole learner and draws the same batches, of which it works on its share; the mean of the
-shares' gradients is the batch's. So the number of processes changes rounding and dropout's draws (and, where it is not
-synchronised, batch normalisation), and a run may be continued by another number of them.
+Every process holds the whole learner (with FSDP, a piece of it) and draws the same batches, of which it works on its
+share; the mean of the shares' gradients is the batch's. So the number of processes changes rounding and dropout's draws
+(and, where it is not synchronised, batch normalisation), and a run may be continued by another number of them.
 
 Gradients are averaged by hand, not by DistributedDataParallel: a step runs several networks with weights that are
-sums, and sends several backward passes into them.
+sums, and sends several backward passes into them. Networks in pieces (FSDP) do it by themselves.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from metasum.errors import MetaSumError, UsageError, reason
 from metasum.types import Batch
+from metasum.weights.pieces import in_pieces
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -59,9 +60,13 @@ class Processes:
             raise UsageError(f"--batch-size {size} cannot be divided among {self.count} processes.")
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Gives every parameter the mean of the processes' gradients; one that has none anywhere keeps none."""
+        """Gives every parameter the mean of the processes' gradients; one that has none anywhere keeps none.
+
+        One in pieces has a piece of the mean already.
+        """
         if self.several:
-            self._average([parameter.grad for parameter in parameters if parameter.grad is not None])
+            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+            self._average([gradient for gradient in gradients if not in_pieces(gradient)])
 
     def average_buffers(self, buffers: Iterable[Tensor]) -> None:
         """Gives running statistics the mean of the processes'; counters are equal anyway."""

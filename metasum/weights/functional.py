@@ -61,7 +61,7 @@ def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffe
     # method). Filled in beforehand, the clone is made of the given tensors: no copy, no rounding, any operator.
     memo = {own.data_ptr: parameters[name] for name, own in network.named_parameters()}
     clone: nn.Module = third_party.learn2learn().clone_module(network, memo=memo)
-    _set_buffers(clone, network, buffers)
+    set_buffers(clone, network, buffers)
     return clone(images)  # type: ignore[no-any-return]
 
 
@@ -71,12 +71,12 @@ def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, im
 
 def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
     patched = third_party.higher().patch.make_functional(network)
-    _set_buffers(patched, network, buffers)
+    set_buffers(patched, network, buffers)
     return patched(images, params=[parameters[name] for name, _ in network.named_parameters()])  # type: ignore[no-any-return]
 
 
-def _set_buffers(copy: nn.Module, network: nn.Module, buffers: Buffers) -> None:
-    """Gives a structural copy of `network` the given buffers; a buffer shared by two modules stays shared."""
+def set_buffers(copy: nn.Module, network: nn.Module, buffers: Buffers) -> None:
+    """Gives a structural copy of `network` the given buffers, all of them; one shared by two modules stays shared."""
     names = {id(buffer): name for name, buffer in network.named_buffers()}
     copies = dict(copy.named_modules(remove_duplicate=False))
     for path, module in network.named_modules(remove_duplicate=False):

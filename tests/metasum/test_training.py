@@ -135,6 +135,28 @@ def test_the_layout_in_memory_changes_nothing_but_rounding(metasum, tiny, tmp_pa
             torch.testing.assert_close(tensor, other[key], rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize(("optimizer", "norm", "rate"), [("adam", "none", 1e-4), ("sgd", "group", 1e-3)])
+def test_a_run_goes_on_in_another_layout(metasum, tiny, tmp_path, monkeypatch, optimizer, norm, rate):
+    """Fused optimisers take it for granted that moments lie as weights do."""
+    flags = ["--norm", norm, "--optimizer", optimizer, "--learning-rate", rate]
+    assert metasum("train", *tiny, *flags, "--name", "straight").code == 0
+    step, steps = JointLearner.training_step, []
+
+    def stopped(self, *batches, **more):
+        steps.append(1)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batches, **more)
+
+    monkeypatch.setattr(JointLearner, "training_step", stopped)
+    assert metasum("train", *tiny, *flags, "--name", "moved", "--memory-format", "contiguous").code == 130
+    assert metasum("train", *tiny, *flags, "--name", "moved", "--resume").code == 0
+    for name in ("target", "support"):
+        one, other = (load_file(run_folder(tmp_path, run) / f"{name}.safetensors") for run in ("straight", "moved"))
+        for key, tensor in one.items():
+            torch.testing.assert_close(tensor, other[key], rtol=0, atol=2e-5)
+
+
 def test_an_interrupted_run_saves_and_says_how_to_go_on(metasum, tiny, tmp_path, monkeypatch):
     whole = metasum("train", *tiny, "--name", "whole")
     assert whole.code == 0

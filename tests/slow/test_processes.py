@@ -1,6 +1,5 @@
 """Several processes that train as one, started for real."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -8,35 +7,9 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from started import PLAIN, TORCHRUN, run, same, weights
 
 pytestmark = pytest.mark.slow
-PLAIN = [sys.executable, "-m", "metasum"]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "metasum"]
-
-
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
-
-
-def run(command, *, code=0):
-    words = [str(word) for word in command]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=280, env=ONE_THREAD)
-    assert done.returncode == code or (code and done.returncode), done.stderr
-    return done
-
-
-def weights(tmp_path, name):
-    folder = tmp_path / "runs" / "rows+lines" / name
-    return {side: load_file(folder / f"{side}.safetensors") for side in ("target", "support", "summed")}
-
-
-def same(first, second, *, within=1e-5):
-    return all(
-        bool((first[side][name] - second[side][name]).abs().max() < within)
-        for side in first
-        for name in first[side]
-        if first[side][name].is_floating_point()
-    )
 
 
 @pytest.fixture
@@ -71,8 +44,8 @@ def test_batch_norm_that_is_not_synchronised_is_another_computation(tmp_path, fl
 
 
 def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
-    flags = [*flags, "--norm", "group", "--steps", 150, "--checkpoint-every", 5, "--evaluate-every", 0]
-    flags += ["--optimizer", "sgd", "--learning-rate", 0.01]  # Adam makes much of roundings where gradients are small
+    flags = [*flags, "--norm", "none", "--steps", 150, "--checkpoint-every", 5, "--evaluate-every", 0]
+    flags += ["--learning-rate", 1e-4]  # with larger ones rounding grows a thousandfold in 150 steps
     command = [*PLAIN, *flags, "--name", "stopped"]
     checkpoint = tmp_path / "runs" / "rows+lines" / "stopped" / "last.ckpt"
     first = subprocess.Popen([str(word) for word in [*command, "--devices", 2]], stderr=subprocess.PIPE, text=True)
@@ -86,8 +59,8 @@ def test_a_run_is_continued_by_another_number_of_processes(tmp_path, flags):
     run([*PLAIN, *flags, "--name", "whole"])
     run([*PLAIN, *flags, "--name", "other", "--seed", 1])
     whole = weights(tmp_path, "whole")
-    assert same(weights(tmp_path, "stopped"), whole, within=1e-3)  # rounding grows, here to some 1e-5
-    assert not same(weights(tmp_path, "other"), whole, within=1e-3)
+    assert same(weights(tmp_path, "stopped"), whole, within=1e-4)
+    assert not same(weights(tmp_path, "other"), whole, within=1e-4)
 
 
 SYNCHRONISED = """

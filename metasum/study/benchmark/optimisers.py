@@ -40,5 +40,5 @@ def optimiser_rows(networks: list[nn.Module], *, repeats: int, device: torch.dev
             parameter.grad = torch.full_like(parameter, 1e-3)
         ways: dict[str, Work] = {way: kind(own, lr=1e-3, **how).step for way, how in WAYS.items()}
         for way, time in race(ways, repeats=repeats, device=device).items():
-            rows.append({"optimizer": name, "way": way, **time._asdict()})
+            rows.append({"optimizer": name, "way": way, **time.in_figures()})
     return rows

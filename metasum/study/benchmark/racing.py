@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -21,6 +21,16 @@ class Time(NamedTuple):
     """To the first contender's seconds of the same round: the median."""
     ratio_range: list[float]
     """The least and the greatest."""
+    rounds: list[float]
+    """Seconds in each round."""
+
+    def against(self, other: Time) -> float:
+        """The median over the rounds of the ratio to another one's seconds."""
+        return statistics.median(own / its for own, its in zip(self.rounds, other.rounds, strict=True))
+
+    def in_figures(self) -> dict[str, Any]:
+        """As a row of results holds it."""
+        return {"seconds": self.seconds, "ratio": self.ratio, "ratio_range": self.ratio_range}
 
 
 def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) -> dict[str, Time]:
@@ -39,7 +49,8 @@ def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) 
     found = {}
     for name, times in seconds.items():
         ratios = [own / first for own, first in zip(times, seconds[order[0]], strict=True)][1:]
-        found[name] = Time(statistics.median(times[1:]), statistics.median(ratios), [min(ratios), max(ratios)])
+        middle = statistics.median(times[1:]), statistics.median(ratios)
+        found[name] = Time(*middle, [min(ratios), max(ratios)], times[1:])
     return found
 
 
