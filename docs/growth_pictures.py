@@ -24,16 +24,16 @@ def line(axes, sizes, heights, label, colour):
 
 def main(*files):
     figure = Figure(figsize=(9, 5), layout="constrained")
-    names = {"width": "parameters, millions", "batch": "images in a batch", "networks": "networks added"}
+    names = {"width": "parameters, millions", "batch_size": "images in a batch", "networks": "networks added"}
     for (upper, lower), (key, name), file in zip(
         figure.subplots(2, 3, sharex="col").T, names.items(), files, strict=True
     ):
         result = json.loads(Path(file).read_text())
-        rows, memory = result["rows"], result["memory"]
-        sizes = [row[key] for row in rows]
+        steps = [row for row in result["settings"] if row["what"] == "metasum"]
+        sizes, memory = [row[key] for row in steps], result["memory"]
         if key == "width":  # parameters and operations grow with its square
             sizes = [own["parameters"] / 4 / own["networks"] / 1e6 for own in memory]
-        line(upper, sizes, [row["step_seconds"] for row in rows], "step, s", COLOURS["time"])
+        line(upper, sizes, [row["ratio"] for row in steps], "step, times the first", COLOURS["time"])
         line(lower, sizes, [own["measured"] / 2**30 for own in memory], "memory, GiB", COLOURS["memory"])
         lower.set_xlabel(name)
         for axes in (upper, lower):

@@ -35,8 +35,8 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
         "learner", "backend", the setting, "passes", "step_seconds", "minimum_seconds", "ratio" and "ratio_range",
         "to_first" (the ratio to the learner's first row), "operations_per_second" and their share "of_matrix_rate"
         (that of a large matrix product in the same precision and rounds), "peak_bytes" (of the process, with everything
-        that is compared in memory). "settings": where several of one width, batch and number of networks were asked
-        for, the plain pass and joint MetaSum's step in each. "optimizer", "input", "memory", "evaluation": rows of
+        that is compared in memory). "settings": where there are several, the plain pass and joint
+        MetaSum's step in each, in the same rounds. "optimizer", "input", "memory", "evaluation": rows of
         these, where asked for. And "measured", "device", "threads", "repeats".
 
     Raises:
@@ -89,21 +89,24 @@ def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:
 
 
 def _compare_settings(config: BenchmarkConfig, say: Say) -> list[dict[str, Any]]:
-    """The plain pass and joint MetaSum's step in all settings of one size, in the same rounds."""
-    rows = []
-    groups: dict[tuple[float, int, int], list[Setting]] = {}
-    for setting in config.settings():
-        groups.setdefault((setting.width, setting.batch_size, setting.networks), []).append(setting)
-    for group in (own for own in groups.values() if len(own) > 1):
-        say(f"settings beside one another: {len(group)} of width {group[0].width:g}, batch {group[0].batch_size}")
-        benches = {str(setting): Bench(config, setting, _fabric(config, setting)) for setting in group}
-        device = _fabric(config, group[0]).device
-        plain: dict[str, Work] = {
-            name: PlainPasses(bench.network(), bench.batches[0], 1, _fabric(config, setting))
-            for (name, bench), setting in zip(benches.items(), group, strict=True)
-        }
-        joint: dict[str, Work] = {name: bench.joint_step("torch")[1] for name, bench in benches.items()}
-        for what, work in (("plain pass", plain), ("metasum", joint)):
-            for setting, time in zip(group, race(work, repeats=config.repeats, device=device).values(), strict=True):
-                rows.append({**dataclasses.asdict(setting), "what": what, **time.in_figures()})
-    return rows
+    """The plain pass and joint MetaSum's step in every setting, in the same rounds; ratios are to the first setting."""
+    each = config.settings()
+    if len(each) == 1:
+        return []
+    say(f"{len(each)} settings beside one another")
+    fabrics = [_fabric(config, setting) for setting in each]
+    benches = [Bench(config, setting, fabric) for setting, fabric in zip(each, fabrics, strict=True)]
+    plain: dict[str, Work] = {
+        str(setting): PlainPasses(bench.network(), bench.batches[0], 1, fabric)
+        for setting, bench, fabric in zip(each, benches, fabrics, strict=True)
+    }
+    joint: dict[str, Work] = {
+        str(setting): bench.joint_step("torch")[1] for setting, bench in zip(each, benches, strict=True)
+    }
+    return [
+        {**dataclasses.asdict(setting), "what": what, **time.in_figures()}
+        for what, work in (("plain pass", plain), ("metasum", joint))
+        for setting, time in zip(
+            each, race(work, repeats=config.repeats, device=fabrics[0].device).values(), strict=True
+        )
+    ]

@@ -104,7 +104,8 @@ def meta_train(
         return before.read_json("result.json")
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = before or RunFolder.create(path, description, overwrite=overwrite)
-    networks.to(fabric.device).to(memory_format=layout(config.optimisation.memory_format, fabric.device))
+    asked = config.optimisation.memory_format or "contiguous"  # a backward's own backward is slower in channels last
+    networks.to(fabric.device).to(memory_format=layout(asked, fabric.device))
     learner = MetaLearner(networks, config.objective, inner_steps=config.meta.inner_steps)
     with tracked(config.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
         harness = Harness(

@@ -25,7 +25,8 @@ class OptimisationConfig(Checked):
     device: str = option("auto", "Where to run; auto takes a GPU where there is one.", choices=DEVICES)
     memory_format: str | None = option(
         None,
-        "Layout of kernels and activations, for speed [default: channels-last; contiguous on mps and with --fsdp].",
+        "Layout of kernels and activations, for speed [default: channels-last; contiguous on mps, with --fsdp and in "
+        "meta-training].",
         choices=MEMORY_FORMATS,
     )
 
