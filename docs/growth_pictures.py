@@ -37,8 +37,9 @@ def main(*files):
         line(lower, sizes, [own["measured"] / 2**30 for own in memory], "memory, GiB", COLOURS["memory"])
         lower.set_xlabel(name)
         for axes in (upper, lower):
-            axes.set_xscale("log", base=2)
-            axes.set_yscale("log", base=2)
+            axes.loglog(base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_major_formatter("{x:.2g}")
     figure.savefig(HERE / "growth.svg", metadata={"Date": None})
 
 
