@@ -99,11 +99,14 @@ class Bench:
     def network(self, norm: str = "batch") -> nn.Module:
         """VGG16 at its start, in this setting's layout."""
         shape = NetworkConfig(width=self._setting.width, num_classes=CLASSES, norm=norm)
-        network = build_network(shape, in_channels=1, seed=0).to(self._fabric.device)
-        network = network.to(memory_format=layout(self._setting.memory_format, self._fabric.device))
+        network = self._placed(build_network(shape, in_channels=1, seed=0))
         if self._setting.compiled:
             network.compile()
         return network
+
+    def _placed(self, network: nn.Module) -> nn.Module:
+        device = self._fabric.device
+        return network.to(device).to(memory_format=layout(self._setting.memory_format, device))
 
     def joint_step(self, backend: str = "learn2learn") -> tuple[MetaSum, Step]:
         """Joint MetaSum's, of as many networks as the setting has, and the first two of them."""
@@ -146,8 +149,7 @@ class Bench:
         given = settings(width=self._setting.width, steps=2, learning_rate=1e-3, num_classes=CLASSES)
         config = resolve(settings_for(name, given), random_pair())
         shape = config.network
-        model = build_network(shape, in_channels=1, seed=shape.init_seed).to(self._fabric.device)
-        networks = MetaSum(model)
+        networks = MetaSum(self._placed(build_network(shape, in_channels=1, seed=shape.init_seed)))
         learner = learner_named(name).factory(networks, config)
         step = Step(learner, self.batches[:2], self._setting, self._fabric)
         thin = type(networks.target) is type(self.network())

@@ -40,9 +40,10 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
         these, where asked for. And "measured", "device", "threads", "repeats".
 
     Raises:
-        UsageError: an unknown learner; a device that is not there.
+        UsageError: an unknown learner; a setting that says nothing to it; a device that is not there.
     """
     names = _learners(config.learner)
+    _check(config, names)
     device = _fabric(config, config.settings()[0]).device
     found: dict[str, Any] = {"rows": [], "settings": [], "optimizer": [], "input": [], "memory": [], "evaluation": []}
     found |= {
@@ -82,6 +83,19 @@ def _learners(text: str) -> list[str]:
         if taken is not None:
             raise UsageError(f"learner {name!r} trains as {taken!r} does; time that one.")
     return names
+
+
+def _check(config: BenchmarkConfig, names: list[str]) -> None:
+    """Raises UsageError where something is asked for that nobody would heed."""
+    if config.inner_steps != BenchmarkConfig.inner_steps and "metasum-meta" not in names:
+        raise UsageError("--inner-steps is for steps of meta-training; add --learner metasum-meta.")
+    others = [name for name in names if name != "metasum"]
+    for flag, asked in (
+        ("--networks", any(each.networks > 2 for each in config.settings())),
+        ("--compile", any(each.compiled for each in config.settings())),
+    ):
+        if asked and others:
+            raise UsageError(f"{flag} says nothing to learner {others[0]!r}, only to 'metasum'.")
 
 
 def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:

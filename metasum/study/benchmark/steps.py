@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from metasum.config import OptimisationConfig
 from metasum.config.benchmark import Setting
 from metasum.learners.protocol import Trainable
-from metasum.training.optimisation import Updater, layout
+from metasum.training.optimisation import Updater
 from metasum.types import Batch
 
 if TYPE_CHECKING:
@@ -26,15 +26,13 @@ class Step:
     """What is timed of a learner: everything of a training step but the optimiser's update.
 
     Args:
-        learner: on `fabric`'s device.
+        learner: on `fabric`'s device, in the setting's layout.
         batches: what its `training_step` is given.
-        setting: the layout and whether the learner's networks are compiled.
+        setting: the precision.
         fabric: device and precision.
     """
 
     def __init__(self, learner: Trainable, batches: list[Batch], setting: Setting, fabric: Fabric) -> None:
-        if isinstance(learner, nn.Module):
-            learner.to(memory_format=layout(setting.memory_format, fabric.device))
         self.learner, self.batches, self._fabric = learner, batches, fabric
         self.updater = Updater(learner, optimisation(setting, device=fabric.device.type), fabric)
 
