@@ -17,6 +17,8 @@ from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.convnet import convnet, last_layer
 from metasum.types import Batch
 
+ASKED_SCALE = 0.1  # features are large after meta-training: of many classes one would win by its first weights alone
+
 
 class MetaNetworks(FewShotLearner):
     """A base network whose weights are written anew for each task, and for each image.
@@ -91,6 +93,8 @@ class MetaNetworks(FewShotLearner):
             last = network[-1]
             assert isinstance(last, nn.Linear)
             network[-1] = last_layer(last.in_features, ways).to(last.weight.device)
+            with torch.no_grad():
+                network[-1].weight.mul_(ASKED_SCALE)
         return twin
 
     def reparameterised(self, filters: int) -> MetaNetworks:

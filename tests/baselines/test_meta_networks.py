@@ -221,7 +221,9 @@ def test_it_can_be_asked_for_other_numbers_of_classes_and_given_another_base():
     torch.manual_seed(0)
     network = MetaNetworks(ways=3, shots=1, filters=4)
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    assert network.asked(5).logits(episode(1, ways=5), images(2, 32)).shape == (2, 5)
+    asked = network.asked(5)
+    assert asked.logits(episode(1, ways=5), images(2, 32)).shape == (2, 5)
+    assert asked.base[-1].weight.norm() < network.base[-1].weight.norm() / 3  # no class wins by its first weights
     other = network.reparameterised(6)
     assert other.logits(episode(1), images(2, 32)).shape == (2, 3)
     assert other.base[0].out_channels == 6
