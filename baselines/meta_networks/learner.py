@@ -92,9 +92,9 @@ class MetaNetworks(FewShotLearner):
         for network in (twin.base,) if self._contrastive else (twin.base, twin.key):
             last = network[-1]
             assert isinstance(last, nn.Linear)
-            network[-1] = last_layer(last.in_features, ways).to(last.weight.device)
+            new = network[-1] = last_layer(last.in_features, ways).to(last.weight.device)
             with torch.no_grad():
-                network[-1].weight.mul_(ASKED_SCALE)
+                new.weight.mul_(ASKED_SCALE)
         return twin
 
     def reparameterised(self, filters: int) -> MetaNetworks:
