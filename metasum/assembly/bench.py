@@ -29,7 +29,7 @@ from metasum.study.benchmark.racing import MatrixProduct, Work, race
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
 from metasum.study.benchmark.steps import CLASSES, PlainPasses, Step, Written, operations, random_batch
 from metasum.training.memory import peak_bytes, reset_peak
-from metasum.training.optimisation import layout
+from metasum.training.optimisation import place
 from metasum.types import Dataset, Sides, Split
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Bench:
         else:
             plain, steps = self._other_step(learner)
         first = next(iter(steps.values()))
-        first()  # whatever differs in a first step is behind it
+        first()  # whatever differs in a first step is behind it: of learners with phases the last one is timed
         done = operations(first)
         passes = done / operations(PlainPasses(plain, self.batches[0], 1, self._fabric))
         minimum = PlainPasses(plain, self.batches[0], max(1, round(passes)), self._fabric)
@@ -99,14 +99,11 @@ class Bench:
     def network(self, norm: str = "batch") -> nn.Module:
         """VGG16 at its start, in this setting's layout."""
         shape = NetworkConfig(width=self._setting.width, num_classes=CLASSES, norm=norm)
-        network = self._placed(build_network(shape, in_channels=1, seed=0))
+        network = build_network(shape, in_channels=1, seed=0)
+        place(network, self._fabric.device, self._setting.memory_format)
         if self._setting.compiled:
             network.compile()
         return network
-
-    def _placed(self, network: nn.Module) -> nn.Module:
-        device = self._fabric.device
-        return network.to(device).to(memory_format=layout(self._setting.memory_format, device))
 
     def joint_step(self, backend: str = "learn2learn") -> tuple[MetaSum, Step]:
         """Joint MetaSum's, of as many networks as the setting has, and the first two of them."""
@@ -149,12 +146,12 @@ class Bench:
         given = settings(width=self._setting.width, steps=2, learning_rate=1e-3, num_classes=CLASSES)
         config = resolve(settings_for(name, given), random_pair())
         shape = config.network
-        networks = MetaSum(self._placed(build_network(shape, in_channels=1, seed=shape.init_seed)))
+        networks = MetaSum(build_network(shape, in_channels=1, seed=shape.init_seed))
+        place(networks, self._fabric.device, self._setting.memory_format)
         learner = learner_named(name).factory(networks, config)
         step = Step(learner, self.batches[:2], self._setting, self._fabric)
-        thin = type(networks.target) is type(self.network())
-        plain = copy.deepcopy(networks.target) if thin else self.network(shape.norm)
-        step()  # learners with phases are timed in their last
+        whole = self.network(shape.norm)  # a slot's network is the same kind, thinner
+        plain = copy.deepcopy(networks.target) if type(networks.target) is type(whole) else whole
         return plain, {config.sum.backend: step}
 
     def optimiser_rows(self) -> list[dict[str, Any]]:

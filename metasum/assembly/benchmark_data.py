@@ -40,7 +40,7 @@ def input_rows(step: Step, dataset: Dataset, batch_size: int, fabric: Fabric, re
         For each way "images_per_second", "ratio": how many times metasum's own the way's time is (with "ratio_range"),
         and "of_step": how many times faster than the step consumes images.
     """
-    sampler = {kind: iter(_sampler(dataset, batch_size, kind, fabric.device)) for kind in ("none", "shift-flip")}
+    sampler = {kind: _sampler(dataset, batch_size, kind, fabric.device) for kind in ("none", "shift-flip")}
     with contextlib.ExitStack() as stack:
         work: dict[str, Work] = {
             "metasum": lambda: [next(sampler["none"]) for _ in range(BATCHES // 2)],

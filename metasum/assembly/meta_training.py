@@ -26,7 +26,7 @@ from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
-from metasum.training.optimisation import layout, make_fabric
+from metasum.training.optimisation import make_fabric, place
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
@@ -104,8 +104,8 @@ def meta_train(
         return before.read_json("result.json")
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     run = before or RunFolder.create(path, description, overwrite=overwrite)
-    asked = config.optimisation.memory_format or "contiguous"  # a backward's own backward is slower in channels last
-    networks.to(fabric.device).to(memory_format=layout(asked, fabric.device))
+    # a backward's own backward is slower in channels last
+    place(networks, fabric.device, config.optimisation.memory_format or "contiguous")
     learner = MetaLearner(networks, config.objective, inner_steps=config.meta.inner_steps)
     with tracked(config.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
         harness = Harness(

@@ -12,7 +12,7 @@ from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
-from metasum.training.optimisation import layout
+from metasum.training.optimisation import place
 from metasum.training.processes import Processes
 from metasum.weights.composition import OPERATORS
 
@@ -30,7 +30,7 @@ def make_learner(networks: MetaSum, config: TrainConfig, fabric: Fabric) -> Lear
     """
     make = learner_named(config.learner).factory
     if not config.processes.fsdp:
-        networks.to(fabric.device).to(memory_format=layout(config.optimisation.memory_format, fabric.device))
+        place(networks, fabric.device, config.optimisation.memory_format)
         return make(networks, config)
     from torch.distributed.device_mesh import init_device_mesh
 
