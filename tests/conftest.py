@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,3 +90,9 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.fixture
 def rng() -> Iterator[torch.Generator]:
     return torch.Generator().manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Whatever is imported by now stays: collections of garbage, one at the start of every run, need not look at it."""
+    gc.collect()
+    gc.freeze()

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -149,20 +148,11 @@ def two_choices(path):
     return sweep, runs
 
 
-@pytest.fixture(scope="module")
-def at_work(request, tmp_path_factory):
-    """An agent for each file that is asked for, two at a time: they spend half of their time waiting."""
-    asked = [item.callspec.params["path"] for item in request.session.items if "at_work" in item.fixturenames]
-    pool = ThreadPoolExecutor(2)
-    yield {path: pool.submit(swept, tmp_path_factory.mktemp(path.stem), *two_choices(path)) for path in asked}
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_an_agent_runs_every_sweep_file(path, at_work):
+def test_an_agent_runs_every_sweep_file(path, tmp_path):
     sweep, runs = two_choices(path)
     assert len({json.dumps(arguments) for arguments in runs.values()}) == 2
-    server, found = at_work[path].result()
+    server, found = swept(tmp_path, sweep, runs)
     for run, (_, result) in found.items():
         metric = sweep.get("metric", {"name": "target_after"})["name"]
         value = scalars({"kind": "evaluation", "accuracy": result["accuracy"]})[metric]
