@@ -57,8 +57,8 @@ class PlainPasses:
         self._network, self._batch, self.count, self._fabric = network.train(), batch, count, fabric
 
     def __call__(self) -> None:
-        self._network.zero_grad(set_to_none=True)
         for _ in range(self.count):
+            self._network.zero_grad(set_to_none=True)
             with self._fabric.autocast():
                 loss = cross_entropy(self._network(self._batch.images), self._batch.labels)
             self._fabric.backward(loss)
