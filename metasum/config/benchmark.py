@@ -28,7 +28,7 @@ class Setting:
     compiled: bool
 
     def __str__(self) -> str:
-        words = [f"width {self.width:g}", f"batch {self.batch_size}", self.precision, self.memory_format]
+        words = [f"width {self.width}", f"batch {self.batch_size}", self.precision, self.memory_format]
         words += [f"{self.networks} networks"] * (self.networks > 2) + ["compiled"] * self.compiled
         return ", ".join(words)
 
@@ -68,14 +68,15 @@ class BenchmarkConfig(Checked):
         return _words("backends", self.backends, BACKENDS, kind="backend")
 
     def settings(self) -> list[Setting]:
-        """All combinations, widths outermost."""
+        """All combinations, widths outermost, each once."""
         widths = _numbers("width", self.width, float, above=0)
         sizes = _numbers("batch-size", self.batch_size, int, above=1)
         counts = _numbers("networks", self.networks, int, above=1)
         compiled = [word == "yes" for word in _words("compile", self.compile, ("no", "yes"))]
         formats = _words("memory-format", self.memory_format, MEMORY_FORMATS)
         precisions = _words("precision", self.precision, PRECISIONS)
-        return [Setting(*each) for each in itertools.product(widths, sizes, counts, precisions, formats, compiled)]
+        every = itertools.product(widths, sizes, counts, precisions, formats, compiled)
+        return list(dict.fromkeys(Setting(*each) for each in every))
 
 
 def _words(flag: str, text: str, choices: tuple[str, ...], *, kind: str | None = None) -> tuple[str, ...]:

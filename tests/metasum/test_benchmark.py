@@ -74,6 +74,18 @@ def test_settings_are_compared_in_the_same_rounds(benchmark):
     assert result["settings"][0]["ratio"] == 1
 
 
+def test_what_is_named_twice_is_measured_once(benchmark):
+    result = benchmark("--width", "0.02,0.020,0.0200001", "--learner", "independent,independent")
+    assert [row["width"] for row in result["rows"]] == [0.02, 0.0200001]
+    assert [row["width"] for row in result["settings"]] == [0.02, 0.0200001] * 2
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_measured(metasum):
+    outcome = metasum("benchmark", *TINY, "--precision", "32,16-mixed")
+    assert outcome.code == 2
+    assert outcome.err.startswith("metasum: --precision 16-mixed needs a GPU")
+
+
 def test_everything_around_a_step_is_measured_on_request(benchmark):
     result = benchmark("--measure", "optimizer,input,memory,evaluation")
     assert result["rows"] == []
