@@ -163,7 +163,7 @@ class Bench:
         return input_rows(step, random_dataset(20_000), self._setting.batch_size, self._fabric, self._config.repeats)
 
     def memory_rows(self) -> list[dict[str, Any]]:
-        return [memory_row(*self.joint_step(), self._fabric.device)]
+        return [memory_row(*self.joint_step(), self._fabric)]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
         learner = IndependentLearner(MetaSum(self.network()))

@@ -106,6 +106,12 @@ def test_everything_around_a_step_is_measured_on_request(benchmark):
     assert result["evaluation"][0]["images"] > 0
 
 
+def test_activations_are_counted_in_the_precision_of_the_step(benchmark):
+    result = benchmark("--measure", "memory", "--precision", "32,bf16-mixed", "--batch-size", 64)
+    whole, narrow = (row["activations"] for row in result["memory"])
+    assert narrow < 0.9 * whole
+
+
 def test_the_tables_say_a_setting_once(metasum):
     outcome = metasum("benchmark", *TINY, "--measure", "all", "--backends", "torch")
     assert outcome.code == 0, outcome.err
