@@ -160,7 +160,8 @@ class Bench:
 
     def input_rows(self) -> list[dict[str, Any]]:
         _, step = self.joint_step()
-        return input_rows(step, random_dataset(20_000), self._setting.batch_size, self._fabric, self._config.repeats)
+        size = self._setting.batch_size
+        return input_rows(step, random_dataset(max(20_000, size)), size, self._fabric, self._config.repeats)
 
     def memory_rows(self) -> list[dict[str, Any]]:
         return [memory_row(*self.joint_step(), self._fabric)]

@@ -1,18 +1,22 @@
 """What `metasum benchmark` counts and compares."""
 
 import json
+import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from metasum.assembly import benchmark_data
+from metasum.assembly.bench import random_dataset
 from metasum.config import NetworkConfig, OptimisationConfig, TrainConfig
 from metasum.config.benchmark import Setting
 from metasum.learners.joint import JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
 from metasum.study.benchmark.memory import saved_bytes
-from metasum.study.benchmark.racing import race
+from metasum.study.benchmark.racing import Time, race
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
 from metasum.study.benchmark.steps import Step, operations, random_batch
 from metasum.training.optimisation import make_fabric
@@ -104,6 +108,23 @@ def test_everything_around_a_step_is_measured_on_request(benchmark):
         - sum(memory[name] for name in ("parameters", "gradients", "optimizer_state", "activations"))
     )
     assert result["evaluation"][0]["images"] > 0
+
+
+def test_the_need_of_a_step_is_a_batch_for_each_network(monkeypatch):
+    found = iter([{"metasum": Time(0.5, 1.0, [1.0, 1.0], [0.5])}, {"step": Time(2.0, 1.0, [1.0, 1.0], [2.0])}])
+    monkeypatch.setattr(benchmark_data, "race", lambda *_, **__: next(found))
+    fabric, step = make_fabric(OptimisationConfig(device="cpu")), SimpleNamespace(batches=[None] * 8)
+    (row,) = benchmark_data.input_rows(step, random_dataset(20), 10, fabric, 1)
+    assert row["images_per_second"] == 20 * 10 / 0.5
+    assert row["of_step"] == row["images_per_second"] / (8 * 10 / 2.0)
+
+
+def test_workers_that_are_not_forked_read_images():
+    """As on macOS and, from Python 3.14 on, Linux; and a batch may be as large as the dataset."""
+    loader = benchmark_data._loader(random_dataset(20), 20, 1)
+    loader.multiprocessing_context = multiprocessing.get_context("spawn")
+    (batch,) = loader
+    assert batch[0].shape == (20, 1, 32, 32)
 
 
 def test_activations_are_counted_in_the_precision_of_the_step(benchmark):
