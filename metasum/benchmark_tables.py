@@ -23,7 +23,7 @@ def benchmark_tables(result: dict[str, Any]) -> list[Any]:
             _steps,
         ),
         ("settings", "settings beside one another", _settings),
-        ("optimizer", "an update of both networks, against PyTorch's loop over parameters", _optimisers),
+        ("optimizer", "an update of all networks, against PyTorch's loop over parameters", _optimisers),
         ("input", "images to the device, nothing else being done; against metasum's own way", _inputs),
         ("memory", "joint MetaSum's step and update at its peak, MiB", _memory),
         ("evaluation", "an evaluation of both networks and their sum, against plain forward passes", _evaluations),

@@ -88,15 +88,32 @@ def _learners(text: str) -> list[str]:
 
 def _check(config: BenchmarkConfig, names: list[str]) -> None:
     """Raises UsageError where something is asked for that nobody would heed."""
-    if config.inner_steps != BenchmarkConfig.inner_steps and "metasum-meta" not in names:
-        raise UsageError("--inner-steps is for steps of meta-training; add --learner metasum-meta.")
-    others = [name for name in names if name != "metasum"]
-    for flag, asked in (
-        ("--networks", any(each.networks > 2 for each in config.settings())),
-        ("--compile", any(each.compiled for each in config.settings())),
+    given, default = dataclasses.asdict(config), dataclasses.asdict(BenchmarkConfig())
+    asked = {name for name in given if given[name] != default[name]}
+    several = any(each.networks > 2 for each in config.settings())
+    compiled = any(each.compiled for each in config.settings())
+    readers = {
+        "learner": set(LEARNERS),
+        "inner_steps": {"metasum-meta"},
+        "usual_shapes": {"metasum", "metasum-meta"},
+        "backends": {name for name, entry in LEARNERS.items() if "backend" in entry.settings},
+    }
+    for setting, own in readers.items():
+        flag = "--no-usual-shapes" if setting == "usual_shapes" else f"--{setting.replace('_', '-')}"
+        if setting in asked and "step" not in config.measurements():
+            raise UsageError(f"{flag} is for --measure step.")
+        if setting in asked and not own & set(names):
+            raise UsageError(f"{flag} says nothing to learner {names[0]!r}, only to {' and '.join(sorted(own))}.")
+    if compiled and "torch" not in config.backend_names():
+        raise UsageError("--compile is for backend torch, which --backends leaves out.")
+    others = [f"learner {name!r}" for name in names if name != "metasum"]
+    for flag, wanted, deaf in (
+        ("--networks", several, {"evaluation"}),
+        ("--compile", compiled, {"optimizer", "evaluation"}),
     ):
-        if asked and others:
-            raise UsageError(f"{flag} says nothing to learner {others[0]!r}, only to 'metasum'.")
+        to = [*others, *(f"--measure {name}" for name in config.measurements() if name in deaf)]
+        if wanted and to:
+            raise UsageError(f"{flag} says nothing to {to[0]}, only to joint MetaSum.")
 
 
 def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:

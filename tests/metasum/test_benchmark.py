@@ -57,11 +57,19 @@ def test_all_learners_have_a_step_to_time(benchmark):
     assert "ties" not in timed
 
 
+def test_a_learner_that_reads_a_backend_is_timed_in_those_that_were_asked_for(benchmark):
+    rows = benchmark("--learner", "metasum-symmetric,independent", "--backends", "torch,higher")["rows"]
+    named = [(row["learner"], row["backend"]) for row in rows]
+    joint = [("metasum-symmetric", backend) for backend in ("torch", "higher")]
+    assert named == [*joint, ("independent", "learn2learn")]
+
+
 def test_meta_training_stands_beside_the_libraries_own_loops(benchmark):
     rows = benchmark("--learner", "metasum-meta", "--inner-steps", 2)["rows"]
     names = ["learn2learn", "torch", "higher", "plain learn2learn", "plain higher"]
     assert [row["backend"] for row in rows] == names
     assert len({row["passes"] for row in rows}) == 1
+    assert rows[0]["images_per_second"] * rows[0]["step_seconds"] == pytest.approx(2 * 3 * 4)
     assert rows[0]["passes"] == pytest.approx(2 * 2 * 3 + 3, abs=0.5)  # first layers have no images' gradient
 
 
@@ -147,7 +155,14 @@ def test_the_tables_say_a_setting_once(metasum):
         (["--width", "1,wide"], "--width takes numbers separated by commas, not '1,wide'"),
         (["--batch-size", "1"], "--batch-size takes numbers above 1, not '1'"),
         (["--learner", "ties"], "learner 'ties' trains as 'independent' does; time that one"),
-        (["--inner-steps", 3], "--inner-steps is for steps of meta-training"),
+        (["--inner-steps", 3], "--inner-steps says nothing to learner 'metasum', only to metasum-meta"),
+        (["--learner", "slots", "--backends", "torch"], "--backends says nothing to learner 'slots'"),
+        (["--learner", "slots", "--no-usual-shapes"], "--no-usual-shapes says nothing to learner 'slots'"),
+        (["--learner", "slots", "--measure", "memory"], "--learner is for --measure step"),
+        (["--backends", "torch", "--measure", "input"], "--backends is for --measure step"),
+        (["--networks", 4, "--measure", "all"], "--networks says nothing to --measure evaluation"),
+        (["--compile", "yes", "--measure", "optimizer"], "--compile says nothing to --measure optimizer"),
+        (["--compile", "yes", "--backends", "higher"], "--compile is for backend torch"),
         (["--learner", "independent", "--networks", "2,4"], "--networks says nothing to learner 'independent'"),
         (["--learner", "all", "--compile", "yes"], "--compile says nothing to learner 'metasum-symmetric'"),
         (["--learner", "metasun"], "unknown learner 'metasun'"),
