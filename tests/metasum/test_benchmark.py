@@ -16,7 +16,7 @@ from metasum.learners.joint import JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
 from metasum.study.benchmark.memory import saved_bytes
-from metasum.study.benchmark.racing import Time, race
+from metasum.study.benchmark.racing import Time, race, timed
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
 from metasum.study.benchmark.steps import Step, operations, random_batch
 from metasum.training.optimisation import make_fabric
@@ -200,6 +200,15 @@ def test_what_a_forward_saves_is_counted_once_and_without_the_weights():
     network = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Sigmoid())
     images = torch.ones(2, 4)
     assert saved_bytes(lambda: network(images).sum(), network) == images.nbytes + 2 * 3 * 4
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", 2), ("mps", 2), ("cpu", 0)])
+def test_kernels_are_waited_for_before_and_after(monkeypatch, device, waits):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    timed(lambda: None, torch.device(device))
+    assert len(waited) == waits
 
 
 def test_in_a_race_everybody_runs_in_every_round_and_the_first_is_the_measure():
