@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from metasum.config.choices import BACKENDS, DEVICES, MEMORY_FORMATS, PRECISIONS
@@ -28,9 +28,17 @@ class Setting:
     compiled: bool
 
     def __str__(self) -> str:
-        words = [f"width {self.width}", f"batch {self.batch_size}", self.precision, self.memory_format]
-        words += [f"{self.networks} networks"] * (self.networks > 2) + ["compiled"] * self.compiled
-        return ", ".join(words)
+        return self.told(field.name for field in dataclasses.fields(self))
+
+    def told(self, names: Iterable[str]) -> str:
+        """The named ones of its values, in words."""
+        words = {
+            "width": f"width {self.width}",
+            "batch_size": f"batch {self.batch_size}",
+            "networks": f"{self.networks} networks",
+            "compiled": "compiled" if self.compiled else "eager",
+        }
+        return ", ".join(words.get(name, str(getattr(self, name))) for name in names)
 
 
 @dataclasses.dataclass(frozen=True)

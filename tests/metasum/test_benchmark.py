@@ -147,6 +147,15 @@ def test_the_tables_say_a_setting_once(metasum):
     assert outcome.out.count("width 0.02") == 5  # step, optimizer, input, memory, evaluation
 
 
+def test_the_table_of_steps_fits_a_terminal_and_names_what_differs(metasum, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = metasum("benchmark", *TINY, "--backends", "torch", "--precision", "32,bf16-mixed")
+    assert outcome.code == 0, outcome.err
+    assert "metasum, width 0.02, batch 4, 2 networks, channels-last, eager" in outcome.out
+    heads, *_ = (line for line in outcome.out.splitlines() if "images/s" in line)
+    assert heads.split()[:3] == ["setting", "backend", "passes"]
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
