@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from metasum.assembly.benchmark_data import evaluation_row, input_rows
-from metasum.assembly.parts import resolve, settings_for
+from metasum.assembly.parts import make_networks, resolve, settings_for
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import learner_named
 from metasum.config import BenchmarkConfig, NetworkConfig, TrainConfig, settings
@@ -62,7 +62,7 @@ class Bench:
         elif learner == "metasum":
             plain, steps = self._joint_steps()
         else:
-            plain, steps = self._other_step(learner)
+            plain, steps = self._other_steps(learner)
         first = next(iter(steps.values()))
         first()  # whatever differs in a first step is behind it: of learners with phases the last one is timed
         done = operations(first)
@@ -71,6 +71,9 @@ class Bench:
         product = MatrixProduct(_DTYPES[self._setting.precision], self._fabric.device)
         work: dict[str, Work] = {_MINIMUM: minimum, _PRODUCT: product, **steps}
         times = race(work, repeats=self._config.repeats, device=self._fabric.device)
+        images = self._setting.batch_size * len(self.batches)
+        if learner == "metasum-meta":  # a batch for each inner step, and one to be judged by
+            images *= self._config.inner_steps + 1
         scale, rate = minimum.count / passes, product.operations / times[_PRODUCT].seconds
         return [
             {
@@ -83,7 +86,7 @@ class Bench:
                 "ratio": time.ratio * scale,
                 "ratio_range": [value * scale for value in time.ratio_range],
                 "to_first": time.against(times[next(iter(steps))]),
-                "images_per_second": self._setting.batch_size * len(self.batches) / time.seconds,
+                "images_per_second": images / time.seconds,
                 "operations_per_second": done / time.seconds,
                 "of_matrix_rate": done / time.seconds / rate,
                 "peak_bytes": peak_bytes(self._fabric.device),
@@ -108,12 +111,13 @@ class Bench:
     def joint_step(self, backend: str = "learn2learn") -> tuple[MetaSum, Step]:
         """Joint MetaSum's, of as many networks as the setting has, and the first two of them."""
         networks = MetaSum(self.network(), backend="torch" if self._setting.compiled else backend)
-        if self._setting.compiled:
-            networks.target.compile()
-            networks.support.compile()
+        every = [networks.target, networks.support]
         learner: Trainable = JointLearner(networks, TrainConfig().objective)
         if self._setting.networks > 2:
-            learner = ManyNetworks(networks, self._setting.networks)
+            learner = many = ManyNetworks(networks, self._setting.networks)
+            every = many.every()
+        for network in every if self._setting.compiled else ():
+            network.compile()
         return networks, Step(learner, self.batches, self._setting, self._fabric)
 
     def _joint_steps(self) -> tuple[nn.Module, dict[str, Work]]:
@@ -142,28 +146,30 @@ class Bench:
             steps[name] = Written(functools.partial(loss, model, parts), [model], self._fabric)
         return self.network(), steps
 
-    def _other_step(self, name: str) -> tuple[nn.Module, dict[str, Work]]:
-        given = settings(width=self._setting.width, steps=2, learning_rate=1e-3, num_classes=CLASSES)
-        config = resolve(settings_for(name, given), random_pair())
-        shape = config.network
-        networks = MetaSum(build_network(shape, in_channels=1, seed=shape.init_seed))
-        place(networks, self._fabric.device, self._setting.memory_format)
-        learner = learner_named(name).factory(networks, config)
-        step = Step(learner, self.batches[:2], self._setting, self._fabric)
-        whole = self.network(shape.norm)  # a slot's network is the same kind, thinner
-        plain = copy.deepcopy(networks.target) if type(networks.target) is type(whole) else whole
-        return plain, {config.sum.backend: step}
+    def _other_steps(self, name: str) -> tuple[nn.Module, dict[str, Work]]:
+        """Any other learner's, in each backend where it reads `--backend`."""
+        steps: dict[str, Work] = {}
+        for backend in self._config.backend_names() if "backend" in learner_named(name).settings else ("learn2learn",):
+            own = {"width": self._setting.width, "steps": 2, "learning_rate": 1e-3, "num_classes": CLASSES}
+            config = resolve(settings_for(name, settings(**own, backend=backend)), random_pair())
+            networks = make_networks(config)
+            place(networks, self._fabric.device, self._setting.memory_format)
+            learner = learner_named(name).factory(networks, config)
+            steps[backend] = Step(learner, self.batches[:2], self._setting, self._fabric)
+        whole = self.network(config.network.norm)  # a slot's network is the same kind, thinner
+        return copy.deepcopy(networks.target) if type(networks.target) is type(whole) else whole, steps
 
     def optimiser_rows(self) -> list[dict[str, Any]]:
-        pair = [self.network(), self.network()]
-        return optimiser_rows(pair, repeats=self._config.repeats, device=self._fabric.device)
+        every = [self.network() for _ in range(self._setting.networks)]
+        return optimiser_rows(every, repeats=self._config.repeats, device=self._fabric.device)
 
     def input_rows(self) -> list[dict[str, Any]]:
         _, step = self.joint_step()
-        return input_rows(step, random_dataset(20_000), self._setting.batch_size, self._fabric, self._config.repeats)
+        size = self._setting.batch_size
+        return input_rows(step, random_dataset(max(20_000, size)), size, self._fabric, self._config.repeats)
 
     def memory_rows(self) -> list[dict[str, Any]]:
-        return [memory_row(*self.joint_step(), self._fabric.device)]
+        return [memory_row(*self.joint_step(), self._fabric)]
 
     def evaluation_rows(self) -> list[dict[str, Any]]:
         learner = IndependentLearner(MetaSum(self.network()))

@@ -30,8 +30,8 @@ def input_rows(step: Step, dataset: Dataset, batch_size: int, fabric: Fabric, re
     """Images a second from the dataset to the device, nothing else being done.
 
     Args:
-        step: joint MetaSum's, which consumes two batches.
-        dataset: of `[N, 1, 28, 28]`.
+        step: joint MetaSum's, which consumes a batch for each network.
+        dataset: of `[N, 1, 28, 28]`, at least a batch.
         batch_size: images in a batch.
         fabric: the device.
         repeats: rounds.
@@ -52,7 +52,7 @@ def input_rows(step: Step, dataset: Dataset, batch_size: int, fabric: Fabric, re
             work[f"DataLoader, {workers} workers"] = functools.partial(_fetch, endless, fabric.device)
         times = race(work, repeats=repeats, device=fabric.device)
         consumed = race({"step": step}, repeats=repeats, device=fabric.device)["step"].seconds
-    images = BATCHES * batch_size
+    images, need = BATCHES * batch_size, len(step.batches) * batch_size / consumed
     rates = {name: images / time.seconds for name, time in times.items()}
     return [
         {
@@ -60,7 +60,7 @@ def input_rows(step: Step, dataset: Dataset, batch_size: int, fabric: Fabric, re
             "images_per_second": rates[name],
             "ratio": time.ratio,
             "ratio_range": time.ratio_range,
-            "of_step": rates[name] / (2 * batch_size / consumed),
+            "of_step": rates[name] / need,
         }
         for name, time in times.items()
     ]
@@ -71,23 +71,30 @@ def _sampler(dataset: Dataset, batch_size: int, augmentation: str, device: torch
     return PairSampler([Sides(*tasks)], batch_size=batch_size, generator=torch.Generator().manual_seed(0))
 
 
-def _loader(dataset: Dataset, batch_size: int, workers: int) -> DataLoader[Any]:
+class _Images(TorchDataset[Any]):
     """As torchvision's own examples read MNIST: an image of PIL at a time, through transforms."""
-    from PIL import Image
-    from torchvision import transforms
 
-    change = transforms.Compose([transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.5,), (0.3,))])
-    pixels = dataset.train.images[:, 0].numpy()
+    def __init__(self, dataset: Dataset) -> None:
+        from torchvision import transforms
 
-    class Images(TorchDataset[Any]):
-        def __len__(self) -> int:
-            return len(pixels)
+        self._pixels, self._labels = dataset.train.images[:, 0].numpy(), dataset.train.labels
+        steps = [transforms.Pad(2), transforms.ToTensor(), transforms.Normalize((0.5,), (0.3,))]
+        self._change = transforms.Compose(steps)
 
-        def __getitem__(self, index: int) -> Any:
-            return change(Image.fromarray(pixels[index])), int(dataset.train.labels[index])
+    def __len__(self) -> int:
+        return len(self._pixels)
 
+    def __getitem__(self, index: int) -> Any:
+        from PIL import Image
+
+        return self._change(Image.fromarray(self._pixels[index])), int(self._labels[index])
+
+
+def _loader(dataset: Dataset, batch_size: int, workers: int) -> DataLoader[Any]:
     keep = workers > 0
-    return DataLoader(Images(), batch_size, shuffle=True, num_workers=workers, persistent_workers=keep, drop_last=True)
+    return DataLoader(
+        _Images(dataset), batch_size, shuffle=True, num_workers=workers, persistent_workers=keep, drop_last=True
+    )
 
 
 def _fetch(endless: Iterator[list[torch.Tensor]], device: torch.device) -> None:

@@ -44,16 +44,16 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
     """
     names = _learners(config.learner)
     _check(config, names)
-    device = _fabric(config, config.settings()[0]).device
+    each = config.settings()
+    fabrics = [_fabric(config, setting) for setting in each]  # refuses what the device cannot do, before the first step
     found: dict[str, Any] = {"rows": [], "settings": [], "optimizer": [], "input": [], "memory": [], "evaluation": []}
     found |= {
         "measured": list(config.measurements()),
-        "device": str(device),
+        "device": str(fabrics[0].device),
         "threads": torch.get_num_threads(),
         "repeats": config.repeats,
     }
-    for setting in config.settings():
-        fabric = _fabric(config, setting)
+    for setting, fabric in zip(each, fabrics, strict=True):
         bench = Bench(config, setting, fabric)
         for name in names if "step" in config.measurements() else ():
             say(f"{name}: {setting}")
@@ -67,8 +67,9 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
             if measurement in config.measurements():
                 say(f"{measurement}: {setting}")
                 found[measurement] += [{**dataclasses.asdict(setting), **row} for row in rows()]
-    if "step" in config.measurements():
-        found["settings"] = _compare_settings(config, say)
+    if "step" in config.measurements() and len(each) > 1:
+        say(f"{len(each)} settings beside one another")
+        found["settings"] = _compare_settings(config, fabrics)
     return found
 
 
@@ -77,7 +78,7 @@ def _learners(text: str) -> list[str]:
     own = [name for name, entry in LEARNERS.items() if entry.endpoints is None and not entry.two_initialisations]
     if text == "all":
         return own
-    names = [word.strip() for word in text.split(",")]
+    names = list(dict.fromkeys(word.strip() for word in text.split(",")))
     for name in names:
         taken = learner_named(name).endpoints
         if taken is not None:
@@ -87,36 +88,45 @@ def _learners(text: str) -> list[str]:
 
 def _check(config: BenchmarkConfig, names: list[str]) -> None:
     """Raises UsageError where something is asked for that nobody would heed."""
-    if config.inner_steps != BenchmarkConfig.inner_steps and "metasum-meta" not in names:
-        raise UsageError("--inner-steps is for steps of meta-training; add --learner metasum-meta.")
-    others = [name for name in names if name != "metasum"]
-    for flag, asked in (
-        ("--networks", any(each.networks > 2 for each in config.settings())),
-        ("--compile", any(each.compiled for each in config.settings())),
+    given, default = dataclasses.asdict(config), dataclasses.asdict(BenchmarkConfig())
+    asked = {name for name in given if given[name] != default[name]}
+    several = any(each.networks > 2 for each in config.settings())
+    compiled = any(each.compiled for each in config.settings())
+    readers = {
+        "learner": set(LEARNERS),
+        "inner_steps": {"metasum-meta"},
+        "usual_shapes": {"metasum", "metasum-meta"},
+        "backends": {name for name, entry in LEARNERS.items() if "backend" in entry.settings},
+    }
+    for setting, own in readers.items():
+        flag = "--no-usual-shapes" if setting == "usual_shapes" else f"--{setting.replace('_', '-')}"
+        if setting in asked and "step" not in config.measurements():
+            raise UsageError(f"{flag} is for --measure step.")
+        if setting in asked and not own & set(names):
+            raise UsageError(f"{flag} says nothing to learner {names[0]!r}, only to {' and '.join(sorted(own))}.")
+    if compiled and "torch" not in config.backend_names():
+        raise UsageError("--compile is for backend torch, which --backends leaves out.")
+    others = [f"learner {name!r}" for name in names if name != "metasum"]
+    for flag, wanted, deaf in (
+        ("--networks", several, {"evaluation"}),
+        ("--compile", compiled, {"optimizer", "evaluation"}),
     ):
-        if asked and others:
-            raise UsageError(f"{flag} says nothing to learner {others[0]!r}, only to 'metasum'.")
+        to = [*others, *(f"--measure {name}" for name in config.measurements() if name in deaf)]
+        if wanted and to:
+            raise UsageError(f"{flag} says nothing to {to[0]}, only to joint MetaSum.")
 
 
 def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:
     return make_fabric(optimisation(setting, device=config.device))
 
 
-def _compare_settings(config: BenchmarkConfig, say: Say) -> list[dict[str, Any]]:
+def _compare_settings(config: BenchmarkConfig, fabrics: list[Fabric]) -> list[dict[str, Any]]:
     """The plain pass and joint MetaSum's step in every setting, in the same rounds; ratios are to the first setting."""
-    each = config.settings()
-    if len(each) == 1:
-        return []
-    say(f"{len(each)} settings beside one another")
-    fabrics = [_fabric(config, setting) for setting in each]
-    benches = [Bench(config, setting, fabric) for setting, fabric in zip(each, fabrics, strict=True)]
-    plain: dict[str, Work] = {
-        str(setting): PlainPasses(bench.network(), bench.batches[0], 1, fabric)
-        for setting, bench, fabric in zip(each, benches, fabrics, strict=True)
-    }
-    joint: dict[str, Work] = {
-        str(setting): bench.joint_step("torch")[1] for setting, bench in zip(each, benches, strict=True)
-    }
+    plain, joint, each = dict[str, Work](), dict[str, Work](), config.settings()
+    for setting, fabric in zip(each, fabrics, strict=True):
+        bench = Bench(config, setting, fabric)
+        plain[str(setting)] = PlainPasses(bench.network(), bench.batches[0], 1, fabric)
+        joint[str(setting)] = bench.joint_step("torch")[1]
     return [
         {**dataclasses.asdict(setting), "what": what, **time.in_figures()}
         for what, work in (("plain pass", plain), ("metasum", joint))

@@ -238,7 +238,7 @@ def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:
 def _default_name(description: Mapping[str, Any]) -> str:
     settings = {**description["settings"], "monitor": None, "tracking": None}
     settings["data"] = {**settings["data"], "data_root": None}
-    settings["optimisation"] = {**settings["optimisation"], "device": None}
+    settings["optimisation"] = {**settings["optimisation"], "device": None, "memory_format": None}
     told = json.dumps(
         [settings, {name: data["checksum"] for name, data in description["data"].items()}], sort_keys=True
     )

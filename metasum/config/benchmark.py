@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from metasum.config.choices import BACKENDS, DEVICES, MEMORY_FORMATS, PRECISIONS
@@ -28,9 +28,17 @@ class Setting:
     compiled: bool
 
     def __str__(self) -> str:
-        words = [f"width {self.width:g}", f"batch {self.batch_size}", self.precision, self.memory_format]
-        words += [f"{self.networks} networks"] * (self.networks > 2) + ["compiled"] * self.compiled
-        return ", ".join(words)
+        return self.told(field.name for field in dataclasses.fields(self))
+
+    def told(self, names: Iterable[str]) -> str:
+        """The named ones of its values, in words."""
+        words = {
+            "width": f"width {self.width}",
+            "batch_size": f"batch {self.batch_size}",
+            "networks": f"{self.networks} networks",
+            "compiled": "compiled" if self.compiled else "eager",
+        }
+        return ", ".join(words.get(name, str(getattr(self, name))) for name in names)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +76,15 @@ class BenchmarkConfig(Checked):
         return _words("backends", self.backends, BACKENDS, kind="backend")
 
     def settings(self) -> list[Setting]:
-        """All combinations, widths outermost."""
+        """All combinations, widths outermost, each once."""
         widths = _numbers("width", self.width, float, above=0)
         sizes = _numbers("batch-size", self.batch_size, int, above=1)
         counts = _numbers("networks", self.networks, int, above=1)
         compiled = [word == "yes" for word in _words("compile", self.compile, ("no", "yes"))]
         formats = _words("memory-format", self.memory_format, MEMORY_FORMATS)
         precisions = _words("precision", self.precision, PRECISIONS)
-        return [Setting(*each) for each in itertools.product(widths, sizes, counts, precisions, formats, compiled)]
+        every = itertools.product(widths, sizes, counts, precisions, formats, compiled)
+        return list(dict.fromkeys(Setting(*each) for each in every))
 
 
 def _words(flag: str, text: str, choices: tuple[str, ...], *, kind: str | None = None) -> tuple[str, ...]:

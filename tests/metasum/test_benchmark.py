@@ -1,18 +1,22 @@
 """What `metasum benchmark` counts and compares."""
 
 import json
+import multiprocessing
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from metasum.assembly import benchmark_data
+from metasum.assembly.bench import random_dataset
 from metasum.config import NetworkConfig, OptimisationConfig, TrainConfig
 from metasum.config.benchmark import Setting
 from metasum.learners.joint import JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
 from metasum.study.benchmark.memory import saved_bytes
-from metasum.study.benchmark.racing import race
+from metasum.study.benchmark.racing import Time, race, timed
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
 from metasum.study.benchmark.steps import Step, operations, random_batch
 from metasum.training.optimisation import make_fabric
@@ -53,11 +57,19 @@ def test_all_learners_have_a_step_to_time(benchmark):
     assert "ties" not in timed
 
 
+def test_a_learner_that_reads_a_backend_is_timed_in_those_that_were_asked_for(benchmark):
+    rows = benchmark("--learner", "metasum-symmetric,independent", "--backends", "torch,higher")["rows"]
+    named = [(row["learner"], row["backend"]) for row in rows]
+    joint = [("metasum-symmetric", backend) for backend in ("torch", "higher")]
+    assert named == [*joint, ("independent", "learn2learn")]
+
+
 def test_meta_training_stands_beside_the_libraries_own_loops(benchmark):
     rows = benchmark("--learner", "metasum-meta", "--inner-steps", 2)["rows"]
     names = ["learn2learn", "torch", "higher", "plain learn2learn", "plain higher"]
     assert [row["backend"] for row in rows] == names
     assert len({row["passes"] for row in rows}) == 1
+    assert rows[0]["images_per_second"] * rows[0]["step_seconds"] == pytest.approx(2 * 3 * 4)
     assert rows[0]["passes"] == pytest.approx(2 * 2 * 3 + 3, abs=0.5)  # first layers have no images' gradient
 
 
@@ -72,6 +84,18 @@ def test_settings_are_compared_in_the_same_rounds(benchmark):
         (what, layout) for what in ("plain pass", "metasum") for layout in ("contiguous", "channels-last")
     ]
     assert result["settings"][0]["ratio"] == 1
+
+
+def test_what_is_named_twice_is_measured_once(benchmark):
+    result = benchmark("--width", "0.02,0.020,0.0200001", "--learner", "independent,independent")
+    assert [row["width"] for row in result["rows"]] == [0.02, 0.0200001]
+    assert [row["width"] for row in result["settings"]] == [0.02, 0.0200001] * 2
+
+
+def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_measured(metasum):
+    outcome = metasum("benchmark", *TINY, "--precision", "32,16-mixed")
+    assert outcome.code == 2
+    assert outcome.err.startswith("metasum: --precision 16-mixed needs a GPU")
 
 
 def test_everything_around_a_step_is_measured_on_request(benchmark):
@@ -94,10 +118,42 @@ def test_everything_around_a_step_is_measured_on_request(benchmark):
     assert result["evaluation"][0]["images"] > 0
 
 
+def test_the_need_of_a_step_is_a_batch_for_each_network(monkeypatch):
+    found = iter([{"metasum": Time(0.5, 1.0, [1.0, 1.0], [0.5])}, {"step": Time(2.0, 1.0, [1.0, 1.0], [2.0])}])
+    monkeypatch.setattr(benchmark_data, "race", lambda *_, **__: next(found))
+    fabric, step = make_fabric(OptimisationConfig(device="cpu")), SimpleNamespace(batches=[None] * 8)
+    (row,) = benchmark_data.input_rows(step, random_dataset(20), 10, fabric, 1)
+    assert row["images_per_second"] == 20 * 10 / 0.5
+    assert row["of_step"] == row["images_per_second"] / (8 * 10 / 2.0)
+
+
+def test_workers_that_are_not_forked_read_images():
+    """As on macOS and, from Python 3.14 on, Linux; and a batch may be as large as the dataset."""
+    loader = benchmark_data._loader(random_dataset(20), 20, 1)
+    loader.multiprocessing_context = multiprocessing.get_context("spawn")
+    (batch,) = loader
+    assert batch[0].shape == (20, 1, 32, 32)
+
+
+def test_activations_are_counted_in_the_precision_of_the_step(benchmark):
+    result = benchmark("--measure", "memory", "--precision", "32,bf16-mixed", "--batch-size", 64)
+    whole, narrow = (row["activations"] for row in result["memory"])
+    assert narrow < 0.9 * whole
+
+
 def test_the_tables_say_a_setting_once(metasum):
     outcome = metasum("benchmark", *TINY, "--measure", "all", "--backends", "torch")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("width 0.02") == 5  # step, optimizer, input, memory, evaluation
+
+
+def test_the_table_of_steps_fits_a_terminal_and_names_what_differs(metasum, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    outcome = metasum("benchmark", *TINY, "--backends", "torch", "--precision", "32,bf16-mixed")
+    assert outcome.code == 0, outcome.err
+    assert "metasum, width 0.02, batch 4, 2 networks, channels-last, eager" in outcome.out
+    heads, *_ = (line for line in outcome.out.splitlines() if "images/s" in line)
+    assert heads.split()[:3] == ["setting", "backend", "passes"]
 
 
 @pytest.mark.parametrize(
@@ -108,7 +164,14 @@ def test_the_tables_say_a_setting_once(metasum):
         (["--width", "1,wide"], "--width takes numbers separated by commas, not '1,wide'"),
         (["--batch-size", "1"], "--batch-size takes numbers above 1, not '1'"),
         (["--learner", "ties"], "learner 'ties' trains as 'independent' does; time that one"),
-        (["--inner-steps", 3], "--inner-steps is for steps of meta-training"),
+        (["--inner-steps", 3], "--inner-steps says nothing to learner 'metasum', only to metasum-meta"),
+        (["--learner", "slots", "--backends", "torch"], "--backends says nothing to learner 'slots'"),
+        (["--learner", "slots", "--no-usual-shapes"], "--no-usual-shapes says nothing to learner 'slots'"),
+        (["--learner", "slots", "--measure", "memory"], "--learner is for --measure step"),
+        (["--backends", "torch", "--measure", "input"], "--backends is for --measure step"),
+        (["--networks", 4, "--measure", "all"], "--networks says nothing to --measure evaluation"),
+        (["--compile", "yes", "--measure", "optimizer"], "--compile says nothing to --measure optimizer"),
+        (["--compile", "yes", "--backends", "higher"], "--compile is for backend torch"),
         (["--learner", "independent", "--networks", "2,4"], "--networks says nothing to learner 'independent'"),
         (["--learner", "all", "--compile", "yes"], "--compile says nothing to learner 'metasum-symmetric'"),
         (["--learner", "metasun"], "unknown learner 'metasun'"),
@@ -146,6 +209,15 @@ def test_what_a_forward_saves_is_counted_once_and_without_the_weights():
     network = nn.Sequential(nn.Linear(4, 3, bias=False), nn.Sigmoid())
     images = torch.ones(2, 4)
     assert saved_bytes(lambda: network(images).sum(), network) == images.nbytes + 2 * 3 * 4
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", 2), ("mps", 2), ("cpu", 0)])
+def test_kernels_are_waited_for_before_and_after(monkeypatch, device, waits):
+    waited = []
+    monkeypatch.setattr(torch.cuda, "synchronize", waited.append)
+    monkeypatch.setattr(torch.mps, "synchronize", lambda: waited.append("mps"))
+    timed(lambda: None, torch.device(device))
+    assert len(waited) == waits
 
 
 def test_in_a_race_everybody_runs_in_every_round_and_the_first_is_the_measure():

@@ -145,6 +145,12 @@ def test_only_the_named_datasets_are_loaded(meta, monkeypatch):
     assert loaded == ["rows", "lines"]
 
 
+def test_another_layout_or_device_is_the_same_meta_training(meta, tmp_path):
+    assert meta(steps=1).code == 0
+    assert meta("--memory-format", "channels-last", "--device", "auto", "--resume", steps=1).code == 0
+    assert len(list((tmp_path / "runs" / "meta").iterdir())) == 1
+
+
 def test_other_settings_get_another_folder_and_the_same_ones_are_refused(meta, tmp_path):
     assert meta(steps=1).code == meta(steps=2).code == 0
     assert len(list((tmp_path / "runs" / "meta").iterdir())) == 2

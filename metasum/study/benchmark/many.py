@@ -30,7 +30,7 @@ class ManyNetworks(nn.Module):
     def training_step(self, *batches: Batch, backward: Backward = torch.Tensor.backward) -> dict[str, Tensor]:
         """Terms "own" (the last network's) and "sum"; the sum's gradient reaches every network."""
         self.train()
-        every = [self.networks.target, self.networks.support, *self.further]
+        every = self.every()
         terms = dict[str, Tensor]()
         for network, batch in zip(every, batches, strict=True):
             loss = cross_entropy(network(batch.images), batch.labels)
@@ -42,6 +42,8 @@ class ManyNetworks(nn.Module):
         summed.hand_on()
         return {**terms, "sum": third.detach()}
 
+    def every(self) -> list[nn.Module]:
+        return [self.networks.target, self.networks.support, *self.further]
+
     def parameter_groups(self) -> list[list[nn.Parameter]]:
-        every = [self.networks.target, self.networks.support, *self.further]
-        return [list(network.parameters()) for network in every]
+        return [list(network.parameters()) for network in self.every()]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,18 @@ from metasum.learners.networks import MetaSum
 from metasum.study.benchmark.steps import Step
 from metasum.training.memory import held_bytes, peak_bytes, reset_peak
 
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
-def memory_row(networks: MetaSum, step: Step, device: torch.device) -> dict[str, Any]:
+
+def memory_row(networks: MetaSum, step: Step, fabric: Fabric) -> dict[str, Any]:
     """Joint MetaSum's step with its update: bytes at the peak, and the parts that they consist of.
 
     Args:
         networks: the first two, which the sum is made in.
         step: of their learner.
-        device: on the CPU the process's resident memory is read, so that libraries' buffers count, too.
+        fabric: device and precision. On the CPU the process's resident memory is read, so that libraries' buffers
+            count, too.
 
     Returns:
         Bytes: "parameters", "gradients" and "optimizer_state" (of all networks), "sum" (the third network's parameters
@@ -32,13 +36,18 @@ def memory_row(networks: MetaSum, step: Step, device: torch.device) -> dict[str,
         step()
         step.updater.update()
     one, count = sum(p.nbytes for p in networks.target.parameters()), len(step.batches)
-    batch = step.batches[0]
+    device, batch = fabric.device, step.batches[0]
+
+    def forward(network: Callable[[Tensor], Tensor]) -> Tensor:
+        with fabric.autocast():
+            return cross_entropy(network(batch.images), batch.labels)
+
     parts = {
         "parameters": count * one,
         "gradients": count * one,
         "optimizer_state": sum(t.nbytes for t in step.updater.moments()),
         "sum": 2 * one,
-        "activations": saved_bytes(lambda: cross_entropy(networks.target(batch.images), batch.labels), networks),
+        "activations": saved_bytes(lambda: forward(networks.target), networks),
     }
     counted = sum(parts.values())
 
@@ -46,8 +55,8 @@ def memory_row(networks: MetaSum, step: Step, device: torch.device) -> dict[str,
         step()
         step.updater.update()
 
-    own = growth(lambda: networks.target(batch.images), device)
-    summed = growth(lambda: networks.detached_sum()(batch.images), device)
+    own = growth(lambda: forward(networks.target), device)
+    summed = growth(lambda: forward(networks.detached_sum()), device)
     measured = parts["parameters"] + parts["optimizer_state"] + growth(work, device)
     return {
         **parts,

@@ -1,4 +1,4 @@
-"""What an update of both networks costs: the fused optimiser against the usual ones."""
+"""What an update of all networks costs: the fused optimiser against the usual ones."""
 
 from __future__ import annotations
 

@@ -56,13 +56,19 @@ def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) 
 
 def timed(work: Work, device: torch.device) -> float:
     """Seconds that `work` takes, its kernels included."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    _wait(device)
     started = time.perf_counter()
     work()
+    _wait(device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    """Until the device has done what it was told to."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+    elif device.type == "mps":
+        torch.mps.synchronize()
 
 
 class MatrixProduct:

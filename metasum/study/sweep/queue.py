@@ -8,16 +8,13 @@ gives way. A trial whose process gives no sign of life any more is marked as los
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from metasum.errors import UsageError
+from metasum.study.sweep.owner import is_dead, this_process
 from metasum.study.sweep.storage import patiently
 from metasum.study.sweep.sweep_file import SweepFile
 
@@ -83,7 +80,7 @@ class TrialQueue:
         )
         self._study_id = storage.get_study_id_from_name(name)
         self._check(name, {"file": file.checksum, "seed": seed, "arguments": list(arguments)})
-        self._owner = f"{_here()}:{os.getpid()}:{_started(os.getpid())}"
+        self._owner = this_process()
         self._heard: dict[int, tuple[Any, float]] = {}  # trial: its last sign of life, and when we first saw it
 
     def _check(self, name: str, sweep: Mapping[str, Any]) -> None:
@@ -166,7 +163,7 @@ class TrialQueue:
             if heard != sign:
                 since = now
             self._heard[trial.number] = (sign, since)
-            if now - since > self._grace or _is_dead(trial.user_attrs["owner"]):
+            if now - since > self._grace or is_dead(trial.user_attrs["owner"]):
                 self._lose(trial._trial_id)
 
     def _lose(self, trial_id: int) -> None:
@@ -253,36 +250,3 @@ def _pruner(file: SweepFile) -> Any:
     if file.halving is None:
         return NopPruner()
     return SuccessiveHalvingPruner(min_resource=file.halving.first, reduction_factor=file.halving.eta)
-
-
-def _here() -> str:
-    """Where process numbers mean what they mean to this process: a machine since it was started, or a container."""
-    found = [socket.gethostname()]
-    with contextlib.suppress(OSError):
-        found += [Path("/proc/sys/kernel/random/boot_id").read_text().strip(), os.readlink("/proc/self/ns/pid")]
-    return "/".join(found).replace(":", "")
-
-
-def _started(process: int) -> str:
-    """When a process began, so that its number can be told from a later one's; "" where it is gone.
-
-    On Linux in the kernel's own ticks: a clock that is put right does not move them.
-    """
-    if platform.system() == "Linux":
-        try:
-            state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()  # see proc(5)
-        except OSError:
-            return ""
-        return "" if state == "Z" else fields[18]  # dead, though nobody has asked for its exit code
-    import psutil
-
-    try:
-        return str(int(psutil.Process(process).create_time()))
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def _is_dead(owner: str) -> bool:
-    """Whether an owner is a process of this machine that is not there any more; False where nobody can know."""
-    where, process, started = owner.rsplit(":", 2)
-    return where == _here() and _started(int(process)) != started
