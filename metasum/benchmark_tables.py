@@ -92,7 +92,7 @@ def _inputs(row: dict[str, Any]) -> dict[str, str]:
 
 def _memory(row: dict[str, Any]) -> dict[str, str]:
     return {
-        "for the update": _mebibytes(row["parameters"] + row["gradients"] + row["optimizer_state"]),
+        "weights and update": _mebibytes(row["parameters"] + row["gradients"] + row["optimizer_state"]),
         **{name: _mebibytes(row[name]) for name in ("sum", "activations", "counted", "measured")},
         "ratio": f"{row['ratio']:.2f}",
         "the sum's forward, copies": f"{row['sum_forward']:.2f}",

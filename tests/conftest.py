@@ -96,3 +96,7 @@ def pytest_collection_finish() -> None:
     """Whatever is imported by now stays: collections of garbage, one at the start of every run, need not look at it."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()
