@@ -53,7 +53,7 @@ def _told(
 
 def _ratio(row: dict[str, Any]) -> str:
     low, high = row["ratio_range"]
-    return f"{row['ratio']:.3f} ({low:.3f} to {high:.3f})"
+    return f"{row['ratio']:.3f} ({low:.2f}–{high:.2f})"
 
 
 def _steps(row: dict[str, Any]) -> dict[str, str]:
@@ -61,9 +61,9 @@ def _steps(row: dict[str, Any]) -> dict[str, str]:
         "learner": row["learner"],
         "backend": row["backend"],
         "passes": f"{row['passes']:.2f}",
-        "step, s": f"{row['step_seconds']:.4g}",
+        "step, s": f"{row['step_seconds']:.3g}",
         "ratio": _ratio(row),
-        "to the first": f"{row['to_first']:.3f}",
+        "to first": f"{row['to_first']:.3f}",
         "images/s": f"{row['images_per_second']:.0f}",
     }
 

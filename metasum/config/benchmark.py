@@ -34,6 +34,7 @@ class Setting:
         """The named ones of its values, in words."""
         words = {
             "width": f"width {self.width}",
+            "precision": f"precision {self.precision}",
             "batch_size": f"batch {self.batch_size}",
             "networks": f"{self.networks} networks",
             "compiled": "compiled" if self.compiled else "eager",
