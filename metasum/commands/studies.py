@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -22,17 +23,20 @@ from metasum.commands.shared import (
     tune_flag,
     words,
 )
-from metasum.config import MergingConfig, TrainConfig, settings
+from metasum.config import MergingConfig, ProcessesConfig, TrainConfig, settings
 from metasum.errors import MetaSumError
 from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.tables import comparison_tables, experiment_tables, show, sum_tables
+
+SHARED_WORK = tuple(field.name for field in dataclasses.fields(ProcessesConfig))
+"""Settings of a run that several processes share; those of a study run in one."""
 
 
 @click.command(cls=TolerantCommand)
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "devices", "num_nodes", "fsdp"))
+@settings_flags(TrainConfig, leave_out=("learner", *SHARED_WORK))
 @plugin_flag
 @out_flag
 @download_flag
@@ -82,7 +86,7 @@ def compare_baselines(**values: Any) -> None:
 @learners_flag
 @seeds_flag
 @tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "target", "devices", "num_nodes", "fsdp"))
+@settings_flags(TrainConfig, leave_out=("learner", "target", *SHARED_WORK))
 @plugin_flag
 @out_flag
 @download_flag
