@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from metasum.assembly.parts import check_request, initial_network
-from metasum.config import OptimisationConfig, TrainConfig, changed, flat, to_dict
+from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import UsageError
 from metasum.files import write_json
 from metasum.learners.meta import MetaLearner
@@ -33,7 +33,6 @@ from metasum.training.tracking import check_tracking, tracked
 from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
-from metasum.weights.storage import read_metadata
 
 EPISODES = 8  # that an evaluation adapts to
 EVALUATION_SEED = 2**62  # of their tasks: none that a --meta-seed is likely to have
@@ -173,41 +172,6 @@ def meta_datasets(config: TrainConfig, held_out: Collection[str] = ()) -> list[s
     if seen is not None:
         raise UsageError(f"{flag}: meta-training on {seen!r}, a target, would leave nothing that it has never seen.")
     return names
-
-
-def learnt_initialisation(
-    config: TrainConfig,
-    *,
-    out: Path,
-    download: bool = False,
-    display: Display | None = None,
-    troubles: Troubles | None = None,
-) -> TrainConfig:
-    """`config` with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
-
-    A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
-    """
-    if config.network.init is not None:
-        _check_given(config)
-        return config
-    meta_datasets(config, held_out=[config.data.target])
-    where = {name: getattr(config.optimisation, name) for name in ("device", "precision")}
-    tracking = dataclasses.replace(config.tracking, wandb_name=None)  # which is the pair's
-    own = dataclasses.replace(config, optimisation=OptimisationConfig(**where), tracking=tracking)
-    result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
-    learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
-    return changed(config, init=str(learnt), init_seed=0)
-
-
-def _check_given(config: TrainConfig) -> None:
-    """Raises UsageError where `--init` has seen the target, or comes with settings of a meta-training not to be run."""
-    now, default = flat(config), flat(TrainConfig())
-    for field in (*dataclasses.fields(config.meta), *dataclasses.fields(config.objective)):
-        if now[field.name] != default[field.name]:
-            raise UsageError(f"--{field.name.replace('_', '-')} says nothing where --init brings what was meta-learnt.")
-    init = Path(str(config.network.init))
-    if config.data.target in json.loads(read_metadata(init).get("meta_datasets", "[]")):
-        raise UsageError(f"--init {init} was meta-learnt on {config.data.target!r}, the target, among others.")
 
 
 def _outer(config: TrainConfig, datasets: Mapping[str, Dataset]) -> TrainConfig:

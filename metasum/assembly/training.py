@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metasum.assembly.meta_training import learnt_initialisation
+from metasum.assembly.finishing import finish, reported
+from metasum.assembly.initialisation import learnt_initialisation
 from metasum.assembly.parts import (
     check_request,
     load_pair,
@@ -22,16 +21,10 @@ from metasum.assembly.sharding import check_pieces, make_learner
 from metasum.baselines.registry import learner_named, pool_files
 from metasum.config import TrackingConfig, TrainConfig
 from metasum.errors import UsageError
-from metasum.files import write_json
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Learner
 from metasum.networks.build import architecture, start_of
 from metasum.plugins import load_entry_points
-from metasum.training.analysis import analyse
 from metasum.training.description import describe, reopen
-from metasum.training.evaluation import Evaluator, FinalEvaluation
-from metasum.training.harness import Harness
-from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
@@ -156,7 +149,7 @@ def run_in(
     )
     if run.finished:
         display.note(f"{path} is finished already.")
-        return together.agreed(lambda: _reported(run, run.read_json("result.json"), report))
+        return together.agreed(lambda: reported(run, run.read_json("result.json"), report))
     if keep_weights and endpoints is None and together.first:
         run.save_weights("initial", initial, architecture=architecture(config))
     tracking = config.tracking if together.first else TrackingConfig(wandb="disabled")
@@ -178,10 +171,10 @@ def run_in(
             }
             if networks.coefficients is not None:
                 trained["coefficients"] = networks.coefficients.tolist()
-        result = together.agreed(lambda: _finish(harness, config, trained, display, keep_weights, report))
+        result = together.agreed(lambda: finish(harness, config, trained, display, keep_weights, report))
         if together.first:
             tracker.finish(run)
-    return together.agreed(lambda: _reported(run, result, report))
+    return together.agreed(lambda: reported(run, result, report))
 
 
 def _check_shared(config: TrainConfig, together: Processes) -> None:
@@ -198,58 +191,3 @@ def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
         load_into(network, run.path / f"{side}.safetensors")
     result = run.read_json("result.json")
     return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": run.path.name}
-
-
-def _reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
-    """The result, once report.html is there (where it is wanted)."""
-    if report and not (run.path / "report.html").is_file():
-        from metasum.report.run_page import write_report
-
-        write_report(run)
-    return result
-
-
-def _finish(
-    harness: Harness[Learner, Evaluator],
-    config: TrainConfig,
-    trained: dict[str, Any],
-    display: Display,
-    keep_weights: bool,
-    report: bool,
-) -> dict[str, Any]:
-    """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
-    learner, run = harness.learner, harness.run
-    display.note("measuring on all held-out images …")
-    started = time.perf_counter()
-    final = harness.evaluator.everything(learner)
-    operator = learner.operators[0]
-    if "endpoints" not in trained:
-        harness.record_final(final.accuracy)
-    if keep_weights:
-        _save_networks(run, final, architecture(config), operator, merged_only="endpoints" in trained)
-    if report:
-        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
-    result = {
-        "learner": config.learner,
-        "target": config.data.target,
-        "support": config.data.support,
-        "seed": config.seed,
-        **trained,
-        "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
-        "sum_seconds": round(final.sum_seconds, 2),
-        "peak_bytes": peak_bytes(harness.fabric.device),
-        "operator": operator,
-        "accuracy": asdict(final.accuracy),
-        "after_by_operator": final.after_by_operator,
-        "evaluated_on": config.data.evaluate_on,
-        "run": str(run.path),
-    }
-    write_json(run.path / "result.json", result)
-    return result
-
-
-def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator: str, *, merged_only: bool) -> None:
-    """Target and support, and the sum as it was measured on the target, each with its buffers."""
-    for side, network in () if merged_only else final.alone._asdict().items():
-        run.save_weights(side, network.state_dict(), architecture=build)
-    run.save_weights("summed", final.summed.target.state_dict(), architecture=build, operator=operator)

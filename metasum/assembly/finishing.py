@@ -1,0 +1,73 @@
+"""What a trained run leaves behind: accuracies, networks, result.json and its report."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from metasum.config import TrainConfig
+from metasum.files import write_json
+from metasum.learners.protocol import Learner
+from metasum.networks.build import architecture
+from metasum.training.analysis import analyse
+from metasum.training.evaluation import Evaluator, FinalEvaluation
+from metasum.training.harness import Harness
+from metasum.training.memory import peak_bytes
+from metasum.training.progress import Display
+from metasum.training.run_folder import RunFolder
+
+
+def finish(
+    harness: Harness[Learner, Evaluator],
+    config: TrainConfig,
+    trained: dict[str, Any],
+    display: Display,
+    keep_weights: bool,
+    report: bool,
+) -> dict[str, Any]:
+    """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
+    learner, run = harness.learner, harness.run
+    display.note("measuring on all held-out images …")
+    started = time.perf_counter()
+    final = harness.evaluator.everything(learner)
+    operator = learner.operators[0]
+    if "endpoints" not in trained:
+        harness.record_final(final.accuracy)
+    if keep_weights:
+        _save_networks(run, final, architecture(config), operator, merged_only="endpoints" in trained)
+    if report:
+        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
+    result = {
+        "learner": config.learner,
+        "target": config.data.target,
+        "support": config.data.support,
+        "seed": config.seed,
+        **trained,
+        "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
+        "sum_seconds": round(final.sum_seconds, 2),
+        "peak_bytes": peak_bytes(harness.fabric.device),
+        "operator": operator,
+        "accuracy": asdict(final.accuracy),
+        "after_by_operator": final.after_by_operator,
+        "evaluated_on": config.data.evaluate_on,
+        "run": str(run.path),
+    }
+    write_json(run.path / "result.json", result)
+    return result
+
+
+def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator: str, *, merged_only: bool) -> None:
+    """Target and support, and the sum as it was measured on the target, each with its buffers."""
+    for side, network in () if merged_only else final.alone._asdict().items():
+        run.save_weights(side, network.state_dict(), architecture=build)
+    run.save_weights("summed", final.summed.target.state_dict(), architecture=build, operator=operator)
+
+
+def reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
+    """The result, once report.html is there (where it is wanted)."""
+    if report and not (run.path / "report.html").is_file():
+        from metasum.report.run_page import write_report
+
+        write_report(run)
+    return result
