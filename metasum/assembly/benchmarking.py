@@ -44,16 +44,16 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
     """
     names = _learners(config.learner)
     _check(config, names)
-    each = config.settings()
-    fabrics = [_fabric(config, setting) for setting in each]  # refuses what the device cannot do, before the first step
+    # all of them now: what the device cannot do is refused before anything is measured
+    fabrics = {setting: _fabric(config, setting) for setting in config.settings()}
     found: dict[str, Any] = {"rows": [], "settings": [], "optimizer": [], "input": [], "memory": [], "evaluation": []}
     found |= {
         "measured": list(config.measurements()),
-        "device": str(fabrics[0].device),
+        "device": str(next(iter(fabrics.values())).device),
         "threads": torch.get_num_threads(),
         "repeats": config.repeats,
     }
-    for setting, fabric in zip(each, fabrics, strict=True):
+    for setting, fabric in fabrics.items():
         bench = Bench(config, setting, fabric)
         for name in names if "step" in config.measurements() else ():
             say(f"{name}: {setting}")
@@ -67,8 +67,8 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
             if measurement in config.measurements():
                 say(f"{measurement}: {setting}")
                 found[measurement] += [{**dataclasses.asdict(setting), **row} for row in rows()]
-    if "step" in config.measurements() and len(each) > 1:
-        say(f"{len(each)} settings beside one another")
+    if "step" in config.measurements() and len(fabrics) > 1:
+        say(f"{len(fabrics)} settings beside one another")
         found["settings"] = _compare_settings(config, fabrics)
     return found
 
@@ -90,8 +90,8 @@ def _check(config: BenchmarkConfig, names: list[str]) -> None:
     """Raises UsageError where something is asked for that nobody would heed."""
     given, default = dataclasses.asdict(config), dataclasses.asdict(BenchmarkConfig())
     asked = {name for name in given if given[name] != default[name]}
-    several = any(each.networks > 2 for each in config.settings())
-    compiled = any(each.compiled for each in config.settings())
+    settings = config.settings()
+    several, compiled = any(each.networks > 2 for each in settings), any(each.compiled for each in settings)
     readers = {
         "learner": set(LEARNERS),
         "inner_steps": {"metasum-meta"},
@@ -120,17 +120,16 @@ def _fabric(config: BenchmarkConfig, setting: Setting) -> Fabric:
     return make_fabric(optimisation(setting, device=config.device))
 
 
-def _compare_settings(config: BenchmarkConfig, fabrics: list[Fabric]) -> list[dict[str, Any]]:
+def _compare_settings(config: BenchmarkConfig, fabrics: dict[Setting, Fabric]) -> list[dict[str, Any]]:
     """The plain pass and joint MetaSum's step in every setting, in the same rounds; ratios are to the first setting."""
-    plain, joint, each = dict[str, Work](), dict[str, Work](), config.settings()
-    for setting, fabric in zip(each, fabrics, strict=True):
+    plain, joint = dict[str, Work](), dict[str, Work]()
+    for setting, fabric in fabrics.items():
         bench = Bench(config, setting, fabric)
         plain[str(setting)] = PlainPasses(bench.network(), bench.batches[0], 1, fabric)
         joint[str(setting)] = bench.joint_step("torch")[1]
+    device = next(iter(fabrics.values())).device
     return [
         {**dataclasses.asdict(setting), "what": what, **time.in_figures()}
         for what, work in (("plain pass", plain), ("metasum", joint))
-        for setting, time in zip(
-            each, race(work, repeats=config.repeats, device=fabrics[0].device).values(), strict=True
-        )
+        for setting, time in zip(fabrics, race(work, repeats=config.repeats, device=device).values(), strict=True)
     ]
