@@ -88,7 +88,7 @@ def train(**values: Any) -> None:
 @settings_flags(MetaConfig)
 @settings_flags(NetworkConfig, leave_out=("support_init_seed", "tangent", "augmented"))
 @click.option("--in-channels", type=int, default=1, show_default=True, help="Channels the network sees: 1 or 3.")
-@settings_flags(ObjectiveConfig)
+@settings_flags(ObjectiveConfig, leave_out=("pool",))
 @settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
 @settings_flags(MonitorConfig)
 @settings_flags(TrackingConfig, leave_out=("wandb_network",))

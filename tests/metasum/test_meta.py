@@ -145,6 +145,14 @@ def test_only_the_named_datasets_are_loaded(meta, monkeypatch):
     assert loaded == ["rows", "lines"]
 
 
+def test_a_pool_that_meta_training_would_not_read_is_refused(meta, tmp_path):
+    outcome = meta("--pool", "nowhere.safetensors", steps=1)
+    assert outcome.code == 2
+    assert outcome.err.startswith("metasum: No such option")
+    assert "--pool" in outcome.err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_another_layout_or_device_is_the_same_meta_training(meta, tmp_path):
     assert meta(steps=1).code == 0
     assert meta("--memory-format", "channels-last", "--device", "auto", "--resume", steps=1).code == 0
