@@ -6,31 +6,39 @@ arXiv:2203.05482) average, here on different datasets.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
-from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner
+from metasum.learners.learner import Backward, Learner, OperatorConfig, PlainOperatorConfig, Start
+from metasum.learners.objective import independent_step
 from metasum.types import Batch
 
 
-def independent_step(networks: MetaSum, target: Batch, support: Batch, backward: Backward) -> dict[str, Tensor]:
-    """CE(f(θ_t; x_t), y_t) and CE(f(θ_s; x_s), y_s), each with its backward: terms "target" and "support"."""
-    networks.train()
-    terms = dict[str, Tensor]()
-    for name, network, batch in (("target", networks.target, target), ("support", networks.support, support)):
-        loss = cross_entropy(network(batch.images), batch.labels)
-        backward(loss)
-        terms[name] = loss.detach()
-    return terms
-
-
-class IndependentLearner(PairLearner):
+class IndependentLearner(Learner):
     """L = CE(f(θ_t; x_t), y_t) + CE(f(θ_s; x_s), y_s): neither network's gradient depends on the other."""
+
+    name = "independent"
+    summary = "Trains each network alone: the plain sum."
+    paper = "Wortsman et al. 2022, arXiv:2203.05482"
+    Config = OperatorConfig
+
+    @classmethod
+    def needs_whole(cls, config: Any) -> None:
+        return None
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
         """Terms "target" and "support", in nats per image."""
         return independent_step(self.networks, target, support, backward)
+
+
+class TwoStartsLearner(IndependentLearner):
+    """The same from two initialisations."""
+
+    name = "independent-two-inits"
+    summary = "The plain sum of networks from two initialisations."
+    Config = PlainOperatorConfig
+    start = Start.OWN

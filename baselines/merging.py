@@ -1,61 +1,41 @@
-"""What every merging method is: a function of finished networks, and the learner that trains them and merges them.
-
-A method sees networks that were trained plainly from one initialisation and gives back one parameter set; the
-merged network's batch-norm statistics are then settled as every sum's are.
-"""
+"""Merging methods as ways of training: two networks trained alone, whose sum is what a method makes of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from metasum.baselines.independent import independent_step
-from metasum.errors import UsageError
-from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner
-from metasum.types import Batch, Parameters, Sides
+from metasum.baselines.independent import IndependentLearner, TwoStartsLearner
+from metasum.learners.learner import Backward, Learner, Start
+from metasum.learners.networks import BufferSet, MetaSum
+from metasum.learners.objective import independent_step
+from metasum.merging.memory import Endpoint, merge
+from metasum.merging.method import Method
+from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of, with_parameters
-from metasum.weights.statistics import recalibrate
 
-
-class Endpoint(NamedTuple):
-    """A finished network, and images for the methods that look at data."""
-
-    network: nn.Module
-    """In eval mode; a method never changes it."""
-    images: Sequence[Tensor]
-    """Unlabelled training images of its own dataset, batches `[N, C, H, W]`."""
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """θ, detached."""
-        return {name: tensor.detach() for name, tensor in parameters_of(self.network).items()}
-
-
-Merger: TypeAlias = Callable[[Sequence[Endpoint], Parameters], dict[str, Tensor]]
-"""From two or more finished networks and the initialisation θ_0 that they share to the merged parameters."""
-
-
-class MergingLearner(PairLearner):
+class MergingLearner(Learner):
     """Trains two networks independently; the sum is what a merging method makes of them.
 
     Args:
         networks: the pair; the target's weights as they come are θ_0.
-        merger: the method.
-        name: what the method is called in results.
+        config: the method's.
+        seed: of what the method draws.
     """
 
-    def __init__(self, networks: MetaSum, merger: Merger, *, name: str) -> None:
-        super().__init__(networks)
-        self._initial = {n: tensor.detach().clone() for n, tensor in parameters_of(networks.target).items()}
-        self._merger, self._name = merger, name
+    merges: ClassVar[type[Method]]
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
+        self._start = BufferSet(parameters_of(networks.target), persistent=False)
+        self._method = self.merges(config, seed=seed)
 
     @property
     def operators(self) -> tuple[str, ...]:
-        return (self._name,)
+        return (self.merges.name,)
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
@@ -63,15 +43,32 @@ class MergingLearner(PairLearner):
         """Terms "target" and "support", in nats per image."""
         return independent_step(self.networks, target, support, backward)
 
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        own = Sides(self.target_network(), self.support_network())
-        if statistics != "recalibrate":
-            raise UsageError(f"merged networks have recalibrated statistics, not {statistics!r} ones.")
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        own = self.target_network(), self.support_network()
         endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
-        device = next(own.target.parameters()).device
-        with torch.autocast(device.type, enabled=False):  # sums of products need all their digits
-            merged = self._merger(endpoints, self._initial)
-        target, support = (recalibrate(with_parameters(own.target, merged), batches) for batches in images)
-        return Sides(target, support)
+        network = with_parameters(own[0], merge(self._method, endpoints, self._start.by_name()))
+        return Sides(network, network)
+
+
+def merging_learner(method: type[Method], *, two_starts: bool = False) -> type[MergingLearner]:
+    """The learner that trains networks alone and merges them by `method`.
+
+    Args:
+        method: which.
+        two_starts: whether the networks start from two initialisations: learner `<method>-two-inits`.
+    """
+    own = Start.OWN if two_starts else Start.ANY
+    facts = {
+        "name": f"{method.name}-two-inits" if two_starts else method.name,
+        "summary": f"{method.summary} From two initialisations." if two_starts else method.summary,
+        "paper": method.paper,
+        "Config": method.Config,
+        "candidates": {} if two_starts else method.candidates,
+        "start": Start.SHARED if method.needs_base else own,
+        "endpoints": (TwoStartsLearner if two_starts else IndependentLearner).name,
+        "method": method.name,
+        "merges": method,
+        "__doc__": method.__doc__,
+        "__module__": __name__,
+    }
+    return type(f"{method.__name__}Learner", (MergingLearner,), facts)

@@ -6,13 +6,15 @@ What weight sharing does without any sum (hard parameter sharing, Caruana 1997, 
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metasum.baselines.sharing import SharingLearner
+from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward
 from metasum.types import Batch
 
 
@@ -23,10 +25,16 @@ class MultiInputLearner(SharingLearner):
 
     Args:
         networks: the pair; the support becomes the target's network itself.
+        config: empty.
+        seed: not looked at.
     """
 
-    def __init__(self, networks: MetaSum) -> None:
-        super().__init__(networks)
+    name = "multi-input"
+    summary = "One network for both datasets, head and all."
+    paper = 'Caruana 1997, "Multitask Learning"'
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         networks.support = networks.target
 
     def training_step(

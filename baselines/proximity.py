@@ -7,31 +7,57 @@ stronger one on the trunk and none on the head the two trunks become one: the tw
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from metasum.baselines.independent import independent_step
-from metasum.config import ProximityConfig
 from metasum.errors import UsageError
+from metasum.learners.learner import Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner
+from metasum.learners.objective import independent_step
+from metasum.settings import option
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of
 
 
-class ProximityLearner(PairLearner):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProximityConfig(OperatorConfig):
+    """How proximity pulls the two networks towards each other."""
+
+    proximity: float = option(
+        1.0, "λ: strength of the pull between the two networks' weights; 0 is independent training.", minimum=0
+    )
+    proximity_decay: float = option(
+        0.9, "c_l = decay^depth: how much weaker each layer is pulled than the one before it.", above=0, maximum=1
+    )
+    proximity_weights: tuple[float, ...] = option(
+        (), "c_l layer by layer from the input, separated by commas, in place of the decay.", minimum=0
+    )
+
+
+class ProximityLearner(Learner):
     """L_t = CE_t + λ Σ_l c_l ‖θ_t,l - sg(θ_s,l)‖², and L_s its mirror image; sg: held constant.
 
     Args:
         networks: the pair to train.
         config: λ and c_l; a layer is a kernel or matrix with the vectors that follow it.
+        seed: not looked at.
 
     Raises:
-        UsageError: `proximity_weights` are not as many numbers of at least 0 as the network has layers.
+        UsageError: `proximity_weights` are not as many numbers as the network has layers.
     """
 
-    def __init__(self, networks: MetaSum, config: ProximityConfig) -> None:
-        super().__init__(networks)
+    name = "proximity"
+    summary = "Pulls each network towards the other's weights, upstream layers harder."
+    paper = "Li et al. 2020, FedProx, arXiv:1812.06127"
+    Config = ProximityConfig
+    start = Start.SHARED
+    candidates = {"proximity": (0.1, 1.0, 10.0)}
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         layers = layers_of(parameters_of(networks.target))
         weights = _layer_weights(config, len(layers))
         self._pulls = {
@@ -59,15 +85,11 @@ class ProximityLearner(PairLearner):
 
 def _layer_weights(config: ProximityConfig, layers: int) -> list[float]:
     """c_l for each of `layers` layers, from the input."""
-    if config.proximity_weights is None:
+    if not config.proximity_weights:
         return [config.proximity_decay**depth for depth in range(layers)]
-    try:
-        weights = [float(word) for word in config.proximity_weights.split(",")]
-    except ValueError as error:
-        raise UsageError(f"--proximity-weights takes numbers separated by commas: {error}.") from error
-    if len(weights) != layers or not all(0 <= weight < float("inf") for weight in weights):
+    if len(config.proximity_weights) != layers:
         raise UsageError(
-            f"--proximity-weights takes a number of at least 0 for each of the network's {layers} layers, "
-            f"not {config.proximity_weights!r}."
+            f"--proximity-weights takes a number for each of the network's {layers} layers, "
+            f"not {len(config.proximity_weights)}."
         )
-    return weights
+    return list(config.proximity_weights)

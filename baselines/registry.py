@@ -1,4 +1,4 @@
-"""Every way of training and every way of merging by name: two dictionaries to read.
+"""Every way of training by name: a dictionary to read. The methods of merging are in `metasum.merging.METHODS`.
 
 A third package adds its own through the entry-point group `metasum.baselines` (a function without arguments that
 calls `register`), a user through `register` in Python or in a `--plugin` file.
@@ -6,293 +6,89 @@ calls `register`), a user through `register` in Python or in a `--plugin` file.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from metasum.baselines.mergers import MERGERS
-from metasum.config import (
-    MetaConfig,
-    MetaTransferConfig,
-    ObjectiveConfig,
-    ProximityConfig,
-    RegularisationConfig,
-    SlotsConfig,
-    TrainConfig,
-    TwoHeadConfig,
+from metasum.errors import UsageError
+from metasum.merging import METHODS
+from metasum.merging.method import Method
+from metasum.registry import Entry, Registry
+from metasum.settings import Option, options_of
+
+if TYPE_CHECKING:
+    from metasum.learners.learner import Learner
+
+LEARNERS: Registry[type[Learner]] = Registry(
+    "learner",
+    {
+        "metasum": Entry("metasum.learners.joint:JointLearner"),
+        "metasum-symmetric": Entry("metasum.learners.joint:SymmetricLearner"),
+        "metasum-meta": Entry("metasum.learners.meta:MetaLearntLearner"),
+        "slots": Entry("metasum.learners.slots:SlotsLearner"),
+        "quiet": Entry("metasum.learners.alone:QuietLearner"),
+        "anchored": Entry("metasum.learners.alone:AnchoredLearner"),
+        "sharpness-aware": Entry("metasum.learners.alone:SharpnessAwareLearner"),
+        "tangent": Entry("metasum.learners.alone:TangentLearner"),
+        "independent": Entry("metasum.baselines.independent:IndependentLearner"),
+        "proximity": Entry("metasum.baselines.proximity:ProximityLearner"),
+        "two-head": Entry("metasum.baselines.two_head:TwoHeadLearner"),
+        "multi-input": Entry("metasum.baselines.multi_input:MultiInputLearner"),
+        "meta-networks": Entry("metasum.baselines.meta_networks.pair:MetaNetworksLearner"),
+        "meta-transfer": Entry("metasum.baselines.meta_transfer.pair:MetaTransferLearner"),
+    },
+    more="`metasum learners` lists them.",
 )
-from metasum.errors import UsageError, unknown
-from metasum.files import check_folder_name
-from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Learner
-from metasum.weights.storage import load_like
-
-Factory = Callable[[MetaSum, TrainConfig], Learner]
-"""From the two initialised networks and the run's settings to a learner."""
 
 
-@dataclass(frozen=True)
-class LearnerEntry:
-    """A registered way of training."""
+def _merging_learner(method: str, *, two_starts: bool) -> type[Learner]:
+    from metasum.baselines.merging import merging_learner
 
-    factory: Factory
-    summary: str
-    source: str
-    settings: tuple[str, ...] = ()
-    """Names of the settings that not every learner reads."""
-    preset: Mapping[str, Any] = field(default_factory=dict)
-    """Settings that make it what it is, whatever else is asked for."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    """Its own defaults of settings that are left at everybody's."""
-    endpoints: str | None = None
-    """The learner whose finished networks it merges: a comparison does not train them twice."""
-    merger: str | None = None
-    """The merging method that it applies to them."""
-    one_initialisation: bool = False
-    """Whether it makes sense only where target and support start from the same weights."""
-    two_initialisations: bool = False
-    """Whether the support starts from weights of its own, drawn with the next seed unless another one is given."""
-    meta_learnt: bool = False
-    """Whether its networks start from an initialisation that is meta-learnt first, unless one is given."""
-    numbered: str | None = None
-    """Setting that must differ between networks that are to be added: the first has 0, the next 1."""
-    in_pieces: bool = False
-    """Whether all that it does to networks in training can be done to networks in pieces (`--fsdp`)."""
-    grid: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    """Candidates for the settings that a comparison chooses on validation images; all combinations are tried."""
+    return merging_learner(METHODS[method], two_starts=two_starts)
 
 
-def _joint(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.learners.joint import JointLearner
-
-    pool = [load_like(networks.target, path) for path in pool_files(config.objective.pool or "")]
-    return JointLearner(networks, config.objective, config.regularisation, pool=pool)
-
-
-def pool_files(pool: str) -> list[Path]:
-    """The files that `--pool` names."""
-    return [Path(word.strip()) for word in pool.split(",") if word.strip()]
+def _add_merging_learners(method: str, source: str = "metasum") -> None:
+    """The learners that train networks alone and merge them so: from one start and, where it makes sense, from two."""
+    facts = METHODS[method]
+    if facts.compared:
+        LEARNERS.add(method, Entry(partial(_merging_learner, method, two_starts=False), source))
+    if facts.two_starts:
+        LEARNERS.add(f"{method}-two-inits", Entry(partial(_merging_learner, method, two_starts=True), source))
 
 
-def _independent(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.independent import IndependentLearner
-
-    return IndependentLearner(networks)
-
-
-def _proximity(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.proximity import ProximityLearner
-
-    return ProximityLearner(networks, config.proximity)
+for _method in METHODS:
+    _add_merging_learners(_method)
+LEARNERS.add("independent-two-inits", Entry("metasum.baselines.independent:TwoStartsLearner"))
 
 
-def _two_head(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.two_head import TwoHeadLearner
-
-    return TwoHeadLearner(networks, config.two_head)
-
-
-def _multi_input(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.multi_input import MultiInputLearner
-
-    return MultiInputLearner(networks)
-
-
-def _meta_networks(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.meta_networks.pair import MetaNetworksLearner
-
-    return MetaNetworksLearner(networks, seed=config.seed)
-
-
-def _meta_transfer(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.baselines.meta_transfer.base_training import BaseTraining
-    from metasum.baselines.meta_transfer.pair import MetaTransferLearner
-
-    settings = config.meta_transfer
-    pretraining = settings.pretraining_steps
-    if pretraining is None:
-        pretraining = 0 if config.network.init is not None else (config.optimisation.steps or 0) // 2
-    base = BaseTraining(steps=settings.base_steps, learning_rate=settings.base_lr)
-    return MetaTransferLearner(networks, pretraining_steps=pretraining, base=base)
-
-
-def _slots(networks: MetaSum, config: TrainConfig) -> Learner:
-    from metasum.learners.slots import SlotsLearner
-
-    return SlotsLearner(networks, config.slots, quiet_weight=config.regularisation.quiet_weight or 0.0)
-
-
-def _merging(name: str) -> Factory:
-    def factory(networks: MetaSum, config: TrainConfig) -> Learner:
-        from metasum.baselines.merging import MergingLearner
-
-        return MergingLearner(networks, MERGERS[name].make(config.merging, config.seed), name=name)
-
-    return factory
-
-
-def _merger(name: str) -> LearnerEntry:
-    """The learner that trains independently and merges with `name`."""
-    merger = MERGERS[name]
-    return LearnerEntry(
-        _merging(name),
-        merger.summary,
-        "metasum",
-        settings=merger.settings,
-        endpoints="independent",
-        merger=name,
-        one_initialisation=merger.needs_initial,
-        grid=merger.grid,
-    )
-
-
-def _two_inits(entry: LearnerEntry, summary: str, endpoints: str | None = None) -> LearnerEntry:
-    return dataclasses.replace(entry, summary=summary, two_initialisations=True, endpoints=endpoints)
-
-
-def _names(section: Any) -> tuple[str, ...]:
-    return tuple(option.name for option in dataclasses.fields(section))
-
-
-OBJECTIVE = (*(name for name in _names(ObjectiveConfig) if name != "pool"), "operator", "scaling", "backend")
-JOINT = (*OBJECTIVE, "pool", *_names(RegularisationConfig))
-
-
-def _alone(summary: str, *, preset: Mapping[str, Any] | None = None, **more: Any) -> LearnerEntry:
-    """Joint MetaSum without its third term, with something else that may carry over to strangers."""
-    settings = ("target_weight", "support_weight", "operator", "scaling", *_names(RegularisationConfig))
-    return LearnerEntry(_joint, summary, "metasum", settings, {"sum_weight": 0.0, **(preset or {})}, **more)
-
-
-LEARNERS: dict[str, LearnerEntry] = {
-    "metasum": LearnerEntry(
-        _joint, "Trains both networks together with the loss of their sum.", "metasum", JOINT, in_pieces=True
-    ),
-    "metasum-symmetric": LearnerEntry(
-        _joint,
-        "MetaSum whose sum is to do well on the support, too.",
-        "metasum",
-        JOINT,
-        preset={"symmetric": True},
-        in_pieces=True,
-    ),
-    "metasum-meta": LearnerEntry(
-        _independent,
-        "Trains each network alone, from an initialisation that is meta-learnt for sums of strangers.",
-        "metasum",
-        (*_names(MetaConfig), *OBJECTIVE),
-        one_initialisation=True,
-        meta_learnt=True,
-        in_pieces=True,
-    ),
-    "slots": LearnerEntry(
-        _slots,
-        "Each network in channels of its own, and quiet on foreign images.",
-        "metasum",
-        (*_names(SlotsConfig), "quiet_weight", "operator"),
-        defaults={"quiet_weight": 0.5},
-        one_initialisation=True,
-        numbered="slot",
-        grid={"learning_rate": (1e-3, 2e-3, 4e-3)},  # thin networks want more than whole ones
-    ),
-    "quiet": _alone(
-        "Trains each network alone, quiet on foreign images.",
-        defaults={"quiet_weight": 0.5},
-    ),
-    "anchored": _alone(
-        "Trains each network alone, pulled to the initialisation.",
-        defaults={"anchor": 0.01},
-        one_initialisation=True,
-        in_pieces=True,
-        grid={"anchor": (0.001, 0.01, 0.1)},
-    ),
-    "sharpness-aware": _alone(
-        "Trains each network alone, in sharpness-aware steps.",
-        defaults={"sharpness": 0.05},
-        in_pieces=True,
-        grid={"sharpness": (0.05, 0.2, 0.5)},
-    ),
-    "tangent": _alone(
-        "Trains each network's tangent at the initialisation, alone: sums of weights are sums of functions.",
-        preset={"tangent": True, "norm": "none"},
-        one_initialisation=True,
-        grid={"learning_rate": (5e-4, 2e-3)},
-    ),
-    "independent": LearnerEntry(
-        _independent, "Trains each network alone: the plain sum.", "metasum", ("operator", "scaling"), in_pieces=True
-    ),
-    "proximity": LearnerEntry(
-        _proximity,
-        "Pulls each network towards the other's weights, upstream layers harder.",
-        "metasum",
-        (*_names(ProximityConfig), "operator", "scaling"),
-        one_initialisation=True,
-        grid={"proximity": (0.1, 1.0, 10.0)},
-    ),
-    "two-head": LearnerEntry(
-        _two_head, "One trunk, a head for each dataset.", "metasum", _names(TwoHeadConfig), one_initialisation=True
-    ),
-    "multi-input": LearnerEntry(
-        _multi_input, "One network for both datasets, head and all.", "metasum", one_initialisation=True
-    ),
-    "meta-networks": LearnerEntry(
-        _meta_networks,
-        "Slow weights for both, and fast ones for each that a meta learner writes; those are added.",
-        "metasum",
-        preset={"augmented": True},
-        one_initialisation=True,
-    ),
-    "meta-transfer": LearnerEntry(
-        _meta_transfer,
-        "One trunk, trained and frozen, with scale and shift for each.",
-        "metasum",
-        (*_names(MetaTransferConfig), "operator"),
-        one_initialisation=True,
-        grid={"learning_rate": (5e-4, 2e-3, 8e-3)},
-    ),
-    "average": _merger("average"),
-    "task-arithmetic": _merger("task-arithmetic"),
-    "ties": _merger("ties"),
-    "dare": _merger("dare"),
-    "slerp": _merger("slerp"),
-    "fisher": _merger("fisher"),
-    "regmean": _merger("regmean"),
-    "weight-matching": _merger("weight-matching"),
-    "independent-two-inits": _two_inits(
-        LearnerEntry(_independent, "", "metasum", ("operator",), in_pieces=True),
-        "The plain sum of networks from two initialisations.",
-    ),
-    "average-two-inits": _two_inits(
-        _merger("average"), "The plain average of networks from two initialisations.", "independent-two-inits"
-    ),
-    "weight-matching-two-inits": _two_inits(
-        _merger("weight-matching"), "Weight matching of networks from two initialisations.", "independent-two-inits"
-    ),
-}
-
-
-def register(name: str, factory: Factory, *, summary: str = "", source: str = "Python") -> None:
-    """Adds a way of training under `name`.
+def register(found: type[Learner] | type[Method], *, source: str = "Python") -> None:
+    """Adds a way of training, or a method of merging with the learner that trains networks alone and merges them so.
 
     Args:
-        name: as `--learner` will take it.
-        factory: makes a `Learner` from the two networks and the settings.
-        summary: one line for `metasum learners`.
-        source: where it comes from, for the same list.
+        found: a class with its facts, settings and name.
+        source: where it comes from, for listings.
 
     Raises:
-        UsageError: the name is taken, or cannot be part of a folder's.
+        UsageError: the name is taken, or cannot be part of a folder's; or one of its settings has the name of another
+            one that takes something else.
     """
-    check_folder_name("a learner called", name)
-    if name in LEARNERS:
-        raise UsageError(f"there is a learner {name!r} already (from {LEARNERS[name].source}).")
-    LEARNERS[name] = LearnerEntry(factory, summary, source, settings=("operator", "backend"))
+    for leaf in options_of(found.Config):
+        for other in known_options(leaf.name):
+            if (other.kind, other.many) != (leaf.kind, leaf.many):
+                raise UsageError(f"{found.name}: another {leaf.flag} takes values of another kind; rename the setting.")
+    if issubclass(found, Method):
+        METHODS.add(found.name, Entry(lambda: found, source))
+        _add_merging_learners(found.name, source)
+    else:
+        LEARNERS.add(found.name, Entry(lambda: found, source))
 
 
-def learner_named(name: str) -> LearnerEntry:
-    """The entry of `name`; raises UsageError, with the nearest name, where there is none."""
-    if name not in LEARNERS:
-        raise unknown("learner", name, LEARNERS, more="`metasum learners` lists them.")
-    return LEARNERS[name]
+def known_options(name: str) -> Iterator[Option]:
+    """Every learner's and every method's setting that is called so."""
+    owners: list[Any] = [*LEARNERS.values(), *METHODS.values()]
+    yield from (leaf for owner in owners for leaf in options_of(owner.Config) if leaf.name == name)
+
+
+def learner_named(name: str) -> type[Learner]:
+    """The learner called `name`; raises UsageError, with the nearest name, where there is none."""
+    return LEARNERS.named(name)

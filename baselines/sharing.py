@@ -3,34 +3,35 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor, nn
 
+from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import PairLearner
+from metasum.settings import Checked
 from metasum.types import Sides
-from metasum.weights.parameters import buffers_of
-from metasum.weights.statistics import settle_statistics
 
 
-class SharingLearner(PairLearner):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoConfig(Checked):
+    """Nothing is left open."""
+
+
+class SharingLearner(Learner):
     """After "the sum" is the shared network itself, with its statistics settled as everybody's are."""
+
+    Config: ClassVar[type[Checked]] = NoConfig
+    start = Start.SHARED
 
     @property
     def operators(self) -> tuple[str, ...]:
         return ("shared",)
 
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        own = Sides(self.networks.target, self.networks.support)
-        sources = {name: buffers_of(network) for name, network in own._asdict().items()}
-        target, support = (
-            settle_statistics(copy.deepcopy(network), statistics, batches, sources)
-            for network, batches in zip(own, images, strict=True)
-        )
-        return Sides(target, support)
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        return Sides(*(copy.deepcopy(network) for network in (self.networks.target, self.networks.support)))
 
 
 def share_parameters(networks: MetaSum, names: set[str]) -> None:

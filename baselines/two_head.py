@@ -6,16 +6,28 @@ statistics, as in the two networks that proximity pulls together.
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from metasum.baselines.independent import independent_step
 from metasum.baselines.sharing import SharingLearner, share_parameters
-from metasum.config import TwoHeadConfig
 from metasum.errors import UsageError, unknown
+from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward
+from metasum.learners.objective import independent_step
+from metasum.settings import Checked, option
 from metasum.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TwoHeadConfig(Checked):
+    """Where the trunk ends that two heads share."""
+
+    shared_until: str | None = option(
+        None, "Last module of the shared trunk, for instance block_4 [default: all but the last, the classifier]."
+    )
 
 
 class TwoHeadLearner(SharingLearner):
@@ -24,13 +36,19 @@ class TwoHeadLearner(SharingLearner):
     Args:
         networks: the pair; the support's trunk becomes the target's.
         config: where the trunk ends.
+        seed: not looked at.
 
     Raises:
         UsageError: the network has no such module, or nothing is left for the heads.
     """
 
-    def __init__(self, networks: MetaSum, config: TwoHeadConfig) -> None:
-        super().__init__(networks)
+    name = "two-head"
+    summary = "One trunk, a head for each dataset."
+    paper = 'Caruana 1997, "Multitask Learning"'
+    Config = TwoHeadConfig
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         share_parameters(networks, trunk_of(networks.target, config.shared_until))
 
     def training_step(

@@ -18,7 +18,7 @@ class Variations:
     """What is drawn anew for each task; all of it is the same for adaptation and evaluation images."""
 
     permute_labels: bool = True
-    """Which output stands for which class."""
+    """Which output stands for which class; else a class's output is its own number, or its place among those drawn."""
     rotate: bool = True
     """A turn by 0, 90, 180 or 270 degrees."""
     invert: bool = True
@@ -97,7 +97,10 @@ class TaskDistribution(Iterator[tuple[Batch, ...]]):
         images, labels = task.training_batch(chosen, self._generator)
         if vary.permute_labels or int(classes.max()) >= self._outputs:
             stands_for = torch.zeros(task.num_classes, dtype=torch.int64)
-            stands_for[classes] = self._shuffled(self._outputs)[: len(classes)]
+            if vary.permute_labels:
+                stands_for[classes] = self._shuffled(self._outputs)[: len(classes)]
+            else:  # in the dataset's own order, from 0
+                stands_for[classes.sort().values] = torch.arange(len(classes))
             labels = stands_for.to(labels.device)[labels]
         if vary.rotate:
             images = images.rot90(self._below(4), dims=(2, 3))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,15 +13,15 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel
-from metasum.baselines.sharing import share_parameters
+from metasum.baselines.sharing import NoConfig, share_parameters
+from metasum.learners.learner import Backward, Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, PairLearner, settled
 from metasum.networks.augmented import Augmented, augmented, augmented_names, last_parts
 from metasum.types import Batch, Sides
-from metasum.weights.parameters import parameters_of
+from metasum.weights.parameters import parameters_of, with_parameters
 
 
-class MetaNetworksLearner(PairLearner):
+class MetaNetworksLearner(Learner):
     """L = CE(b(W, W*_t; x_t), y_t) + CE(b(W, W*_s; x_s), y_s); before is b(W, W*_t), after b(W, W*_t + W*_s).
 
     W*_t is what the meta learner makes of the gradient of b(W)'s loss on half of the target's batch; the other half is
@@ -29,11 +30,19 @@ class MetaNetworksLearner(PairLearner):
 
     Args:
         networks: the pair; target and support share their parameters from here on, not their statistics.
+        config: empty.
         seed: of the meta learner's first weights.
     """
 
-    def __init__(self, networks: MetaSum, *, seed: int = 0) -> None:
-        super().__init__(networks)
+    name = "meta-networks"
+    summary = "Slow weights for both, and fast ones for each that a meta learner writes; those are added."
+    paper = "Munkhdalai & Yu 2017, arXiv:1703.00837"
+    Config = NoConfig
+    start = Start.SHARED
+    preset = {"augmented": True}
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         for side in ("target", "support"):
             network = getattr(networks, side)
             if isinstance(network, Augmented):  # with fast weights of its own, which are not trained but written
@@ -87,13 +96,12 @@ class MetaNetworksLearner(PairLearner):
     def support_network(self) -> nn.Module:
         return self._written("support", self.networks.support)
 
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        own = Sides(self.target_network(), self.support_network())
-        first, second = (parameters_of(network) for network in own)
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        target, support = self.target_network(), self.support_network()
+        first, second = parameters_of(target), parameters_of(support)
         composed = {n: first[n] + second[n] if n.startswith("fast.") else first[n] for n in first}
-        return settled(own, composed, images, statistics)
+        network = with_parameters(target, composed)
+        return Sides(network, network)
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [list(self.parameters())]

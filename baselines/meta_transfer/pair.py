@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
-from metasum.baselines.independent import independent_step
 from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.learner import untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.errors import ArchitectureError
+from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, WrittenLearner
+from metasum.learners.objective import independent_step
+from metasum.settings import UNSET, option
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaTransferConfig(PlainOperatorConfig):
+    """How Meta-Transfer Learning spends its steps."""
+
+    pretraining_steps: int = option(
+        UNSET,
+        "Steps in which the trunk learns both datasets, before it is frozen.",
+        unit="steps",
+        filled="half of --steps; 0 with --init",
+        minimum=0,
+    )
+    base_steps: int = option(10, "Gradient steps from the learnt classifier to a batch's own.", unit="steps", minimum=1)
+    base_lr: float = option(0.05, "Their size.", above=0)
 
 
 class MetaTransferLearner(WrittenLearner):
@@ -28,21 +48,28 @@ class MetaTransferLearner(WrittenLearner):
 
     Args:
         networks: the pair; both keep their statistics, and share the trunk.
-        pretraining_steps: calls of `training_step` before the trunk is frozen.
-        base: how a classifier is trained.
+        config: how many calls of `training_step` there are before the trunk is frozen, and how a classifier is trained.
+        seed: not looked at.
 
     Raises:
         ArchitectureError: the network does not end in a linear layer.
     """
 
-    def __init__(self, networks: MetaSum, *, pretraining_steps: int, base: BaseTraining) -> None:
-        super().__init__(networks)
+    name = "meta-transfer"
+    summary = "One trunk, trained and frozen, with scale and shift for each."
+    paper = "Sun et al. 2019, arXiv:1812.02391"
+    Config = MetaTransferConfig
+    start = Start.SHARED
+    candidates = {"learning_rate": (5e-4, 2e-3, 8e-3)}
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         self._last, head = list(networks.target.named_modules())[-1]
         if not isinstance(head, nn.Linear):
             raise ArchitectureError("meta-transfer needs a network that ends in a linear layer.")
         names = {f"{self._last}.weight", f"{self._last}.bias"}
         share_parameters(networks, set(parameters_of(networks.target)) - names)
-        self._pretraining_steps, self._base = pretraining_steps, base
+        self._base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
         scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
         for side in ("target", "support"):
             scale_shift[side] = ScaleShift(networks.target).to(head.weight)
@@ -53,10 +80,14 @@ class MetaTransferLearner(WrittenLearner):
         self.learnt = nn.ModuleList([*scale_shift.values(), *classifier.values()])  # where `parameters` finds them
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
+    @classmethod
+    def fill(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {"pretraining_steps": 0 if values["init"] is not None else values["steps"] // 2}
+
     @property
     def pretraining(self) -> bool:
         """Whether the next step still trains the trunk."""
-        return int(self.get_buffer("steps")) < self._pretraining_steps
+        return int(self.get_buffer("steps")) < int(self.config.pretraining_steps)
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
+    PluginCommand,
     device_flag,
     download_flag,
     json_flag,
-    load_plugins,
     out_flag,
     plugin_flag,
     quiet_flag,
+    report_flag,
     root_flag,
+    run_command,
 )
-from metasum.config import (
-    BACKENDS,
-    MetaConfig,
-    MonitorConfig,
-    NetworkConfig,
-    ObjectiveConfig,
-    OptimisationConfig,
-    TrackingConfig,
-    TrainConfig,
-    settings,
-)
-from metasum.flags import Choice, TolerantCommand, chosen, settings_flags
+from metasum.settings.flags import SettingsCommand
 from metasum.tables import evaluate_tables, meta_tables, show, train_tables
 
 
@@ -62,13 +53,12 @@ def _run_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in names} | {"display": display_for(quiet=values["quiet"])}
 
 
-@click.command(cls=TolerantCommand)
-@settings_flags(TrainConfig)
+@run_command()
 @_run_flags("Name of the run's folder [default: LEARNER-seedSEED].")
-@click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
+@report_flag
 @json_flag
 @quiet_flag
-def train(**values: Any) -> None:
+def train(given: dict[str, Any], **values: Any) -> None:
     """Train a target and a support network, and measure their sum.
 
     Two networks of one architecture learn two datasets; a third, whose every weight is the sum of theirs, should
@@ -76,30 +66,30 @@ def train(**values: Any) -> None:
 
     With no options: handwritten digits and rendered letters, both embedded, in about a minute.
     """
-    load_plugins(values["plugin"])
-    config = settings(**chosen(TrainConfig, values))
-    from metasum.assembly import training
+    from metasum.run.request import Request
+    from metasum.run.training import train as run_training
 
-    result = training.train(config, report=values["report"], **_run_arguments(values))
+    result = run_training(Request(given), report=values["report"], **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=train_tables)
 
 
-@click.command(cls=TolerantCommand)
-@settings_flags(MetaConfig)
-@settings_flags(NetworkConfig, leave_out=("support_init_seed", "tangent", "augmented"))
-@click.option("--in-channels", type=int, default=1, show_default=True, help="Channels the network sees: 1 or 3.")
-@settings_flags(ObjectiveConfig, leave_out=("pool",))
-@settings_flags(OptimisationConfig, leave_out=("steps", "learning_rate"))
-@settings_flags(MonitorConfig)
-@settings_flags(TrackingConfig, leave_out=("wandb_network",))
-@click.option(
-    "--backend", type=Choice(BACKENDS), default="learn2learn", show_default=True, help="Library that runs clones."
-)
-@root_flag
+def _meta_settings() -> Iterator[tuple[str, type]]:
+    from metasum.learners.meta import MetaConfig
+    from metasum.run.request import SECTIONS
+
+    yield "", MetaConfig
+    yield from (("", SECTIONS[name]) for name in ("data", "network", "optimisation", "monitor", "tracking"))
+
+
+OF_A_PAIR = ("target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size", "support_init_seed")
+OF_A_PAIR += ("tangent", "augmented", "operator", "steps", "learning_rate", "wandb_network")
+
+
+@click.command(cls=PluginCommand, settings=_meta_settings, leave_out=OF_A_PAIR)
 @_run_flags("Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
 @json_flag
 @quiet_flag
-def meta_train(**values: Any) -> None:
+def meta_train(given: dict[str, Any], **values: Any) -> None:
     """Learn an initialisation from which networks can be trained apart and added.
 
     In each step several clones of it learn a task each, apart from each other; the loss of the adapted clones, and
@@ -110,27 +100,25 @@ def meta_train(**values: Any) -> None:
       metasum meta-train --meta-datasets letters,cifar10 --name here
       metasum train --learner metasum-meta --init runs/meta/here/initial.safetensors
     """  # noqa: D301 (click reads the backspace)
-    load_plugins(values["plugin"])
-    names = chosen(TrainConfig, values) | {"data_root": str(values["data_root"])}
-    config = settings(**names, learner="metasum-meta")
-    from metasum.assembly import meta_training
+    from metasum.run.meta_training import meta_train as run_meta_training
+    from metasum.run.request import Request
 
-    result = meta_training.meta_train(config, **_run_arguments(values))
+    result = run_meta_training(Request(given), **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=meta_tables)
 
 
-@click.command(cls=TolerantCommand)
+@click.command(cls=PluginCommand)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.safetensors")
 @click.option("--on", multiple=True, required=True, metavar="DATASET", help="Dataset to measure on. Can be repeated.")
 @click.option(
     "--statistics",
-    type=Choice(("stored", "recalibrate")),
+    type=click.Choice(("stored", "recalibrate")),
     default="stored",
     show_default=True,
     help="Batch-norm statistics: those in the file, or recomputed on training images of each dataset in turn.",
 )
 @click.option(
-    "--evaluate-on", type=Choice(("test", "validation")), default="test", show_default=True, help="Held-out images."
+    "--evaluate-on", type=click.Choice(("test", "validation")), default="test", show_default=True, help="Held-out images."
 )
 @root_flag
 @plugin_flag
@@ -142,14 +130,13 @@ def evaluate(**values: Any) -> None:
 
     FILE is any .safetensors file of a run folder, or one that `metasum sum --export` wrote.
     """
-    load_plugins(values.pop("plugin"))
-    from metasum.assembly.evaluating import evaluate as measure
+    from metasum.run.evaluating import evaluate as measure
 
     as_json = values.pop("as_json")
     show(measure(**values), as_json=as_json, parts=evaluate_tables)
 
 
-@click.command(cls=TolerantCommand)
+@click.command(cls=SettingsCommand)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
 @json_flag
 def report(runs: tuple[Path, ...], as_json: bool) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from metasum.config import DEVICES
-from metasum.flags import Choice
+from metasum.settings.flags import SettingsCommand
 
 if TYPE_CHECKING:
     from metasum.training.progress import Display
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -21,7 +23,9 @@ plugin_flag = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE.py",
-    help="Run this Python file first; it registers datasets, pairs or learners. Can be repeated.",
+    expose_value=False,
+    help="Run this Python file first; it registers datasets, pairs, learners or merging methods, whose settings are "
+    "flags then. Can be repeated.",
 )
 root_flag = click.option(
     "--data-root",
@@ -52,19 +56,45 @@ tune_flag = click.option(
     help="Choose the settings that a learner has candidates for on validation images first; --no-tune takes the "
     "defaults. A setting given by hand is never tuned.",
 )
+report_flag = click.option("--report/--no-report", default=True, show_default=True, help="Draw report.html at the end.")
+jobs_flag = click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Runs at a time, each in a process of its own with its share of the cores; fewer where memory does not suffice.",
+)
 overwrite_flag = click.option("--overwrite", is_flag=True, help="Replace a result that is there.")
 device_flag = click.option(
-    "--device", type=Choice(DEVICES), default="auto", show_default=True, help="Where to run; auto takes a GPU."
+    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to run; auto takes a GPU."
 )
 
 
-def load_plugins(files: tuple[Path, ...]) -> None:
+def load_plugins(files: Sequence[Path]) -> None:
     """Entry points, then the files."""
     from metasum.plugins import load_entry_points, run_plugin
 
     load_entry_points()
     for file in files:
         run_plugin(file)
+
+
+def run_settings() -> Iterator[tuple[str, type]]:
+    """Every dataclass of a run's settings, with the learner that reads it."""
+    from metasum.run.request import run_settings as found
+
+    return found()
+
+
+class PluginCommand(SettingsCommand):
+    """A command that runs plug-ins before it looks at its flags, which they may add to."""
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        super().__init__(*args, plugins=load_plugins, **attributes)
+
+
+run_command = partial(click.command, cls=PluginCommand, settings=run_settings)
+"""A decorator for a command whose flags are the settings of a run; it gets the given ones as `given`."""
 
 
 def display_maker(*, quiet: bool) -> Callable[[], Display]:

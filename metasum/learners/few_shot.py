@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.learners.protocol import Backward
+from metasum.learners.learner import Backward
 from metasum.types import Batch
 
 
@@ -57,6 +57,9 @@ class FewShotLearner(nn.Module, ABC):
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [[parameter for parameter in self.parameters() if parameter.requires_grad]]
+
+    def before_measuring(self) -> None:
+        """Nothing to do, where every process holds whole networks."""
 
 
 def _worst_label(logits: Tensor, labels: Tensor) -> int:

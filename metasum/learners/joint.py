@@ -2,22 +2,64 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.config import ObjectiveConfig, RegularisationConfig
-from metasum.learners.networks import DetachedSum, MetaSum
+from metasum.errors import UsageError
+from metasum.learners.learner import Backward, BackendConfig, Learner, OperatorConfig
+from metasum.learners.networks import BufferSet, DetachedSum, MetaSum
 from metasum.learners.objective import sum_loss
-from metasum.learners.protocol import Backward, PairLearner
-from metasum.learners.regularised import distance, keep_quiet, sharpness_aware
+from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
+from metasum.settings import Checked, option
 from metasum.types import Batch, Parameters
 from metasum.weights.parameters import parameters_of
+from metasum.weights.storage import load_like
 
 
-class JointLearner(PairLearner):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WeightsConfig(Checked):
+    """How much each network's own loss counts."""
+
+    target_weight: float = option(1.0, "Weight of the target network's own loss.", minimum=0)
+    support_weight: float = option(1.0, "Weight of the support network's own loss.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(WeightsConfig):
+    """The three terms of MetaSum."""
+
+    reading: Literal["cross-entropy", "gap", "consistency"] = option(
+        "cross-entropy",
+        "What the third term asks of the sum on the target's images: cross-entropy to be right; gap to have "
+        "the target network's loss; consistency to predict what the target network predicts.",
+    )
+    symmetric: bool = option(False, "Ask the same of the sum on the support's images.")
+    sum_weight: float = option(1.0, "Weight of the summed network's loss.", minimum=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class JointConfig(RegularisationConfig, BackendConfig, OperatorConfig, ObjectiveConfig):
+    """What joint MetaSum leaves open."""
+
+    pool: tuple[str, ...] = option(
+        (),
+        "Weights files of finished networks, separated by commas; the third term adds one of them, drawn at each "
+        "step, in the partner's place.",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pool and self.sum_weight == 0:
+            raise UsageError("--pool says nothing with --sum-weight 0.")
+
+
+class JointLearner(Learner):
     """L = w_t CE(f(θ_t; x_t), y_t) + w_s CE(f(θ_s; x_s), y_s) + w_sum L_sum(θ_t ⊕ θ_s; x_t, y_t).
 
     With `symmetric`, L_sum is added for the support's images too. The gradient of L_sum reaches θ_t and θ_s alike.
@@ -26,42 +68,43 @@ class JointLearner(PairLearner):
 
     Args:
         networks: the pair to train; as they come they are θ_0.
-        objective: weights, reading and symmetry.
-        regularisation: pull to θ_0, sharpness-aware steps (which cost twice as much), and quiet on foreign images.
+        config: weights, reading and symmetry; pull to θ_0, sharpness-aware steps (which cost twice as much), and quiet
+            on foreign images.
+        seed: not looked at.
         pool: parameter sets of finished networks, constants: L_sum adds one of them, drawn at each step, to θ_t (and
-            to θ_s, with `symmetric`) in the partner's place.
+            to θ_s, with `symmetric`) in the partner's place [default: those in the files that `config` names].
     """
 
+    name = "metasum"
+    summary = "Trains both networks together with the loss of their sum."
+    Config: ClassVar[type[Checked]] = JointConfig
+
     def __init__(
-        self,
-        networks: MetaSum,
-        objective: ObjectiveConfig,
-        regularisation: RegularisationConfig | None = None,
-        *,
-        pool: Sequence[Parameters] = (),
+        self, networks: MetaSum, config: JointConfig, *, seed: int = 0, pool: Sequence[Parameters] | None = None
     ) -> None:
-        super().__init__(networks)
-        self.objective, self._regularisation = objective, regularisation or RegularisationConfig()
-        self._pool = pool
-        self._start = [
-            {name: tensor.detach().clone() for name, tensor in parameters_of(network).items()}
-            for network in ((networks.target, networks.support) if self._regularisation.anchor else ())
-        ]
+        super().__init__(networks, config, seed=seed)
+        self._pool = [load_like(networks.target, Path(file)) for file in config.pool] if pool is None else pool
+        pulled = (networks.target, networks.support) if config.anchor else ()
+        self._start = nn.ModuleList(BufferSet(parameters_of(network), persistent=False) for network in pulled)
+
+    @classmethod
+    def needs_whole(cls, config: Any) -> str | None:
+        return "--pool" if config.pool else "--quiet-weight" if config.quiet_weight else None
 
     @property
     def trains_sum(self) -> bool:
-        return self.objective.sum_weight > 0
+        return bool(self.config.sum_weight > 0)
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
         """Terms "target", "support", "sum" and, where asked for, "sum_support", "…_quiet" (nats an image), "anchor"."""
         stranger = self._pool[int(torch.randint(len(self._pool), ()))] if self._pool else None
-        if not self._regularisation.sharpness:
+        if not self.config.sharpness:
             return self._gradients(target, support, stranger, backward)
         return sharpness_aware(
             self.parameter_groups(),
-            self._regularisation.sharpness,
+            self.config.sharpness,
             lambda: self._first_look(target, support, stranger),
             lambda: self._gradients(target, support, stranger, backward),
         )
@@ -77,17 +120,11 @@ class JointLearner(PairLearner):
         self, target: Batch, support: Batch, stranger: Parameters | None, backward: Backward
     ) -> dict[str, Tensor]:
         self.train()
-        settings, networks, terms = self.objective, self.networks, dict[str, Tensor]()
+        config, networks, terms = self.config, self.networks, dict[str, Tensor]()
         sums = self._sums(stranger)
         sides: list[tuple[str, nn.Module, Batch, float, str | None]] = [
-            ("target", networks.target, target, settings.target_weight, "sum"),
-            (
-                "support",
-                networks.support,
-                support,
-                settings.support_weight,
-                "sum_support" if settings.symmetric else None,
-            ),
+            ("target", networks.target, target, config.target_weight, "sum"),
+            ("support", networks.support, support, config.support_weight, "sum_support" if config.symmetric else None),
         ]
         for name, network, batch, weight, sum_name in sides:
             logits = network(batch.images)
@@ -96,20 +133,26 @@ class JointLearner(PairLearner):
             if sums is None or sum_name is None:
                 backward(weight * loss)
                 continue
-            if settings.reading != "gap":  # the gap's gradient passes through this loss too: one backward for both
+            if config.reading != "gap":  # the gap's gradient passes through this loss too: one backward for both
                 backward(weight * loss)
-            third = sum_loss(settings.reading, sums[name](batch.images), batch.labels, logits=logits, loss=loss)
+            third = sum_loss(config.reading, sums[name](batch.images), batch.labels, logits=logits, loss=loss)
             terms[sum_name] = third.detach()
-            both = weight * loss + settings.sum_weight * third
-            backward(both if settings.reading == "gap" else settings.sum_weight * third)
+            both = weight * loss + config.sum_weight * third
+            backward(both if config.reading == "gap" else config.sum_weight * third)
         for summed in dict.fromkeys(sums.values() if sums else ()):
             summed.hand_on()
-        if quiet := self._regularisation.quiet_weight:
+        return terms | self._carried_over(target, support, backward)
+
+    def _carried_over(self, target: Batch, support: Batch, backward: Backward) -> dict[str, Tensor]:
+        """The terms that may carry over from one partner to another, with their gradients."""
+        networks, terms = self.networks, dict[str, Tensor]()
+        if quiet := self.config.quiet_weight:
             terms["target_quiet"] = keep_quiet(networks.target, target, support, quiet, backward)
             terms["support_quiet"] = keep_quiet(networks.support, support, target, quiet, backward)
-        if anchor := self._regularisation.anchor:
+        if anchor := self.config.anchor:
+            starts = [start.by_name() for start in self._start if isinstance(start, BufferSet)]
             own = (networks.target, networks.support)
-            pull = torch.stack([distance(*pair) for pair in zip(own, self._start, strict=True)]).sum()
+            pull = torch.stack([distance(*pair) for pair in zip(own, starts, strict=True)]).sum()
             backward(anchor * pull)
             terms["anchor"] = anchor * pull.detach()
         return terms
@@ -122,6 +165,14 @@ class JointLearner(PairLearner):
         if stranger is None:
             return dict.fromkeys(("target", "support"), networks.detached_sum())
         sets = {"target": [parameters_of(networks.target), stranger]}
-        if self.objective.symmetric:
+        if self.config.symmetric:
             sets["support"] = [stranger, parameters_of(networks.support)]
         return {name: networks.detached_sum(pair) for name, pair in sets.items()}
+
+
+class SymmetricLearner(JointLearner):
+    """Joint MetaSum whose sum is to do well on the support's images, too."""
+
+    name = "metasum-symmetric"
+    summary = "MetaSum whose sum is to do well on the support, too."
+    preset = {"symmetric": True}

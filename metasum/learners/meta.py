@@ -6,18 +6,72 @@ differentiated through all adaptations. In each episode several clones of θ_0 t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.config import ObjectiveConfig
 from metasum.learners.adaptation import Clones
+from metasum.learners.joint import ObjectiveConfig
+from metasum.learners.learner import Backward, BackendConfig, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import sum_loss
-from metasum.learners.protocol import Backward
+from metasum.learners.objective import independent_step, sum_loss
+from metasum.settings import option
+from metasum.settings.words import Operator
 from metasum.types import Batch
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaConfig(OperatorConfig, BackendConfig, ObjectiveConfig):
+    """How an initialisation is learnt from which networks can be trained apart and added."""
+
+    meta_datasets: tuple[str, ...] = option(
+        (), "Datasets that meta-training draws tasks from, separated by commas [default: the support]."
+    )
+    meta_operator: Operator = option(
+        "average",
+        "What meta-training makes of the clones. The average starts with logits of ordinary size, the sum with many "
+        "times that; where layers are normalised, networks that can be averaged can be added.",
+    )
+    meta_steps: int = option(500, "Updates of the initialisation.", unit="steps", minimum=1)
+    meta_learning_rate: float = option(1e-3, "Their step size at its highest.", above=0)
+    meta_seed: int = option(0, "Seed of the tasks drawn (not of the first weights).", minimum=0, below=2**63)
+    meta_batch_size: int = option(32, "Images in each inner step, and in each evaluation.", unit="images", minimum=2)
+    inner_steps: int = option(5, "Steps that each clone takes apart.", unit="steps", minimum=1)
+    inner_lr: float = option(0.1, "Step size of the clones.", above=0)
+    inner_optimizer: Literal["sgd", "meta-sgd", "adam"] = option(
+        "sgd", "How clones adapt; meta-sgd learns a rate for every weight."
+    )
+    first_order: bool = option(False, "Skip second derivatives in the gradient through the clones' steps.")
+    partners: int = option(2, "Most networks that are added at once; each time 2 to so many.", minimum=2)
+    permute_labels: bool = option(True, "Draw anew which output stands for which class.")
+    rotate: bool = option(True, "Turn a task's images by a multiple of 90 degrees.")
+    invert: bool = option(True, "Let dark and bright change places in half of the tasks.")
+    task_classes: int | None = option(
+        None, "Classes in a task [default: all that there are outputs for].", unit="classes", minimum=2
+    )
+
+
+class MetaLearntLearner(Learner):
+    """L = CE(f(θ_t; x_t), y_t) + CE(f(θ_s; x_s), y_s), from a θ_0 that `MetaLearner` has learnt."""
+
+    name = "metasum-meta"
+    summary = "Trains each network alone, from an initialisation that is meta-learnt for sums of strangers."
+    Config = MetaConfig
+    start = Start.LEARNT
+
+    @classmethod
+    def needs_whole(cls, config: Any) -> None:
+        return None
+
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """Terms "target" and "support", in nats per image."""
+        return independent_step(self.networks, target, support, backward)
 
 
 class MetaLearner(nn.Module):
@@ -78,6 +132,9 @@ class MetaLearner(nn.Module):
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [list(self.parameters())]
+
+    def before_measuring(self) -> None:
+        """Nothing to do, where every process holds whole networks."""
 
 
 def split_batch(batch: Batch, parts: int) -> list[Batch]:

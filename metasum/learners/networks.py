@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class MetaSum(nn.Module):
         check_same_architecture(
             [parameters_of(self.target), parameters_of(self.support)], names=["the target network", "the support"]
         )
-        self._statistics = _BufferSet(buffers_of(model))
+        self._statistics = BufferSet(buffers_of(model))
         self.shared, self.first_order = shared, first_order
         self._compose = self._operator(operator, scaling)
         self.inner_rule = inner_rule(inner_optimizer, self.target, inner_lr)
@@ -109,7 +109,7 @@ class MetaSum(nn.Module):
             return LearnedSum(parameters_of(self.target))
         if name == "task-arithmetic":
             if not self.shared:  # a constant, that `to` moves with the rest
-                self._start = _BufferSet(parameters_of(self.target))
+                self._start = BufferSet(parameters_of(self.target), persistent=False)
             return lambda sets: task_arithmetic(
                 sets, parameters_of(self.target) if self.shared else self._start.by_name(), scaling=scaling
             )
@@ -123,6 +123,19 @@ class MetaSum(nn.Module):
     def summed_parameters(self) -> dict[str, Tensor]:
         """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""
         return self._compose([parameters_of(self.target), parameters_of(self.support)])
+
+    def composed(self, operator: str | None = None) -> dict[str, Tensor]:
+        """θ_t ⊕ θ_s by name, as `operator` makes it [default: the one trained with], differentiable likewise.
+
+        Raises:
+            UsageError: an operator that needs more than the two parameter sets, or an unknown one.
+        """
+        compose = self._compose if operator in (None, self.operator) else operator_named(str(operator))
+        return compose([parameters_of(self.target), parameters_of(self.support)])
+
+    def sum_statistics(self) -> dict[str, Tensor]:
+        """The buffers that the summed network keeps in training, by name: the very tensors."""
+        return self._statistics.by_name()
 
     def summed(self, images: Tensor) -> Tensor:
         """Logits `[N, classes]` of the summed network, with gradients to both networks.
@@ -157,9 +170,7 @@ class MetaSum(nn.Module):
         Raises:
             UsageError: an unknown policy; or "learned" where training never ran the sum.
         """
-        compose = self._compose if operator in (None, self.operator) else operator_named(str(operator))
-        composed = compose([parameters_of(self.target), parameters_of(self.support)])
-        network = with_parameters(self.target, composed)
+        network = with_parameters(self.target, self.composed(operator))
         sources = {
             "target": buffers_of(self.target),
             "support": buffers_of(self.support),
@@ -194,13 +205,18 @@ class DetachedSum:
         torch.autograd.backward([self._composed[n] for n in reached], [self._leaves[n].grad for n in reached])
 
 
-class _BufferSet(nn.Module):
-    """Copies of a network's buffers, kept where `state_dict` and `.to` find them."""
+class BufferSet(nn.Module):
+    """Copies of named tensors, detached, that `.to` moves with the module they are kept in.
 
-    def __init__(self, buffers: dict[str, Tensor]) -> None:
+    Args:
+        tensors: by dotted name; θ_0, or a network's buffers.
+        persistent: whether `state_dict` has them.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, persistent: bool = True) -> None:
         super().__init__()
-        for name, buffer in buffers.items():
-            self.register_buffer(name.replace(".", "/"), buffer.detach().clone())
+        for name, tensor in tensors.items():
+            self.register_buffer(name.replace(".", "/"), tensor.detach().clone(), persistent=persistent)
 
     def by_name(self) -> dict[str, Tensor]:
         return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 
@@ -9,10 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
-from metasum.learners.protocol import Backward
+from metasum.learners.learner import Backward
+from metasum.settings import Checked, option
 from metasum.types import Batch, Parameters
 from metasum.weights.functional import functional_call
 from metasum.weights.parameters import buffers_of, parameters_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RegularisationConfig(Checked):
+    """What may carry over from one partner to another."""
+
+    anchor: float = option(0.0, "λ: strength of the pull of both networks to their initialisation.", minimum=0)
+    sharpness: float = option(
+        0.0, "ρ: how far from its weights each network looks for a steep place; 0 for ordinary steps.", minimum=0
+    )
+    quiet_weight: float = option(
+        0.0, "Weight of the loss that asks each network for no opinion on the other dataset's images.", minimum=0
+    )
 
 
 def distance(network: nn.Module, start: Parameters) -> Tensor:

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.learners.networks import DetachedSum, MetaSum
-from metasum.learners.protocol import Backward, Learner
-from metasum.types import Batch, Parameters, Sides
+from metasum.learners.learner import Backward, Learner
+from metasum.types import Batch, Buffers, Parameters, Sides
 from metasum.weights.functional import set_buffers
 from metasum.weights.pieces import cut, put_together
 
@@ -95,7 +95,7 @@ class _SumInPieces(DetachedSum):
 class ShardedLearner:
     """Trains one learner, in pieces, and is measured and saved as another, whole: the same two networks.
 
-    What `gather` has put together answers for the networks, in the first process alone; it lies in the machine's
+    What `before_measuring` has put together answers for the networks, in the first process alone; it lies in the machine's
     memory, from where it visits the device layer by layer.
 
     Args:
@@ -113,7 +113,7 @@ class ShardedLearner:
             else:
                 network.to("meta")
 
-    def gather(self) -> None:
+    def before_measuring(self) -> None:
         """Puts the networks together as they are now, tensor by tensor; all processes call it together."""
         own = self._whole.state_dict()
         for name, piece in self._pieces.state_dict().items():
@@ -162,10 +162,11 @@ class ShardedLearner:
     def support_network(self) -> nn.Module:
         return self._whole.support_network()
 
-    def summed_networks(
-        self, images: Sides[Sequence[Tensor]], *, operator: str | None = None, statistics: str = "recalibrate"
-    ) -> Sides[nn.Module]:
-        return self._whole.summed_networks(images, operator=operator, statistics=statistics)
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        return self._whole.compose(images, operator=operator)
+
+    def sum_statistics(self) -> Buffers | None:
+        return self._whole.sum_statistics()
 
 
 def visit(network: nn.Module, device: torch.device) -> None:

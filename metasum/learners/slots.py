@@ -9,18 +9,42 @@ teaches it to have none, on images of any other dataset, and that carries over t
 from __future__ import annotations
 
 import copy
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.config import SlotsConfig
 from metasum.errors import UsageError
+from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward, WrittenLearner
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
+from metasum.settings import option
 from metasum.types import Batch, Sides
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SlotsConfig(PlainOperatorConfig):
+    """Which channels a network has to itself, and how quiet it is."""
+
+    slots: int = option(
+        2, "Parts that the channels are divided into; networks in different slots have no weight in common.", minimum=2
+    )
+    slot: int = option(
+        0,
+        "The target network's slot, from 0; the support takes the next. `metasum experiment` numbers its targets.",
+        minimum=0,
+    )
+    quiet_weight: float = option(
+        0.5, "Weight of the loss that asks each network for no opinion on the other dataset's images.", minimum=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slot >= self.slots:
+            raise UsageError(f"--slot {self.slot}: with --slots {self.slots} the last one is {self.slots - 1}.")
 
 
 class SlotsLearner(WrittenLearner):
@@ -31,19 +55,23 @@ class SlotsLearner(WrittenLearner):
 
     Args:
         networks: the pair; its networks are replaced by the thin ones.
-        config: slots.
-        quiet_weight: q.
+        config: slots, and q.
+        seed: not looked at.
 
     Raises:
-        UsageError: there is no such slot.
         ArchitectureError: the network cannot be divided so.
     """
 
-    def __init__(self, networks: MetaSum, config: SlotsConfig, *, quiet_weight: float) -> None:
-        super().__init__(networks)
-        if config.slot >= config.slots:
-            raise UsageError(f"--slot {config.slot}: with --slots {config.slots} the last one is {config.slots - 1}.")
-        self._quiet_weight = quiet_weight
+    name = "slots"
+    summary = "Each network in channels of its own, and quiet on foreign images."
+    paper = "Hendrycks et al. 2019, Outlier Exposure, arXiv:1812.04606"
+    Config = SlotsConfig
+    start = Start.SHARED
+    numbered, places = "slot", "slots"
+    candidates = {"learning_rate": (1e-3, 2e-3, 4e-3)}  # thin networks want more than whole ones
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__(networks, config, seed=seed)
         self._whole = (copy.deepcopy(networks.target),)  # in a tuple: its weights are not trained
         own = (config.slot, (config.slot + 1) % config.slots)
         self._slots = Sides(*(Slot(networks.target, index, config.slots) for index in own))
@@ -63,8 +91,8 @@ class SlotsLearner(WrittenLearner):
             loss = cross_entropy(network(batch.images), batch.labels)
             backward(loss)
             terms[side] = loss.detach()
-            if self._quiet_weight:
-                terms[f"{side}_quiet"] = keep_quiet(network, batch, foreign, self._quiet_weight, backward)
+            if quiet := self.config.quiet_weight:
+                terms[f"{side}_quiet"] = keep_quiet(network, batch, foreign, quiet, backward)
         return terms
 
     def target_network(self) -> nn.Module:

@@ -4,19 +4,58 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metasum.config import NetworkConfig, TrainConfig
-from metasum.errors import CheckpointError, UsageError
+from metasum.errors import CheckpointError, UsageError, unknown
 from metasum.networks.augmented import Augmented
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
+from metasum.settings.sections import NetworkConfig
 from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.storage import load_into, read_metadata
+
+
+def _vgg16(config: NetworkConfig, in_channels: int) -> nn.Module:
+    from metasum.networks.vgg import VGG16
+
+    shape = {name: getattr(config, name) for name in ("num_classes", "width", "norm", "dropout")}
+    return VGG16(in_channels=in_channels, **shape)
+
+
+def _resnet(config: NetworkConfig, in_channels: int) -> nn.Module:
+    from metasum.networks.resnet import ResNet
+
+    return ResNet(in_channels=in_channels, num_classes=config.num_classes, width=config.width, norm=config.norm)
+
+
+NETWORKS: dict[str, Callable[[NetworkConfig, int], nn.Module]] = {"vgg16": _vgg16, "resnet": _resnet}
+"""Architectures by name: from the settings and the images' channels to a network with random weights."""
+
+
+def register_network(name: str, build: Callable[[NetworkConfig, int], nn.Module]) -> None:
+    """Adds an architecture: `--network NAME` trains it, and files of its weights say so.
+
+    Args:
+        name: of the architecture.
+        build: makes it from the settings and the images' channels, with weights from PyTorch's global random state.
+
+    Raises:
+        UsageError: there is one of this name.
+    """
+    if name in NETWORKS:
+        raise UsageError(f"there is a network {name!r} already.")
+    NETWORKS[name] = build
+
+
+def check_network_name(name: str) -> None:
+    """Raises UsageError, with the nearest name, where there is no such architecture."""
+    if name not in NETWORKS:
+        raise unknown("network", name, NETWORKS)
 
 
 def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.Module:
@@ -25,30 +64,14 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
     With `config.tangent` it is the network's tangent there, with `config.augmented` it has fast weights, of 0.
 
     Args:
-        config: architecture; `width` and `num_classes` must be set.
+        config: architecture.
         in_channels: channels of the images.
         seed: of the initialisation.
     """
-    if config.width is None or config.num_classes is None:
-        raise ValueError("width and num_classes must be resolved before a network is built")
+    check_network_name(config.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if config.network == "resnet":
-            from metasum.networks.resnet import ResNet
-
-            network: nn.Module = ResNet(
-                in_channels=in_channels, num_classes=config.num_classes, width=config.width, norm=config.norm
-            )
-        else:
-            from metasum.networks.vgg import VGG16
-
-            network = VGG16(
-                in_channels=in_channels,
-                num_classes=config.num_classes,
-                width=config.width,
-                norm=config.norm,
-                dropout=config.dropout,
-            )
+        network = NETWORKS[config.network](config, in_channels)
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
     return wrapped(network, config)
@@ -71,10 +94,10 @@ def start_of(network: nn.Module) -> dict[str, Tensor]:
 ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent", "augmented")
 
 
-def architecture(config: TrainConfig) -> str:
+def architecture(config: NetworkConfig, in_channels: int) -> str:
     """What a weights file says about itself, so that `load_network` can rebuild the network: a JSON object."""
-    values = dataclasses.asdict(config.network)
-    return json.dumps({**{name: values[name] for name in ARCHITECTURE}, "in_channels": config.data.in_channels})
+    values = dataclasses.asdict(config)
+    return json.dumps({**{name: values[name] for name in ARCHITECTURE}, "in_channels": in_channels})
 
 
 def load_network(path: Path | str) -> nn.Module:

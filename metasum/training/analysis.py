@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasum.config import TrainConfig
 from metasum.training.evaluation import FinalEvaluation, accuracy
 from metasum.types import Sides, Task
 from metasum.weights.parameters import parameters_of, with_parameters
@@ -21,9 +20,14 @@ LINE_BATCHES, LINE_IMAGES = 4, 1000  # of each dataset, for each point of the li
 MISTAKES = 12
 
 
-def analyse(final: FinalEvaluation, tasks: Sides[Task], config: TrainConfig) -> dict[str, Any]:
-    """What analysis.json holds: "confusion", "mistakes" (of the target) and "interpolation"."""
-    names = Sides(config.data.target, config.data.support)
+def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> dict[str, Any]:
+    """What analysis.json holds: "confusion", "mistakes" (of the target) and "interpolation".
+
+    Args:
+        final: the networks, measured.
+        tasks: the datasets that they were measured on.
+        names: of these.
+    """
     pairs = zip(Sides._fields, final.confusion_before, final.confusion_after, strict=True)
     return {
         "confusion": {side: {"before": before.tolist(), "after": after.tolist()} for side, before, after in pairs},

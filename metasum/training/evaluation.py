@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -11,9 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metasum.config import SumConfig
-from metasum.learners.protocol import Learner
+from metasum.learners.learner import Learner
+from metasum.settings.sections import EvaluationConfig
 from metasum.types import Batch, Sides, Task
+from metasum.weights.parameters import buffers_of
+from metasum.weights.statistics import settle_statistics
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -91,19 +94,20 @@ class Evaluator:
 
     Args:
         target: the target's task; `support` likewise.
-        settings: the operator and the statistics policy.
+        settings: the statistics policy, and what recalibration reads.
         autocast: the precision that networks run in.
     """
 
-    def __init__(self, target: Task, support: Task, *, settings: SumConfig, autocast: Autocast) -> None:
+    def __init__(self, target: Task, support: Task, *, settings: EvaluationConfig, autocast: Autocast) -> None:
         self.tasks = Sides(target, support)
         self._settings, self._autocast = settings, autocast
 
     def on_the_way(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
         """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
         with self._autocast():
-            before = self._confusions(Sides(learner.target_network(), learner.support_network()), limit)
-            summed = learner.summed_networks(self._images(), statistics=self._settings.statistics)
+            alone = Sides(learner.target_network(), learner.support_network())
+            before = self._confusions(alone, limit)
+            summed = settled_sum(learner, alone, self._images(), statistics=self._settings.statistics)
             return _evaluation(before, self._confusions(summed, limit))
 
     def everything(self, learner: Learner) -> FinalEvaluation:
@@ -116,7 +120,7 @@ class Evaluator:
             before = self._confusions(alone)
             for operator, statistics in dict.fromkeys([own, *((o, "recalibrate") for o in learner.operators)]):
                 images, started = self._images(), time.perf_counter()
-                networks = learner.summed_networks(images, operator=operator, statistics=statistics)
+                networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics)
                 seconds[operator, statistics] = time.perf_counter() - started
                 after[operator, statistics] = self._confusions(networks)
                 if (operator, statistics) == own:
@@ -139,6 +143,36 @@ class Evaluator:
     def _images(self) -> Sides[Sequence[Tensor]]:
         target, support = (list(task.calibration(self._settings.calibration_batches)) for task in self.tasks)
         return Sides(target, support)
+
+
+def settled_sum(
+    learner: Learner,
+    alone: Sides[nn.Module],
+    images: Sides[Sequence[Tensor]],
+    *,
+    operator: str | None = None,
+    statistics: str = "recalibrate",
+) -> Sides[nn.Module]:
+    """The third network as each side measures it, with batch-norm statistics of its own: a module each, in eval mode.
+
+    Args:
+        learner: composes it.
+        alone: target and support network, whose statistics it gets with the policies "target" and "support".
+        images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
+        operator: one of the learner's [default: its first].
+        statistics: the policy, as `--statistics` takes it.
+
+    Raises:
+        UsageError: "learned" where training never ran the sum.
+    """
+    sources = {side: buffers_of(network) for side, network in alone._asdict().items()}
+    if (kept := learner.sum_statistics()) is not None:
+        sources["learned"] = dict(kept)
+    target, support = learner.compose(images, operator=operator)
+    pair = Sides(target, copy.deepcopy(support) if support is target else support)
+    return Sides(
+        *(settle_statistics(own, statistics, batches, sources) for own, batches in zip(pair, images, strict=True))
+    )
 
 
 def _evaluation(before: Sides[Tensor], after: Sides[Tensor]) -> Evaluation:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from metasum.config import MonitorConfig, OptimisationConfig
-from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted
-from metasum.learners.protocol import Trainable
-from metasum.learners.sharded import ShardedLearner
+from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
+from metasum.learners.learner import Trainable
+from metasum.settings.sections import MonitorConfig, OptimisationConfig
 from metasum.training.interruption import Interruption
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
@@ -68,7 +67,7 @@ class Harness(Generic[L, E]):
         learner: on `fabric`'s device already.
         sampler: where episodes come from.
         evaluator: measures accuracies.
-        config: resolved settings (steps and learning rate are numbers).
+        config: the seed, how weights move, how often to log, evaluate and save.
         fabric: device and precision.
         run: the folder to write into.
         display: what is told to the user.
@@ -87,8 +86,6 @@ class Harness(Generic[L, E]):
         display: Display,
         record: Callable[[dict[str, Any]], None] = lambda _: None,
     ) -> None:
-        if config.optimisation.steps is None:
-            raise ValueError("steps must be resolved before training")
         self.learner, self.sampler, self.evaluator = learner, sampler, evaluator
         self.config, self.fabric, self.run, self.display = config, fabric, run, display
         self.steps, self.monitor, self._also = config.optimisation.steps, config.monitor, record
@@ -157,16 +154,19 @@ class Harness(Generic[L, E]):
             raise Interrupted(f"stopped at step {self.step} of {self.steps}; the state is saved in {self.run.path}.")
 
     def _read_losses(self) -> None:
-        """Means over the steps since the last log line; raises DivergenceError where one is NaN or infinite."""
-        rows = self.together.means([[float(value) for value in terms.values()] for terms in self._unlogged])
-        first = self.step - len(rows) + 1
-        for number, row in enumerate(rows, start=first):
-            if not all(math.isfinite(value) for value in row):
-                terms = dict(zip(self._unlogged[0], row, strict=True))
-                bad = next(name for name, value in terms.items() if not math.isfinite(value))
-                raise self._diverged(f"the {bad} loss became {terms[bad]} in step {number}")
-        means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-        self._mean_losses = dict(zip(self._unlogged[0], means, strict=True))
+        """Means over the steps since the last log line; raises DivergenceError where one is NaN or infinite.
+
+        A term that only some of these steps had (of a learner with phases) is the mean over those.
+        """
+        rows = [{name: float(value) for name, value in terms.items()} for terms in self._unlogged]
+        rows = self.together.means(rows)
+        columns: dict[str, list[float]] = {}
+        for number, row in enumerate(rows, start=self.step - len(rows) + 1):
+            for name, value in row.items():
+                if not math.isfinite(value):
+                    raise self._diverged(f"the {name} loss became {value} in step {number}")
+                columns.setdefault(name, []).append(value)
+        self._mean_losses = {name: sum(values) / len(values) for name, values in columns.items()}
         self._unlogged = []
 
     def _log(self) -> None:
@@ -222,8 +222,7 @@ class Harness(Generic[L, E]):
     def _meet(self) -> None:
         """Before networks are measured or saved: running statistics are averaged, and pieces put together."""
         self.together.average_buffers(self.learner.buffers())
-        if isinstance(self.learner, ShardedLearner):
-            self.learner.gather()
+        self.learner.before_measuring()
 
     def _write_checkpoint(self, update: dict[str, Any]) -> None:
         self.run.save_checkpoint(
@@ -255,7 +254,7 @@ class Harness(Generic[L, E]):
         try:
             self.learner.load_state_dict(state["learner"])
         except RuntimeError as error:
-            difference = str(error).splitlines()[1].strip()
+            difference = (str(error).splitlines()[1:] or [reason(error)])[0].strip()
             raise ArchitectureError(f"{path} is of another architecture: {difference}") from error
         try:
             self.updater.load_state_dict(state)

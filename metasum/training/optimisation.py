@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from metasum.config import OptimisationConfig, ProcessesConfig
 from metasum.errors import UsageError
-from metasum.learners.protocol import Trainable
+from metasum.learners.learner import Trainable
+from metasum.settings.sections import OptimisationConfig, ProcessesConfig
 from metasum.training.processes import Processes
 from metasum.weights.pieces import cut, in_pieces, put_together
 
@@ -21,38 +21,39 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(config: OptimisationConfig, processes: ProcessesConfig | None = None) -> Fabric:
+def make_fabric(device: str = "auto", precision: str = "32", *, processes: ProcessesConfig | None = None) -> Fabric:
     """The device and precision a run uses, and the other processes, which are started where nobody did.
 
     Args:
-        config: device and precision.
+        device: as `--device` takes it; `precision` likewise.
+        precision: of forward and backward.
         processes: how many [default: this one alone].
 
     Raises:
         UsageError: the device is not there, or cannot do the precision.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         raise UsageError("--device cuda: this machine has no CUDA device that PyTorch can use; try --device cpu.")
-    if config.device == "mps" and not torch.backends.mps.is_available():
+    if device == "mps" and not torch.backends.mps.is_available():
         raise UsageError("--device mps: this machine has no Metal device that PyTorch can use; try --device cpu.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from lightning_fabric import Fabric
 
         logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # config.json says which precision it is
-        on_gpu = config.device in ("cuda", "mps") or (
-            config.device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
+        on_gpu = device in ("cuda", "mps") or (
+            device == "auto" and (torch.cuda.is_available() or torch.backends.mps.is_available())
         )
-        if config.precision == "16-mixed" and not on_gpu:
+        if precision == "16-mixed" and not on_gpu:
             raise UsageError("--precision 16-mixed needs a GPU; on the CPU use bf16-mixed.")
         devices, nodes = _asked(processes) if processes is not None else (1, 1)
         strategy = "ddp" if devices * nodes > 1 else "auto"
         fabric = Fabric(
-            accelerator=config.device,
+            accelerator=device,
             devices=devices,
             num_nodes=nodes,
             strategy=strategy,
-            precision=config.precision,  # type: ignore[arg-type]
+            precision=precision,  # type: ignore[arg-type]
         )
     if fabric.world_size > 1:
         if not on_gpu and "OMP_NUM_THREADS" not in os.environ:
@@ -100,13 +101,11 @@ class Updater:
 
     Args:
         learner: whose parameters move.
-        config: the update rule; `steps` and `learning_rate` must be set.
+        config: the update rule.
         fabric: device and precision.
     """
 
     def __init__(self, learner: Trainable, config: OptimisationConfig, fabric: Fabric) -> None:
-        if config.steps is None or config.learning_rate is None:
-            raise ValueError("steps and learning_rate must be resolved before training")
         self._fabric, self._clip = fabric, config.clip
         self._groups = learner.parameter_groups()
         self._raw = _optimizer(config, [parameter for group in self._groups for parameter in group])

@@ -10,7 +10,7 @@ sums, and sends several backward passes into them. Networks in pieces (FSDP) do 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -30,7 +30,7 @@ class Processes:
     """The processes of one run, as one of them sees them; a single process talks to nobody."""
 
     def __init__(self, fabric: Fabric) -> None:
-        self._fabric = fabric
+        self._fabric = self.fabric = fabric
         self.count, self.rank = fabric.world_size, fabric.global_rank
 
     @property
@@ -75,21 +75,22 @@ class Processes:
 
     def _average(self, tensors: list[Tensor]) -> None:
         """In place, as one message of each type."""
-        for dtype in {tensor.dtype for tensor in tensors}:
+        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):  # in an order that all processes share
             own = [tensor for tensor in tensors if tensor.dtype == dtype]
             total = self._fabric.all_reduce(torch.cat([tensor.flatten() for tensor in own]), reduce_op="mean")
             assert isinstance(total, Tensor)
             for tensor, mean in zip(own, torch.split(total, [tensor.numel() for tensor in own]), strict=True):
                 tensor.copy_(mean.view_as(tensor))
 
-    def means(self, rows: list[list[float]]) -> list[list[float]]:
-        """Of every number the mean over the processes."""
+    def means(self, rows: Sequence[Mapping[str, float]]) -> list[dict[str, float]]:
+        """Of every number the mean over the processes, which have the same names in the same rows."""
         if not self.several or not rows:
-            return rows
-        total = self._fabric.all_reduce(torch.tensor(rows, dtype=torch.float64), reduce_op="mean")
+            return [dict(row) for row in rows]
+        numbers = torch.tensor([value for row in rows for value in row.values()], dtype=torch.float64)
+        total = self._fabric.all_reduce(numbers, reduce_op="mean")
         assert isinstance(total, Tensor)
-        found: list[list[float]] = total.tolist()
-        return found
+        found = iter(total.tolist())
+        return [{name: next(found) for name in row} for row in rows]
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in one of them."""

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metasum.config import TrackingConfig
 from metasum.errors import reason
 from metasum.files import read_json, write_json
+from metasum.settings.sections import TrackingConfig
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
 
@@ -73,14 +73,13 @@ def open_wandb(
     if mode == "online" and not _has_key(wandb):
         note(f"W&B has no API key (`wandb login`): tracking offline, in {folder / 'wandb'}.")
         mode, troubles.offline = "offline", True
-    tags = [word.strip() for word in (config.wandb_tags or "").split(",") if word.strip()]
     arguments: dict[str, Any] = {
         "project": config.wandb_project,
         "entity": config.wandb_entity,
         "group": config.wandb_group,
         "job_type": job_type,
         "name": config.wandb_name or wandb_label(folder),
-        "tags": tags or None,
+        "tags": config.wandb_tags or None,
         "dir": str(folder),
         "config": dict(settings),
         "resume": "allow",

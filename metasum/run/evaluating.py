@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from metasum.config import OptimisationConfig
+
 from metasum.errors import UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points
@@ -51,7 +51,7 @@ def evaluate(
     if not on:
         raise UsageError("name at least one dataset with --on.")
     load_entry_points()
-    fabric = make_fabric(OptimisationConfig(device=device))
+    fabric = make_fabric(device)
     in_channels, classes = (read_architecture(Path(file))[name] for name in ("in_channels", "num_classes"))
     network = load_network(file).to(fabric.device)
     right, total, accuracies = 0, 0, {}

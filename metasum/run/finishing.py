@@ -6,43 +6,50 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from metasum.config import TrainConfig
 from metasum.files import write_json
-from metasum.learners.protocol import Learner
-from metasum.networks.build import architecture
+from metasum.learners.learner import Learner
+from metasum.run.plan import Plan
 from metasum.training.analysis import analyse
 from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
-from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
+from metasum.types import Sides
 
 
 def finish(
     harness: Harness[Learner, Evaluator],
-    config: TrainConfig,
+    plan: Plan,
     trained: dict[str, Any],
-    display: Display,
+    *,
     keep_weights: bool,
     report: bool,
 ) -> dict[str, Any]:
-    """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
+    """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished.
+
+    Args:
+        harness: its training is over.
+        plan: of the run.
+        trained: what training took; with "endpoints", networks are those of another run.
+        keep_weights: save them.
+        report: write analysis.json, too, for the report.
+    """
     learner, run = harness.learner, harness.run
-    display.note("measuring on all held-out images …")
+    harness.display.note("measuring on all held-out images …")
     started = time.perf_counter()
     final = harness.evaluator.everything(learner)
     operator = learner.operators[0]
     if "endpoints" not in trained:
         harness.record_final(final.accuracy)
     if keep_weights:
-        _save_networks(run, final, architecture(config), operator, merged_only="endpoints" in trained)
+        _save_networks(run, final, plan.architecture, operator, merged_only="endpoints" in trained)
     if report:
-        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
+        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, Sides(plan.data.target, plan.data.support)))
     result = {
-        "learner": config.learner,
-        "target": config.data.target,
-        "support": config.data.support,
-        "seed": config.seed,
+        "learner": plan.learner,
+        "target": plan.data.target,
+        "support": plan.data.support,
+        "seed": plan.seed,
         **trained,
         "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
         "sum_seconds": round(final.sum_seconds, 2),
@@ -50,7 +57,7 @@ def finish(
         "operator": operator,
         "accuracy": asdict(final.accuracy),
         "after_by_operator": final.after_by_operator,
-        "evaluated_on": config.data.evaluate_on,
+        "evaluated_on": plan.data.evaluate_on,
         "run": str(run.path),
     }
     write_json(run.path / "result.json", result)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from metasum.config import TrainConfig, from_dict, to_dict
 from metasum.errors import CheckpointError, UsageError
+from metasum.run.plan import Plan
+from metasum.run.upgrade import upgraded
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
@@ -21,10 +22,15 @@ MAY_DIFFER_ON_RESUME |= {"pool", "memory_format"}
 PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
-def describe(config: TrainConfig, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
-    """What config.json holds: "settings" (resolved), "data", "initial_checksum", "versions", "machine"."""
+FORMAT = 2
+"""Of config.json; `metasum.run.upgrade` reads older ones."""
+
+
+def describe(plan: Plan, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
+    """What config.json holds: "format", "settings" (the plan's), "data", "initial_checksum", "versions", "machine"."""
     return {
-        "settings": to_dict(config),
+        "format": FORMAT,
+        "settings": plan.to_json(),
         "data": {side: describe_dataset(dataset) for side, dataset in datasets._asdict().items()},
         "initial_checksum": initial_checksum,
         **describe_surroundings(),
@@ -58,16 +64,19 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def _of_a_run(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings as they were written, with what came later at its defaults; raises CheckpointError for foreign ones."""
-    return to_dict(from_dict(settings))
+def plan_of(description: Mapping[str, Any]) -> Plan:
+    """The plan in a run's config.json, of this format or an older one; raises CheckpointError for foreign settings."""
+    return Plan.from_json(upgraded(description).get("settings", {}))
+
+
+def _of_a_run(description: Mapping[str, Any]) -> dict[str, Any]:
+    return plan_of(description).to_json()
 
 
 def reopen(
     path: Path,
     description: dict[str, Any],
     *,
-    unread: Collection[str] = (),
     completed: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_a_run,
 ) -> RunFolder:
     """The run folder at `path`, to continue it.
@@ -75,8 +84,7 @@ def reopen(
     Args:
         path: where it should be.
         description: of the run as it would be made now.
-        unread: settings that its learner does not read, and that may differ therefore.
-        completed: brings settings that were written earlier into today's form [default: those of `TrainConfig`].
+        completed: from what config.json holds to its settings in today's form [default: those of a `Plan`].
 
     Raises:
         CheckpointError: there is no run, or its config.json is damaged or foreign.
@@ -87,10 +95,9 @@ def reopen(
         raise CheckpointError(f"there is no run to resume in {path}.")
     run = RunFolder.open(path)
     before = run.read_json("config.json")
-    before["settings"] = completed(before.get("settings", {}))
+    before["settings"] = completed(before)
     for section in ("settings", "data", "initial_checksum", "start_checksum", "pool_checksums"):
-        may_differ = MAY_DIFFER_ON_RESUME | set(unread)
-        difference = _first_difference(section, before.get(section), description.get(section), may_differ)
+        difference = _first_difference(section, before.get(section), description.get(section))
         if difference:
             raise UsageError(
                 f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."
@@ -98,12 +105,14 @@ def reopen(
     return run
 
 
-def _first_difference(name: str, before: Any, now: Any, may_differ: Collection[str]) -> str | None:
+def _first_difference(name: str, before: Any, now: Any) -> str | None:
     if isinstance(before, dict) and isinstance(now, dict):
         found = (
-            _first_difference(key, before.get(key), value, may_differ)
+            _first_difference(key, before.get(key), value)
             for key, value in now.items()
-            if key not in may_differ
+            if key not in MAY_DIFFER_ON_RESUME
         )
         return next((difference for difference in found if difference), None)
+    if isinstance(now, tuple) and isinstance(before, list):
+        before = tuple(before)
     return None if before == now else f"{name} was {before}, now {now}"

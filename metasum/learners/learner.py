@@ -1,0 +1,202 @@
+"""What a way of training is: a class that knows its settings, what it needs, and how its networks are added."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+
+import torch
+from torch import Tensor, nn
+
+from metasum.learners.networks import MetaSum
+from metasum.settings import Checked, option, options_of
+from metasum.settings.words import Backend, Operator
+from metasum.types import Batch, Buffers, Sides
+from metasum.weights.composition import OPERATORS, operator_named
+from metasum.weights.parameters import parameters_of, with_parameters
+
+Backward: TypeAlias = Callable[[Tensor], None]
+"""Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
+
+
+class Trainable(Protocol):
+    """What the harness trains. It owns no loop and no optimiser: `training_step`, then `parameters()` are updated."""
+
+    @property
+    def training_step(self) -> Callable[..., dict[str, Tensor]]:
+        """Takes batches, the target's, the support's and any further partners', and the keyword `backward`.
+
+        Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached).
+        """
+        ...
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """What the optimiser moves; gradients are clipped group by group."""
+        ...
+
+    def before_measuring(self) -> None:
+        """Called, in all processes together, before networks are measured or saved."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+
+class Start(enum.Enum):
+    """Where target and support network start from."""
+
+    ANY = "from one initialisation, unless the support is given its own"
+    SHARED = "from one initialisation"
+    OWN = "from two initialisations"
+    LEARNT = "from one initialisation, which is meta-learnt first unless one is given"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OperatorConfig(Checked):
+    """What the third network is made of two trained ones by."""
+
+    operator: Operator = option(
+        "sum",
+        "What the third network is: θ_t + θ_s; half of that; θ_0 and λ (--scaling) times what both have learnt; or a "
+        "sum with learned coefficients for each network and layer.",
+    )
+    scaling: float = option(0.4, "λ of task arithmetic: factor on the task vectors' sum.", above=0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlainOperatorConfig(Checked):
+    """The same for a learner whose networks share no initialisation, or are not trained themselves."""
+
+    operator: Literal["sum", "average"] = option("sum", "What the third network is: θ_t + θ_s, or half of that.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BackendConfig(Checked):
+    """Which library runs the third network while training."""
+
+    backend: Backend = option("learn2learn", "Library that runs the network with summed parameters.")
+
+
+class Learner(nn.Module, ABC):
+    """A way of training a target and a support network of one architecture. Everything general code needs is here.
+
+    Whoever writes one says its facts (the class attributes), its settings (`Config`) and its `training_step`; networks
+    and their sum have answers already. A learner owns no loop and no optimiser. It is built on the CPU and moved as
+    any module, so that what it keeps belongs into parameters and buffers.
+
+    Args:
+        networks: the pair at its start.
+        config: an instance of the class's `Config`.
+        seed: of what the learner itself draws.
+    """
+
+    name: ClassVar[str]
+    """As `--learner` takes it."""
+    summary: ClassVar[str]
+    """One sentence for `metasum learners`."""
+    paper: ClassVar[str] = ""
+    """Where it comes from."""
+    Config: ClassVar[type[Checked]] = PlainOperatorConfig
+    """A frozen dataclass of `metasum.settings.option` fields: they are flags of every command that runs learners."""
+    start: ClassVar[Start] = Start.ANY
+    preset: ClassVar[Mapping[str, Any]] = {}
+    """Settings that make it what it is: another value for one of them is refused."""
+    candidates: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values for settings that a comparison chooses on validation images; all combinations are tried."""
+    numbered: ClassVar[str | None] = None
+    """The setting that must differ between networks that are to be added: the first has 0, the next 1."""
+    places: ClassVar[str | None] = None
+    """The setting that says how many there can be; all networks that are added must agree on it."""
+    endpoints: ClassVar[str | None] = None
+    """The learner whose finished networks it merges: a study does not train them twice."""
+    method: ClassVar[str | None] = None
+    """The merging method that it applies to them."""
+
+    def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
+        super().__init__()
+        self.networks, self.config = networks, config
+
+    @classmethod
+    def fill(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Values for settings of its own that nobody gave and that depend on others; `values` holds all the others."""
+        return {}
+
+    @classmethod
+    def needs_whole(cls, config: Any) -> str | None:
+        """Why its networks cannot be trained in pieces (`--fsdp`): a setting's flag, or a few words; None if they can."""
+        return "what it does to them"
+
+    @abstractmethod
+    def training_step(
+        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
+    ) -> dict[str, Tensor]:
+        """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image."""
+
+    @property
+    def trains_sum(self) -> bool:
+        """Whether training runs the summed network, which then has statistics of its own."""
+        return False
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Names of the ways in which it can make the sum out of what it trained; the first unless told otherwise."""
+        own = self.networks.operator
+        return (own, *(name for name in OPERATORS if name != own))
+
+    def target_network(self) -> nn.Module:
+        """The target network alone, in eval mode: images `[N, C, 32, 32]` to logits `[N, classes]`."""
+        return self.networks.target.eval()
+
+    def support_network(self) -> nn.Module:
+        """The support network alone, likewise."""
+        return self.networks.support.eval()
+
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        """The third network as it is measured on the target's images, and as it is measured on the support's.
+
+        Its statistics are anybody's: the evaluation settles them. Parameters are detached; nothing trained changes.
+
+        Args:
+            images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
+            operator: one of `operators`.
+        """
+        network = with_parameters(self.networks.target, self.networks.composed(operator))
+        return Sides(network, network)
+
+    def sum_statistics(self) -> Buffers | None:
+        """The statistics that the third network kept in training, where training runs it."""
+        return self.networks.sum_statistics() if self.trains_sum else None
+
+    def parameter_groups(self) -> list[list[nn.Parameter]]:
+        """The target's parameters (with learned coefficients), then the support's; a shared one is the target's."""
+        own = list(self.networks.target.parameters())
+        if self.networks.coefficients is not None:
+            own.append(self.networks.coefficients)
+        shared = {id(parameter) for parameter in own}
+        return [own, [p for p in self.networks.support.parameters() if id(p) not in shared]]
+
+    def before_measuring(self) -> None:
+        """Nothing to do, where every process holds whole networks."""
+
+
+class WrittenLearner(Learner):
+    """A learner whose target and support network are written from what it trains; those are what it adds."""
+
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        target, support = self.target_network(), self.support_network()
+        compose = operator_named(operator or self.networks.operator)
+        network = with_parameters(target, compose([parameters_of(target), parameters_of(support)]))
+        return Sides(network, network)
+
+
+def settings_read_by(learner: type[Learner]) -> frozenset[str]:
+    """Names of its own settings: those that `train` does not have for every learner."""
+    return frozenset(leaf.name for leaf in options_of(learner.Config))

@@ -1,0 +1,48 @@
+"""The meta-learnt initialisation that a pair starts from: given, there already, or to be learnt first."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from metasum.errors import UsageError
+from metasum.run.meta_training import meta_datasets, meta_train
+from metasum.run.plan import Plan
+from metasum.run.request import COMMON, Request
+from metasum.settings import flag_of
+from metasum.training.progress import Display
+from metasum.training.wandb_runs import TrackerTroubles
+from metasum.weights.storage import read_metadata
+
+
+def learnt_initialisation(
+    plan: Plan,
+    request: Request,
+    *,
+    out: Path,
+    download: bool = False,
+    display: Display | None = None,
+    troubles: TrackerTroubles | None = None,
+) -> Plan:
+    """The plan with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
+
+    A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
+    """
+    if plan.network.init is not None:
+        _check_given(plan, request)
+        return plan
+    meta_datasets(request, held_out=[plan.data.target])
+    own = request.without("wandb_name")  # which is the pair's
+    result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
+    learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
+    return plan.having(init=str(learnt), init_seed=0)
+
+
+def _check_given(plan: Plan, request: Request) -> None:
+    """Raises UsageError where `--init` has seen the target, or comes with settings of a meta-training not to be run."""
+    for name in request.given:
+        if name not in COMMON and name not in ("operator", "scaling", "backend"):
+            raise UsageError(f"{flag_of(name)} says nothing where --init brings what was meta-learnt.")
+    init = Path(str(plan.network.init))
+    if plan.data.target in json.loads(read_metadata(init).get("meta_datasets", "[]")):
+        raise UsageError(f"--init {init} was meta-learnt on {plan.data.target!r}, the target, among others.")

@@ -1,0 +1,252 @@
+"""Meta-training's course: from settings to an initialisation in a run folder of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasum.errors import MetaSumError, UsageError
+from metasum.files import write_json
+from metasum.learners.meta import MetaLearner, MetaLearntLearner
+from metasum.learners.networks import MetaSum
+from metasum.plugins import load_entry_points
+from metasum.run.description import FORMAT, describe_dataset, describe_surroundings, reopen
+from metasum.run.parts import initial_network
+from metasum.run.plan import Plan, check_read, fill, planned
+from metasum.run.request import Request
+from metasum.tasks.pairs import Recipe
+from metasum.tasks.distribution import TaskDistribution, Variations
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask, validation_split
+from metasum.training.episodes import EpisodeEvaluator
+from metasum.training.harness import Harness
+from metasum.training.memory import peak_bytes
+from metasum.training.opening import opened
+from metasum.training.optimisation import make_fabric, place
+from metasum.training.progress import Display, SilentDisplay
+from metasum.training.run_folder import RunFolder
+from metasum.training.tracking import check_tracking, tracked
+from metasum.training.wandb_runs import TrackerTroubles
+from metasum.types import Dataset
+from metasum.weights.parameters import checksum, parameters_of
+
+EPISODES = 8  # that an evaluation adapts to
+EVALUATION_SEED = 2**62  # of their tasks: none that a --meta-seed is likely to have
+# what a pair decides, not its start
+OF_A_PAIR = {"learner", "seed", "target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size"}
+OF_A_PAIR |= {"tangent", "augmented", "support_init_seed", "operator", "statistics", "calibration_batches"}
+OF_A_PAIR |= {"steps", "learning_rate", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
+
+
+def meta_train(
+    request: Request | None = None,
+    *,
+    out: Path | str = "runs",
+    name: str | None = None,
+    resume: bool | None = False,
+    overwrite: bool = False,
+    download: bool = False,
+    display: Display | None = None,
+    troubles: TrackerTroubles | None = None,
+) -> dict[str, Any]:
+    """Learns an initialisation from which networks can be trained apart and added.
+
+    Args:
+        request: the settings that were given; those of a pair are not looked at (but for `support`, which stands in for
+            `meta_datasets`), nor are `steps` and `learning_rate`, which are a pair's, too.
+        out: folder under which `meta/<name>` is made.
+        name: [default: that of a run with these settings, if there is one, else the datasets and a checksum].
+        resume: continue an unfinished run with the same settings; a finished one is returned as it is. None: if it is
+            there.
+        overwrite: replace a run that is there.
+        download: let torchvision fetch a dataset that is not there.
+        display: what is told about progress [default: nothing].
+        troubles: with trackers, of the study that it belongs to.
+
+    Returns:
+        What result.json holds: "learner", "datasets", "steps", "seconds", "images_per_second", "peak_bytes", "accuracy"
+        (of adapted networks and their sum on episodes of images kept out of meta-training), "initial", the file with
+        the initialisation (`--init`), and "run".
+
+    Raises:
+        MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
+    """
+    request, display = request or Request(), display or SilentDisplay()
+    load_entry_points()
+    root = Path(request["data_root"])
+    datasets = {dataset: load_dataset(dataset, root=root, download=download) for dataset in meta_datasets(request)}
+    plan = meta_plan(request, tuple(datasets))
+    check_tracking(plan.tracking)
+    course = _Course(plan, datasets, display)
+    path = Path(out) / "meta" / name if name is not None else course.place(Path(out) / "meta")
+    with course.opened(path, resume=resume, overwrite=overwrite) as run:
+        if run.finished:
+            display.note(f"{path} is finished already.")
+            return run.read_json("result.json")
+        result = course.go(run, resume=resume is not False, troubles=troubles)
+        from metasum.report.run_page import write_meta_report
+
+        write_meta_report(run)
+    return result
+
+
+class _Course:
+    """Meta-training under way: its networks at their start. Nothing is written yet."""
+
+    def __init__(self, plan: Plan, datasets: Mapping[str, Dataset], display: Display) -> None:
+        self._plan, self._datasets, self._display = plan, datasets, display
+        self._fabric = make_fabric(plan.optimisation.device, plan.optimisation.precision)
+        own = plan.own
+        self._networks = MetaSum(
+            initial_network(plan.network, in_channels=plan.data.in_channels),
+            operator=own.meta_operator,
+            backend=own.backend,
+            shared=True,
+            inner_optimizer=own.inner_optimizer,
+            inner_lr=own.inner_lr,
+            first_order=own.first_order,
+            scaling=own.scaling,
+        )
+        self._description = {
+            "format": FORMAT,
+            "settings": plan.to_json(),
+            "data": {dataset.name: describe_dataset(dataset) for dataset in datasets.values()},
+            "initial_checksum": checksum(parameters_of(self._networks.target)),
+            **describe_surroundings(),
+        }
+        self._tasks, self._kept = (
+            _distribution(plan, datasets, self._fabric.device, held_out=held_out) for held_out in (False, True)
+        )
+
+    def place(self, folder: Path) -> Path:
+        """Where a run with these settings is, or is to be, among those in `folder`."""
+        label = "+".join(self._datasets)
+        for path in sorted(folder.glob(f"{label}-*")):
+            with contextlib.suppress(MetaSumError):
+                return reopen(path, self._description).path
+        told = json.dumps([self._plan.to_json(), self._description["data"]], sort_keys=True)
+        return folder / f"{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+    def opened(
+        self, path: Path, *, resume: bool | None, overwrite: bool
+    ) -> contextlib.AbstractContextManager[RunFolder]:
+        """The run's folder, made or found, and this process's own while the block runs."""
+        found = partial(reopen, path, self._description)
+        return opened(path, self._description, found, resume=resume, overwrite=overwrite, note=self._display.note)
+
+    def go(self, run: RunFolder, *, resume: bool, troubles: TrackerTroubles | None) -> dict[str, Any]:
+        """Meta-trains; what is left to do of a run that was stopped."""
+        plan, fabric, display = self._plan, self._fabric, self._display
+        # a backward's own backward is slower in channels last
+        place(self._networks, fabric.device, plan.optimisation.memory_format or "contiguous")
+        episodes = [next(self._kept) for _ in range(EPISODES)]
+        with tracked(plan.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
+            harness = Harness(
+                MetaLearner(self._networks, plan.own, inner_steps=plan.own.inner_steps),
+                self._tasks,
+                evaluator=EpisodeEvaluator(episodes, autocast=fabric.autocast),
+                config=plan,
+                fabric=fabric,
+                run=run,
+                display=display,
+                record=tracker.record,
+            )
+            if resume:
+                harness.resume()
+            told = ", ".join(self._datasets)
+            display.note(f"an initialisation, meta-learnt on {told}, for sums of networks trained apart")
+            harness.train(title=f"meta-training {run.path.name}")
+            result = _finish(harness, run, plan)
+            tracker.finish(run)
+        return result
+
+
+def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, plan: Plan) -> dict[str, Any]:
+    """Measures what was learnt, saves it, and writes result.json last: it marks the run finished."""
+    networks, evaluation = harness.learner.networks, harness.evaluator.on_the_way(harness.learner)
+    harness.record_final(evaluation)
+    names = list(plan.own.meta_datasets)
+    run.save_weights(
+        "initial",
+        networks.target.state_dict(),
+        architecture=plan.architecture,
+        meta_datasets=json.dumps(names),
+    )
+    result = {
+        "learner": plan.learner,
+        "datasets": names,
+        "steps": harness.steps,
+        "seconds": round(harness.seconds, 2),
+        "images_per_second": round(harness.images_per_second, 1),
+        "peak_bytes": peak_bytes(harness.fabric.device),
+        "accuracy": dataclasses.asdict(evaluation),
+        "initial": str(run.path / "initial.safetensors"),
+        "run": str(run.path),
+    }
+    if networks.coefficients is not None:
+        result["coefficients"] = networks.coefficients.tolist()
+    write_json(run.path / "result.json", result)
+    return result
+
+
+def meta_datasets(request: Request, held_out: Collection[str] = ()) -> tuple[str, ...]:
+    """Names of the datasets that meta-training reads: `meta_datasets`, or else the support.
+
+    Raises:
+        UsageError: one of them is to be held out, or is named twice.
+    """
+    asked = request.given.get("meta_datasets", ())
+    names: tuple[str, ...] = asked or (request["support"],)
+    flag = "--meta-datasets" if asked else "--support"
+    if len(set(names)) < len(names):
+        raise UsageError(f"{flag} takes different datasets, not {', '.join(names)}.")
+    seen = next((name for name in names if name in held_out), None)
+    if seen is not None:
+        raise UsageError(f"{flag}: meta-training on {seen!r}, a target, would leave nothing that it has never seen.")
+    return names
+
+
+def meta_plan(request: Request, datasets: tuple[str, ...]) -> Plan:
+    """The plan of meta-training's own loop; what a pair decides is at its default, so that all pairs share it.
+
+    Raises:
+        UsageError: a setting that meta-training does not read.
+    """
+    check_read(request, MetaLearntLearner)
+    given = {name: value for name, value in request.given.items() if name not in OF_A_PAIR}
+    values = fill(MetaLearntLearner, {"width": Recipe().width, "num_classes": 10, **given, "meta_datasets": datasets})
+    values |= {
+        "seed": values["meta_seed"],
+        "steps": values["meta_steps"],
+        "learning_rate": values["meta_learning_rate"],
+        "batch_size": values["meta_batch_size"],
+    }
+    return planned(MetaLearntLearner, values, given=frozenset(given))
+
+
+def _distribution(
+    plan: Plan, datasets: Mapping[str, Dataset], device: torch.device, *, held_out: bool
+) -> TaskDistribution:
+    """Tasks of nine tenths of the datasets' training images, or of the tenth that is kept for evaluation."""
+    own = plan.own
+    tasks = {}
+    for name, dataset in datasets.items():
+        rest, kept = validation_split(dataset.train)
+        drawn = dataclasses.replace(dataset, train=kept if held_out else rest)
+        tasks[name] = ImageTask(drawn, in_channels=plan.data.in_channels, device=device)
+    return TaskDistribution(
+        tasks,
+        images=(own.inner_steps + 1) * own.meta_batch_size,
+        outputs=plan.network.num_classes,
+        variations=Variations(own.permute_labels, own.rotate, own.invert, own.task_classes),
+        partners=(2, own.partners),
+        generator=torch.Generator().manual_seed(EVALUATION_SEED if held_out else own.meta_seed),
+    )
