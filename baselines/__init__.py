@@ -1,5 +1,5 @@
-"""Everything MetaSum is compared with. Imported as `metasum.baselines`."""
+"""Everything metasum is compared with, one idea a file."""
 
-from metasum.baselines.registry import LearnerEntry, learner_named, register
+from metasum.baselines.registry import learner_named, register
 
-__all__ = ["LearnerEntry", "learner_named", "register"]
+__all__ = ["learner_named", "register"]

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, linear
 from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.learners.few_shot import FewShotLearner
-from metasum.learners.protocol import Backward
+from metasum.learners.learner import Backward
 from metasum.networks.convnet import convnet
 from metasum.types import Batch
 

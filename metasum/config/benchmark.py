@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from metasum.config.choices import BACKENDS, DEVICES, MEMORY_FORMATS, PRECISIONS
 from metasum.errors import UsageError, unknown
-from metasum.options import Checked, option
+from metasum.settings import Checked, option
 
 T = TypeVar("T")
 

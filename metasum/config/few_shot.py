@@ -7,7 +7,7 @@ import dataclasses
 from metasum.config.choices import DEVICES, PRECISIONS
 from metasum.config.training import MonitorConfig, OptimisationConfig
 from metasum.errors import UsageError
-from metasum.options import Checked, option
+from metasum.settings import Checked, option
 
 
 @dataclasses.dataclass(frozen=True)

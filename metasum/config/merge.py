@@ -8,7 +8,7 @@ import math
 from metasum.config.choices import MERGE_DTYPES, TRIMS
 from metasum.config.learners import TaskVectorConfig
 from metasum.errors import UsageError
-from metasum.options import option
+from metasum.settings import option
 
 
 @dataclasses.dataclass(frozen=True)

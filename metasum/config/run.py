@@ -19,7 +19,7 @@ from metasum.config.learners import (
 from metasum.config.networks import DataConfig, NetworkConfig, SumConfig
 from metasum.config.training import MonitorConfig, OptimisationConfig, ProcessesConfig, TrackingConfig
 from metasum.errors import CheckpointError, unknown
-from metasum.options import Checked, option, options_of
+from metasum.settings import Checked, option, options_of
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import dataclasses
 
 from metasum.config.choices import DEVICES, MEMORY_FORMATS, PRECISIONS
 from metasum.errors import UsageError
-from metasum.options import Checked, option
+from metasum.settings import Checked, option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -77,6 +78,12 @@ class SlotsLearner(WrittenLearner):
         self._slots = Sides(*(Slot(networks.target, index, config.slots) for index in own))
         networks.target = self._slots.target.take(networks.target)
         networks.support = self._slots.support.take(networks.support)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlotsLearner:
+        """What `to` does to the learner, it does to the whole network, whose weights are not its own, too."""
+        self._whole[0]._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward

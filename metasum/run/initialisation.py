@@ -11,7 +11,7 @@ from metasum.run.plan import Plan
 from metasum.run.request import COMMON, Request
 from metasum.settings import flag_of
 from metasum.training.progress import Display
-from metasum.training.wandb_runs import TrackerTroubles
+from metasum.training.wandb_runs import Troubles
 from metasum.weights.storage import read_metadata
 
 
@@ -22,7 +22,7 @@ def learnt_initialisation(
     out: Path,
     download: bool = False,
     display: Display | None = None,
-    troubles: TrackerTroubles | None = None,
+    troubles: Troubles | None = None,
 ) -> Plan:
     """The plan with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
 

@@ -34,7 +34,7 @@ from metasum.training.optimisation import make_fabric, place
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
-from metasum.training.wandb_runs import TrackerTroubles
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
 
@@ -55,7 +55,7 @@ def meta_train(
     overwrite: bool = False,
     download: bool = False,
     display: Display | None = None,
-    troubles: TrackerTroubles | None = None,
+    troubles: Troubles | None = None,
 ) -> dict[str, Any]:
     """Learns an initialisation from which networks can be trained apart and added.
 
@@ -142,7 +142,7 @@ class _Course:
         found = partial(reopen, path, self._description)
         return opened(path, self._description, found, resume=resume, overwrite=overwrite, note=self._display.note)
 
-    def go(self, run: RunFolder, *, resume: bool, troubles: TrackerTroubles | None) -> dict[str, Any]:
+    def go(self, run: RunFolder, *, resume: bool, troubles: Troubles | None) -> dict[str, Any]:
         """Meta-trains; what is left to do of a run that was stopped."""
         plan, fabric, display = self._plan, self._fabric, self._display
         # a backward's own backward is slower in channels last

@@ -30,7 +30,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import Tracker, check_tracking, tracked
-from metasum.training.wandb_runs import TrackerTroubles
+from metasum.training.wandb_runs import Troubles
 from metasum.types import Dataset, Sides
 from metasum.weights.parameters import checksum
 from metasum.weights.storage import load_into, load_weights
@@ -117,7 +117,7 @@ def run_in(
     *,
     download: bool = False,
     display: Display | None = None,
-    troubles: TrackerTroubles | None = None,
+    troubles: Troubles | None = None,
 ) -> dict[str, Any]:
     """One run in a folder; see `train`. `troubles`: with trackers, of the study that the run belongs to."""
     display = display or SilentDisplay()
@@ -186,7 +186,7 @@ class _Course:
             note=self._display.note,
         )
 
-    def go(self, run: RunFolder, troubles: TrackerTroubles | None) -> dict[str, Any]:
+    def go(self, run: RunFolder, troubles: Troubles | None) -> dict[str, Any]:
         """Trains, or takes finished networks, and measures; what is left to do of a run that was stopped."""
         plan, where, together = self._plan, self._where, self._together
         if where.keep_weights and where.endpoints is None and together.first:

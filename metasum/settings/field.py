@@ -142,7 +142,7 @@ def _options_of(settings: type) -> Iterator[Option]:
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         hint, optional, many = hints[field.name], False, False
-        if isinstance(hint, types.UnionType):
+        if typing.get_origin(hint) in (types.UnionType, typing.Union):
             hint = next(part for part in typing.get_args(hint) if part is not type(None))
             optional = True
         if typing.get_origin(hint) is tuple:

@@ -6,6 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError
@@ -23,7 +24,9 @@ def buffers_of(network: nn.Module) -> dict[str, Tensor]:
 
 
 def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
-    """A copy of `network` with these parameters, detached; its buffers and the original stay as they are.
+    """A copy of `network` with these parameters, detached, laid out in memory as its own are.
+
+    Its buffers and the original stay as they are.
 
     Raises:
         ArchitectureError: the parameters are not those of `network`; the first difference is named.
@@ -31,7 +34,8 @@ def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
     check_same_architecture([parameters_of(network), parameters], names=["the network", "the given parameters"])
     twin = copy.deepcopy(network)
     for name, parameter in twin.named_parameters():
-        parameter.data = parameters[name].detach().clone()
+        given = parameters[name].detach()
+        parameter.data = torch.empty_like(parameter.data, dtype=given.dtype, device=given.device).copy_(given)
         parameter.grad = None
     return twin
 

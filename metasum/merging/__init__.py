@@ -1,0 +1,23 @@
+"""Every method of merging by name: one dictionary to read. No torch here: a listing should not wait for it."""
+
+from __future__ import annotations
+
+from metasum.merging.method import Method
+from metasum.registry import Entry, Registry
+
+METHODS: Registry[type[Method]] = Registry(
+    "merging method",
+    {
+        "sum": Entry("metasum.merging.plain:Sum"),
+        "average": Entry("metasum.merging.plain:Average"),
+        "weighted": Entry("metasum.merging.plain:Weighted"),
+        "task-arithmetic": Entry("metasum.merging.task_arithmetic:TaskArithmetic"),
+        "ties": Entry("metasum.merging.ties:TIES"),
+        "dare": Entry("metasum.merging.dare:DARE"),
+        "slerp": Entry("metasum.merging.slerp:SLERP"),
+        "fisher": Entry("metasum.baselines.fisher:Fisher"),
+        "regmean": Entry("metasum.baselines.regmean:RegMean"),
+        "weight-matching": Entry("metasum.baselines.weight_matching:WeightMatching"),
+    },
+    more="`metasum methods` lists them.",
+)
