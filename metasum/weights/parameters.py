@@ -35,7 +35,9 @@ def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
     twin = copy.deepcopy(network)
     for name, parameter in twin.named_parameters():
         given = parameters[name].detach()
-        parameter.data = torch.empty_like(parameter.data, dtype=given.dtype, device=given.device).copy_(given)
+        if given.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+            given = given.contiguous(memory_format=torch.channels_last)
+        parameter.data = given.clone()
         parameter.grad = None
     return twin
 
