@@ -14,7 +14,7 @@ from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.method import Method
 from metasum.registry import Entry, Registry
-from metasum.settings import Option, options_of
+from metasum.config import Option, options_of
 
 if TYPE_CHECKING:
     from metasum.learners.learner import Learner

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from metasum.errors import DivergenceError
 from metasum.merging.method import ImagesConfig, Method
-from metasum.settings import option
+from metasum.config import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

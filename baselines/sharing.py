@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.settings import Checked
+from metasum.config import Checked
 from metasum.types import Sides
 
 

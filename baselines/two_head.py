@@ -17,7 +17,7 @@ from metasum.errors import UsageError, unknown
 from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.settings import Checked, option
+from metasum.config import Checked, option
 from metasum.types import Batch
 
 

@@ -16,7 +16,7 @@ from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
 from metasum.commands.sweep import sweep
 from metasum.errors import Interrupted, MetaSumError, reason
-from metasum.settings.flags import TolerantGroup
+from metasum.config.flags import TolerantGroup
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

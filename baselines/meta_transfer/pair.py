@@ -19,7 +19,7 @@ from metasum.errors import ArchitectureError
 from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.settings import UNSET, option
+from metasum.config import UNSET, option
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 

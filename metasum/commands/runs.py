@@ -20,7 +20,7 @@ from metasum.commands.shared import (
     root_flag,
     run_command,
 )
-from metasum.settings.flags import SettingsCommand
+from metasum.config.flags import SettingsCommand
 from metasum.tables import evaluate_tables, meta_tables, show, train_tables
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from metasum.settings.flags import SettingsCommand
+from metasum.config.flags import SettingsCommand
 
 if TYPE_CHECKING:
     from metasum.training.progress import Display

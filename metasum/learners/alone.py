@@ -10,7 +10,7 @@ import dataclasses
 from metasum.learners.joint import JointLearner, WeightsConfig
 from metasum.learners.learner import OperatorConfig, Start
 from metasum.learners.regularised import RegularisationConfig
-from metasum.settings import option
+from metasum.config import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from metasum.learners.learner import Backward, BackendConfig, Learner, OperatorC
 from metasum.learners.networks import BufferSet, DetachedSum, MetaSum
 from metasum.learners.objective import sum_loss
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
-from metasum.settings import Checked, option
+from metasum.config import Checked, option
 from metasum.types import Batch, Parameters
 from metasum.weights.parameters import parameters_of
 from metasum.weights.storage import load_like

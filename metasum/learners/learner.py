@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from metasum.learners.networks import MetaSum
-from metasum.settings import Checked, option, options_of
-from metasum.settings.words import Backend, Operator
+from metasum.config import Checked, option, options_of
+from metasum.config.words import Backend, Operator
 from metasum.types import Batch, Buffers, Sides
 from metasum.weights.composition import OPERATORS, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
@@ -105,7 +105,7 @@ class Learner(nn.Module, ABC):
     paper: ClassVar[str] = ""
     """Where it comes from."""
     Config: ClassVar[type[Checked]] = PlainOperatorConfig
-    """A frozen dataclass of `metasum.settings.option` fields: they are flags of every command that runs learners."""
+    """A frozen dataclass of `metasum.config.option` fields: they are flags of every command that runs learners."""
     start: ClassVar[Start] = Start.ANY
     preset: ClassVar[Mapping[str, Any]] = {}
     """Settings that make it what it is: another value for one of them is refused."""

@@ -19,8 +19,8 @@ from metasum.learners.joint import ObjectiveConfig
 from metasum.learners.learner import Backward, BackendConfig, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step, sum_loss
-from metasum.settings import option
-from metasum.settings.words import Operator
+from metasum.config import option
+from metasum.config.words import Operator
 from metasum.types import Batch
 
 

@@ -22,7 +22,7 @@ from metasum.learners.learner import Backward, PlainOperatorConfig, Start, Writt
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
-from metasum.settings import option
+from metasum.config import option
 from metasum.types import Batch, Sides
 
 

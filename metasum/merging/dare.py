@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.task_arithmetic import SCALINGS
 from metasum.merging.ties import TIESConfig, elected, trimmings
-from metasum.settings import option
+from metasum.config import option
 
 if TYPE_CHECKING:
     from torch import Tensor

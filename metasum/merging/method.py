@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 from metasum.errors import UsageError, unknown
-from metasum.settings import Checked, option
+from metasum.config import Checked, option
 
 if TYPE_CHECKING:
     from typing import Self

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
-from metasum.settings import Checked, option
+from metasum.config import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from metasum.merging.method import Formula, TensorMethod, Tensors
-from metasum.settings import Checked, option
+from metasum.config import Checked, option
 
 SCALINGS = (0.3, 0.5, 0.7, 1.0)
 

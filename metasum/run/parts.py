@@ -16,7 +16,7 @@ from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
-from metasum.settings.sections import NetworkConfig
+from metasum.config.sections import NetworkConfig
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import Evaluator

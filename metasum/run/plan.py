@@ -12,8 +12,8 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.networks.build import architecture, check_network_name
 from metasum.run.request import COMMON, SECTIONS, Request
-from metasum.settings import Checked, flag_of, options_of
-from metasum.settings.sections import (
+from metasum.config import Checked, flag_of, options_of
+from metasum.config.sections import (
     DataConfig,
     EvaluationConfig,
     MonitorConfig,

@@ -8,8 +8,8 @@ from typing import Any
 
 from metasum.baselines.registry import LEARNERS, known_options, learner_named
 from metasum.errors import unknown
-from metasum.settings import Checked, Option, option, options_of
-from metasum.settings.sections import (
+from metasum.config import Checked, Option, option, options_of
+from metasum.config.sections import (
     DataConfig,
     EvaluationConfig,
     MonitorConfig,

@@ -9,7 +9,7 @@ from metasum.baselines.registry import learner_named
 from metasum.errors import CheckpointError, UsageError
 from metasum.run.plan import fill
 from metasum.run.request import COMMON, SECTIONS
-from metasum.settings import Option, options_of
+from metasum.config import Option, options_of
 
 
 def upgraded(description: Mapping[str, Any]) -> dict[str, Any]:

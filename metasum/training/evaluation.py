@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.learners.learner import Learner
-from metasum.settings.sections import EvaluationConfig
+from metasum.config.sections import EvaluationConfig
 from metasum.types import Batch, Sides, Task
 from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import settle_statistics

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
-from metasum.settings.sections import MonitorConfig, OptimisationConfig
+from metasum.config.sections import MonitorConfig, OptimisationConfig
 from metasum.training.interruption import Interruption
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from metasum.errors import UsageError, reason
-from metasum.settings.sections import TrackingConfig
+from metasum.config.sections import TrackingConfig
 from metasum.training.run_folder import RunFolder
 from metasum.training.wandb_runs import Troubles, charts, forget_service, open_wandb, wandb_mode
 

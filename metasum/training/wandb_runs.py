@@ -14,7 +14,7 @@ from typing import Any
 
 from metasum.errors import reason
 from metasum.files import read_json, write_json
-from metasum.settings.sections import TrackingConfig
+from metasum.config.sections import TrackingConfig
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
 

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Literal
 
 from metasum.errors import UsageError
-from metasum.settings.field import UNSET, Checked, option
-from metasum.settings.words import Augmentation, Device, HeldOut, MemoryFormat, Precision, Schedule, Statistics
+from metasum.config.field import UNSET, Checked, option
+from metasum.config.words import Augmentation, Device, HeldOut, MemoryFormat, Precision, Schedule, Statistics
 
 RECIPE = "the pair's recipe"
 

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from metasum.errors import UsageError, unknown
-from metasum.settings.field import Option, options_of
+from metasum.config.field import Option, options_of
 
 Settings = Callable[[], Iterable[tuple[str, type]]]
 """Gives settings dataclasses, each with who reads it ("" for everybody); called when a command runs, not before."""
