@@ -2,11 +2,13 @@
 
 A hidden layer's channels may stand in any order without changing the function. Every network is brought into the
 order of the first that makes their weights most alike, by one assignment problem for each set of channels that must
-move together, again and again in random order until nothing is gained.
+move together, again and again in random order until nothing is gained. That the permuted network still computes what
+it did is looked at on its own images before it is used.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
@@ -14,36 +16,49 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from metasum.baselines.merging import Endpoint, Merger
-from metasum.networks.channels import Axis, channel_groups
+from metasum.errors import UsageError
+from metasum.networks.channels import Axis, ChannelGroup, channel_groups
+from metasum.networks.same_function import same_function
 from metasum.types import Parameters
 from metasum.weights.composition import average_parameters
-from metasum.weights.parameters import check_same_architecture
+from metasum.weights.parameters import check_same_architecture, parameters_of
 
 SWEEPS = 100  # more than any network here has needed
+IMAGES = 8  # that a permuted network is looked at on
 
 
 def weight_matching_merger(*, seed: int) -> Merger:
     """The average of all networks, each permuted to match the first. `seed`: of the order in which groups are visited.
 
-    The merger raises ArchitectureError where it cannot tell which channels may be permuted.
+    The merger raises ArchitectureError where it cannot tell which channels may be permuted, or where a permuted network
+    computes another function than before on its own images; and UsageError where a network comes without images.
     """
 
     def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
         first, *others = endpoints
         check_same_architecture([endpoint.parameters for endpoint in endpoints])
-        groups = channel_groups(first.network)
+        groups = channel_groups(first.network, _few_images(first))
         generator = torch.Generator().manual_seed(seed)
-        aligned = [
-            permuted(other.parameters, groups, match(first.parameters, other.parameters, groups, generator=generator))
-            for other in others
-        ]
+        aligned = []
+        for other in others:
+            orders = match(first.parameters, other.parameters, groups, generator=generator)
+            moved = copy.deepcopy(other.network)
+            permute_network(moved, groups, orders)
+            same_function(other.network, moved, _few_images(other))
+            aligned.append({name: tensor.detach() for name, tensor in parameters_of(moved).items()})
         return average_parameters([first.parameters, *aligned])
 
     return merge
 
 
+def _few_images(endpoint: Endpoint) -> Tensor:
+    if not endpoint.images:
+        raise UsageError("weight matching looks at images, to see that a permuted network computes what it did.")
+    return endpoint.images[0][:IMAGES]
+
+
 def match(
-    reference: Parameters, other: Parameters, groups: Sequence[Sequence[Axis]], *, generator: torch.Generator
+    reference: Parameters, other: Parameters, groups: Sequence[ChannelGroup], *, generator: torch.Generator
 ) -> list[Tensor]:
     """The permutation of each group of channels of `other` that brings it closest to `reference`.
 
@@ -51,19 +66,20 @@ def match(
         For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
         a maximum in each permutation by itself.
     """
-    sizes = [_channels(reference, group) for group in groups]
-    orders = [torch.arange(size) for size in sizes]
+    orders = [torch.arange(group.size) for group in groups]
     for _ in range(SWEEPS):
         gained = False
         for index in torch.randperm(len(groups), generator=generator).tolist():
-            gain = torch.zeros(sizes[index], sizes[index], dtype=torch.float64)
-            for axis in (axis for axis in groups[index] if axis.name in reference):
-                moved = permuted({axis.name: other[axis.name]}, groups, orders, but=axis)
-                rows, columns = (_rows(p[axis.name].detach(), axis, sizes[index]) for p in (reference, moved))
+            group = groups[index]
+            gain = torch.zeros(group.size, group.size, dtype=torch.float64)
+            for axis in (axis for axis in group.positions if axis.name in reference):
+                others = [g if g is not group else _without(g, axis) for g in groups]
+                moved = permuted({axis.name: other[axis.name]}, others, orders)
+                rows, columns = (_rows(p[axis.name].detach(), axis, group) for p in (reference, moved))
                 gain += (rows @ columns.T).double().cpu()
             order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
             changed = [*orders[:index], order, *orders[index + 1 :]]
-            names = {axis.name for axis in groups[index]}
+            names = {axis.name for axis in group.positions}
             before, after = (_likeness(reference, other, names, groups, which) for which in (orders, changed))
             if after > before + 1e-9 * abs(before):
                 orders, gained = changed, True
@@ -76,7 +92,7 @@ def _likeness(
     reference: Parameters,
     other: Parameters,
     names: Collection[str],
-    groups: Sequence[Sequence[Axis]],
+    groups: Sequence[ChannelGroup],
     orders: Sequence[Tensor],
 ) -> float:
     """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
@@ -86,37 +102,30 @@ def _likeness(
 
 
 def permuted(
-    tensors: Mapping[str, Tensor],
-    groups: Sequence[Sequence[Axis]],
-    orders: Sequence[Tensor],
-    *,
-    but: Axis | None = None,
+    tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping.
-
-    The axis `but` stays as it is.
-    """
+    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
     moved = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
-        for axis in group:
-            if axis.name in moved and axis != but:
+        for axis, positions in group.positions.items():
+            if axis.name in moved:
                 tensor = moved[axis.name]
-                block = tensor.shape[axis.dimension] // len(order)
-                index = (order[:, None] * block + torch.arange(block)).flatten().to(tensor.device)
-                moved[axis.name] = tensor.index_select(axis.dimension, index)
+                index = torch.arange(tensor.shape[axis.dimension])
+                index[positions.flatten()] = positions[order].flatten()
+                moved[axis.name] = tensor.index_select(axis.dimension, index.to(tensor.device))
     return moved
 
 
-def permute_network(network: nn.Module, groups: Sequence[Sequence[Axis]], orders: Sequence[Tensor]) -> None:
+def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> None:
     """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
     network.load_state_dict(permuted(network.state_dict(), groups, orders))
 
 
-def _channels(parameters: Parameters, group: Sequence[Axis]) -> int:
-    """How many channels the group has: the least size of its axes, since a flattened axis holds several a channel."""
-    return min(parameters[axis.name].shape[axis.dimension] for axis in group if axis.name in parameters)
+def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
+    return ChannelGroup({own: positions for own, positions in group.positions.items() if own != axis})
 
 
-def _rows(tensor: Tensor, axis: Axis, channels: int) -> Tensor:
-    """One row for each channel: `[channels, everything else]`; of a flattened axis a channel owns a block."""
-    return tensor.movedim(axis.dimension, 0).reshape(channels, -1)
+def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
+    """One row for each channel of the group: `[channels, everything else]`."""
+    own = tensor.index_select(axis.dimension, group.positions[axis].flatten().to(tensor.device))
+    return own.movedim(axis.dimension, 0).reshape(group.size, -1)
