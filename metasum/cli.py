@@ -70,9 +70,20 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)
-        if isinstance(error, MemoryError) or "memory" in reason(error).lower():
+        if _of_memory(error):
             _fail(f"there is not enough memory ({reason(error)}); try a smaller --width or --batch-size.", 1, error)
         _fail(f"{type(error).__name__}: {reason(error)} (METASUM_DEBUG=1 shows where).", 1, error)
+
+
+# How PyTorch says it where it has no type for it: on the CPU, on Metal, and of memory that CUDA itself asks for.
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory")
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether there was not enough memory: by type, or by PyTorch's very words; others speak of memory, too."""
+    torch = sys.modules.get("torch")  # not imported for an error that has nothing to do with it
+    types = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, types) or (isinstance(error, RuntimeError) and any(w in str(error) for w in NO_MEMORY))
 
 
 def _talks() -> bool:
