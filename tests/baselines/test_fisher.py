@@ -24,6 +24,26 @@ def test_the_information_is_the_expected_square_of_the_score():
     torch.testing.assert_close(found["1.weight"], expected, rtol=0.1, atol=0.002)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.Identity()])
+def test_the_information_is_that_of_all_images_at_once(norm):
+    """Against `torch.func`, with the labels that the same generator draws."""
+    network = small_network(1).eval()
+    network[1] = norm.double().eval()
+    x, parameters = images(5), {name: tensor.detach() for name, tensor in parameters_of(network).items()}
+
+    def log_likelihood(parameters, image, label):
+        return (torch.func.functional_call(network, parameters, (image[None],)).log_softmax(-1)[0] * label).sum()
+
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        labels = torch.cat([torch.multinomial(p, 1, generator=generator) for p in network(x).softmax(-1)])
+    gradients = torch.func.vmap(torch.func.grad(log_likelihood), in_dims=(None, 0, 0))
+    scores = gradients(parameters, x, nn.functional.one_hot(labels, 4).double())
+    found = fisher_information(network, x, torch.Generator().manual_seed(2))
+    for name, score in scores.items():
+        torch.testing.assert_close(found[name], score.square().mean(0))
+
+
 def test_the_mean_is_weighted_by_the_information():
     networks = [small_network(seed).eval() for seed in (1, 2)]
     batches = [images(8, seed=1)], [images(8, seed=2)]
