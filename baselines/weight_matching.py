@@ -16,8 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from metasum.baselines.merging import Endpoint, Merger
-from metasum.errors import UsageError
-from metasum.networks.channels import Axis, ChannelGroup, channel_groups
+from metasum.networks.channels import Axis, ChannelGroup, channel_groups, example_image
 from metasum.networks.same_function import same_function
 from metasum.types import Parameters
 from metasum.weights.composition import average_parameters
@@ -31,7 +30,7 @@ def weight_matching_merger(*, seed: int) -> Merger:
     """The average of all networks, each permuted to match the first. `seed`: of the order in which groups are visited.
 
     The merger raises ArchitectureError where it cannot tell which channels may be permuted, or where a permuted network
-    computes another function than before on its own images; and UsageError where a network comes without images.
+    computes another function than before on its own images (on noise, where it comes without any).
     """
 
     def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
@@ -52,9 +51,12 @@ def weight_matching_merger(*, seed: int) -> Merger:
 
 
 def _few_images(endpoint: Endpoint) -> Tensor:
-    if not endpoint.images:
-        raise UsageError("weight matching looks at images, to see that a permuted network computes what it did.")
-    return endpoint.images[0][:IMAGES]
+    """The network's own images, or noise in their shape: what computes the same does so on any."""
+    if endpoint.images:
+        return endpoint.images[0][:IMAGES]
+    example = example_image(endpoint.network)
+    noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    return noise.to(example)
 
 
 def match(

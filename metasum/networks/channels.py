@@ -67,7 +67,7 @@ def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[Cha
             names[id(tensor)].append(name)
     numbering = Numbering()
     with torch.no_grad(), _in_eval_mode(network):
-        image = _example(network) if images is None else images[:1]
+        image = example_image(network) if images is None else images[:1]
         following = Following(numbering, names, image)
         with following.naming_layers(network):
             try:
@@ -112,8 +112,12 @@ def _groups(numbering: Numbering, names: dict[int, list[str]]) -> list[ChannelGr
     return groups
 
 
-def _example(network: nn.Module) -> Tensor:
-    """One image of zeros of a size that the network takes."""
+def example_image(network: nn.Module) -> Tensor:
+    """One image of zeros `[1, C, H, W]`, of the first of `SIZES` that the network, in eval mode, takes.
+
+    Raises:
+        ArchitectureError: it takes none of them.
+    """
     first = next((tensor for tensor in network.parameters() if tensor.ndim >= 2), None)
     if first is None:
         raise ArchitectureError("the channels of a network without weights cannot be followed.")
@@ -121,7 +125,8 @@ def _example(network: nn.Module) -> Tensor:
         for size in SIZES:
             image = first.new_zeros(1, channels, size, size)
             try:
-                network(image)
+                with torch.no_grad():
+                    network(image)
             except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
                 continue
             return image
