@@ -95,6 +95,7 @@ def reopen(
             raise UsageError(
                 f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."
             )
+    run.remove_leftovers()
     return run
 
 

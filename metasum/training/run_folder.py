@@ -67,16 +67,19 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """A run folder that is there; what a killed process left half-written is removed.
+        """A run folder that is there, to read from; nothing in it changes.
 
         Raises:
             CheckpointError: it is not a run folder.
         """
         if not (path / "config.json").is_file():
             raise CheckpointError(f"{path} is not a run folder (it has no config.json).")
-        for partial in path.glob(".*.partial"):
-            partial.unlink()
         return cls(path)
+
+    def remove_leftovers(self) -> None:
+        """Removes what a killed process left half-written; only for the process that works in the folder."""
+        for partial in self.path.glob(".*.partial"):
+            partial.unlink(missing_ok=True)
 
     @property
     def finished(self) -> bool:
