@@ -26,7 +26,6 @@ from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay
 
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a trial that somebody else ended
-ATTEMPTS = 5  # at writing the results
 POLL = 0.2  # seconds between two looks at one's own processes
 LOOK = 2.0  # seconds between two looks for a free place, where others run the rest
 FIRST_GUESS = 2 * 2**30  # bytes that a trial is taken to need before one has been seen
@@ -233,14 +232,11 @@ class _Course:
     def write(self, *, page: bool = True) -> dict[str, Any]:
         """results.json, results.csv and, at the end, report.html; returns what results.json holds."""
         results = results_of(self.file, self.queue, importances=page) | {"sweep": str(self.folder)}
-        for attempt in range(ATTEMPTS):
-            try:
-                self._write(results, page=page)
-                break
-            except StorageError:  # another process of this sweep, in the same folder, was writing the same file
-                if page and attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(POLL * (1 + attempt))
+        try:
+            self._write(results, page=page)
+        except StorageError:  # between two trials the results are a convenience; at the end they are what was asked for
+            if page:
+                raise
         return results
 
     def _write(self, results: dict[str, Any], *, page: bool) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from metasum.config import TrainConfig, from_dict, to_dict
 from metasum.errors import CheckpointError, UsageError
+from metasum.files import remove_leftovers
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
@@ -95,7 +96,7 @@ def reopen(
             raise UsageError(
                 f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."
             )
-    run.remove_leftovers()
+    remove_leftovers(path)
     return run
 
 

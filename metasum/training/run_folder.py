@@ -76,11 +76,6 @@ class RunFolder:
             raise CheckpointError(f"{path} is not a run folder (it has no config.json).")
         return cls(path)
 
-    def remove_leftovers(self) -> None:
-        """Removes what a killed process left half-written; only for the process that works in the folder."""
-        for partial in self.path.glob(".*.partial"):
-            partial.unlink(missing_ok=True)
-
     @property
     def finished(self) -> bool:
         return (self.path / "result.json").is_file()
