@@ -12,7 +12,6 @@ import torch
 
 from metasum.config import TrainConfig, from_dict, to_dict
 from metasum.errors import CheckpointError, UsageError
-from metasum.files import remove_leftovers
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
@@ -71,7 +70,7 @@ def reopen(
     unread: Collection[str] = (),
     completed: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_a_run,
 ) -> RunFolder:
-    """The run folder at `path`, to continue it.
+    """The run folder at `path`, to continue it; nothing in it changes.
 
     Args:
         path: where it should be.
@@ -96,7 +95,6 @@ def reopen(
             raise UsageError(
                 f"cannot resume {path} with other settings: {difference}. Take another --out, or delete that folder."
             )
-    remove_leftovers(path)
     return run
 
 

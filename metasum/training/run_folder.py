@@ -14,6 +14,7 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import read_json, replacing, write_json, write_text
+from metasum.ownership import LOCK
 from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 2"
@@ -32,7 +33,7 @@ class RunFolder:
         """Makes the folder and writes config.json.
 
         Args:
-            path: where.
+            path: where; what is there already belongs to this process (`owning`).
             description: what config.json will hold.
             overwrite: delete a run that is there.
 
@@ -44,26 +45,23 @@ class RunFolder:
         try:
             if path.exists():
                 run._make_way(overwrite)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the run folder {path}: {error.strerror or error}.") from error
-        try:
-            write_json(path / "config.json", description)
-        except StorageError:
-            path.rmdir()
-            raise
+        write_json(path / "config.json", description)
         return run
 
     def _make_way(self, overwrite: bool) -> None:
+        there = [file for file in self.path.iterdir() if file.name != LOCK]
         if not (self.path / "config.json").is_file():
-            if self.path.is_dir() and all(file.suffix == ".partial" for file in self.path.iterdir()):
-                shutil.rmtree(self.path)  # empty, but for what a killed process left half-written
-                return
+            if all(file.suffix == ".partial" for file in there):
+                return  # empty, but for what a killed process left half-written
             raise UsageError(f"{self.path} exists and is not a run folder; choose another --name or --out.")
         if not overwrite:
             state = "a finished run" if self.finished else "an unfinished run (--resume continues it)"
             raise UsageError(f"{self.path} holds {state}; use --overwrite to replace it, or another --name or --seed.")
-        shutil.rmtree(self.path)
+        for file in sorted(there, key=lambda file: file.name == "config.json"):  # last: it makes the folder a run's
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
