@@ -56,9 +56,7 @@ def main() -> None:
     except Interrupted as error:
         if os.environ.get("WANDB_SWEEP_ID"):  # its agent ends runs that do badly, and gives up after a few failures
             _fail(str(error), 0, error)
-        again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
-        resume = " --resume" if sys.argv[1] in ("train", "meta-train") else ""  # studies go on by themselves
-        _fail(f"{error} Continue with: metasum {again}{resume}", error.exit_code, error)
+        _fail(f"{error} Continue with: metasum {_again(sys.argv[1:])}", error.exit_code, error)
     except MetaSumError as error:
         _fail(str(error), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt) as error:
@@ -84,6 +82,14 @@ def _of_memory(error: Exception) -> bool:
     torch = sys.modules.get("torch")  # not imported for an error that has nothing to do with it
     types = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, types) or (isinstance(error, RuntimeError) and any(w in str(error) for w in NO_MEMORY))
+
+
+def _again(words: list[str]) -> str:
+    """The command that goes on with an interrupted one: without --overwrite, and with --resume where there is one."""
+    end = words.index("--") if "--" in words else len(words)  # what stands behind it is a sweep's trials'
+    kept = [word for word in words[:end] if word.partition("=")[0] not in ("--resume", "--overwrite")]
+    resume = ["--resume"] if words[0] in ("train", "meta-train") else []  # studies go on by themselves
+    return shlex.join([*kept, *resume, *words[end:]])
 
 
 def _talks() -> bool:

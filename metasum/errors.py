@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MetaSumError(Exception):
@@ -32,6 +33,22 @@ class CheckpointError(MetaSumError):
 
 class StorageError(MetaSumError):
     """A file could not be written. Nothing half-written is left behind."""
+
+
+class OccupiedError(MetaSumError):
+    """Another process works in a run folder; nothing was changed. Studies wait for it (`ownership.in_turn`).
+
+    Attributes:
+        folder: the run folder.
+        owner: who works there, "process 17 on node3".
+    """
+
+    def __init__(self, folder: Path, owner: str) -> None:
+        super().__init__(folder, owner)
+        self.folder, self.owner = folder, owner
+
+    def __str__(self) -> str:
+        return f"{self.owner} works in {self.folder}; wait until it has ended, or choose another --name or --out."
 
 
 class DivergenceError(MetaSumError):

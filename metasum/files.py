@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from metasum.errors import CheckpointError, StorageError, UsageError
+from metasum.locks import is_at, lock
+
+NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def check_folder_name(kind: str, name: str) -> None:
@@ -28,19 +34,66 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`; renames it to `path` when the block ends well, else removes it.
+    """Gives a temporary file beside `path`; renames it to `path` when the block ends well, else removes it.
+
+    The file is new, empty, of a name that nobody can guess, and has the rights that a plain `open` would give it. While
+    the block works, it is locked, so that what a killed process leaves can be told from it; the next one that writes
+    `path` removes that.
 
     Raises:
         StorageError: the file could not be written (a full disk, a missing right). `path` is as it was.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    with _told_as(path):
+        remove_leftovers(path.parent, path.name)
+        partial, handle = _new_file(path)
     try:
-        yield partial
-        os.replace(partial, path)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        with _told_as(path):
+            yield partial
+            os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+        if handle is not None:
+            os.close(handle)
+
+
+@contextmanager
+def _told_as(path: Path) -> Iterator[None]:
+    """An error of the system, said of `path` and not of its temporary file."""
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _new_file(path: Path) -> tuple[Path, int | None]:
+    """A temporary file for `path`, and its handle, which keeps the lock; None where there are no locks."""
+    while True:
+        partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+        try:
+            handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL | NO_LINK, 0o666)
+        except FileExistsError:
+            continue
+        if lock(handle, wait=True) is None:
+            os.close(handle)
+            return partial, None
+        if is_at(handle, partial):
+            return partial, handle
+        os.close(handle)  # between the two lines above, somebody took it for a leftover
+
+
+def remove_leftovers(folder: Path, name: str = "") -> None:
+    """Removes what killed processes left half-written of the file `name` [default: of all files] in a folder.
+
+    A file that is still being written is locked, and stays; so does every file where there are no locks.
+    """
+    for partial in folder.glob(f".{glob.escape(name)}.*.partial" if name else ".*.partial"):
+        with contextlib.suppress(OSError):
+            handle = os.open(partial, os.O_RDWR | NO_LINK)
+            try:
+                if lock(handle):
+                    partial.unlink()
+            finally:
+                os.close(handle)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from pathlib import Path
 from metasum.assembly.meta_training import meta_datasets, meta_train
 from metasum.config import OptimisationConfig, TrainConfig, changed, flat
 from metasum.errors import UsageError
-from metasum.training.progress import Display
+from metasum.ownership import in_turn
+from metasum.training.progress import Display, SilentDisplay
 from metasum.training.wandb_runs import Troubles
 from metasum.weights.storage import read_metadata
 
@@ -24,7 +25,8 @@ def learnt_initialisation(
 ) -> TrainConfig:
     """`config` with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
 
-    A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
+    A finished meta-training of the same settings is taken as it is, an unfinished one is continued, and one that
+    another process is at is waited for.
     """
     if config.network.init is not None:
         _check_given(config)
@@ -33,7 +35,11 @@ def learnt_initialisation(
     where = {name: getattr(config.optimisation, name) for name in ("device", "precision")}
     tracking = dataclasses.replace(config.tracking, wandb_name=None)  # which is the pair's
     own = dataclasses.replace(config, optimisation=OptimisationConfig(**where), tracking=tracking)
-    result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
+    display = display or SilentDisplay()
+    result = in_turn(
+        lambda: meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles),
+        display.note,
+    )
     learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
     return changed(config, init=str(learnt), init_seed=0)
 

@@ -26,6 +26,7 @@ from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
+from metasum.training.opening import finished, opened
 from metasum.training.optimisation import make_fabric, place
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
@@ -96,36 +97,41 @@ def meta_train(
         **describe_surroundings(),
     }
     path = Path(out) / "meta" / (name or _default_name(description))
-    resume = path.exists() if resume is None else resume
-    before = reopen(path, description) if resume else None
-    if before is not None and before.finished:
+
+    def found() -> RunFolder:
+        return reopen(path, description)
+
+    before = finished(path, found, resume=resume)
+    if before is not None:
         display.note(f"{path} is finished already.")
         return before.read_json("result.json")
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
-    run = before or RunFolder.create(path, description, overwrite=overwrite)
-    # a backward's own backward is slower in channels last
-    place(networks, fabric.device, config.optimisation.memory_format or "contiguous")
-    learner = MetaLearner(networks, config.objective, inner_steps=config.meta.inner_steps)
-    with tracked(config.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
-        harness = Harness(
-            learner,
-            tasks,
-            evaluator=EpisodeEvaluator([next(episodes) for _ in range(EPISODES)], autocast=fabric.autocast),
-            config=config,
-            fabric=fabric,
-            run=run,
-            display=display,
-            record=tracker.record,
-        )
-        if resume:
-            harness.resume()
-        display.note(f"an initialisation, meta-learnt on {', '.join(datasets)}, for sums of networks trained apart")
-        harness.train(title=f"meta-training {path.name}")
-        result = _finish(harness, run, config)
-        tracker.finish(run)
-    from metasum.report.run_page import write_meta_report
+    with opened(path, description, found, resume=resume, overwrite=overwrite, note=display.note) as run:
+        if run.finished:  # by another process, meanwhile
+            return run.read_json("result.json")
+        # a backward's own backward is slower in channels last
+        place(networks, fabric.device, config.optimisation.memory_format or "contiguous")
+        learner = MetaLearner(networks, config.objective, inner_steps=config.meta.inner_steps)
+        with tracked(config.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
+            harness = Harness(
+                learner,
+                tasks,
+                evaluator=EpisodeEvaluator([next(episodes) for _ in range(EPISODES)], autocast=fabric.autocast),
+                config=config,
+                fabric=fabric,
+                run=run,
+                display=display,
+                record=tracker.record,
+            )
+            if resume is not False:
+                harness.resume()
+            display.note(f"an initialisation, meta-learnt on {', '.join(datasets)}, for sums of networks trained apart")
+            harness.train(title=f"meta-training {path.name}")
+            result = _finish(harness, run, config)
+            tracker.finish(run)
+        from metasum.report.run_page import write_meta_report
 
-    write_meta_report(run)
+        write_meta_report(run)
     return result
 
 

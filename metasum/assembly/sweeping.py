@@ -15,6 +15,7 @@ from typing import Any
 from metasum.errors import DivergenceError, Interrupted, MetaSumError, StorageError, UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.machine import usable_cores
+from metasum.ownership import is_occupied
 from metasum.spread import in_short
 from metasum.study.comparison import as_csv
 from metasum.study.sweep.process import TrialProcess, numbers_of
@@ -26,9 +27,9 @@ from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay
 
 STOPPED = (130, -signal.SIGINT, -signal.SIGTERM)  # exit codes of a trial that somebody else ended
-ATTEMPTS = 5  # at writing the results
 POLL = 0.2  # seconds between two looks at one's own processes
 LOOK = 2.0  # seconds between two looks for a free place, where others run the rest
+PATIENCE = 5.0  # seconds for a lost trial's process to leave its folder
 FIRST_GUESS = 2 * 2**30  # bytes that a trial is taken to need before one has been seen
 
 
@@ -148,7 +149,7 @@ class _Course:
     def _start(self, claim: Claim) -> None:
         path = self.folder / "trials" / f"{claim.trial.number:04d}"
         for earlier in claim.earlier:
-            if Path(earlier).is_dir() and not path.exists():
+            if Path(earlier).is_dir() and not path.exists() and self._is_left(claim, Path(earlier)):
                 with contextlib.suppress(OSError):
                     Path(earlier).rename(path)  # what the lost trial got done is gone on with
         if not self.queue.work_in(claim, str(path.resolve())):
@@ -156,6 +157,16 @@ class _Course:
         arguments = [*self.file.arguments(claim.values), *self.arguments]
         self.active.append((claim, TrialProcess(arguments, path, threads=self.threads)))
         self._say(claim, " ".join(f"{name}={in_short(value)}" for name, value in claim.values.items()))
+
+    def _is_left(self, claim: Claim, folder: Path) -> bool:
+        """Whether nobody works in a lost trial's folder, after a moment in which its process may save its state."""
+        until = time.monotonic() + PATIENCE
+        while any(is_occupied(run) for run in folder.glob("*/*")):
+            if time.monotonic() >= until:
+                self._say(claim, f"somebody still works in {folder}, so it is begun anew")
+                return False
+            time.sleep(POLL)
+        return True
 
     def _over(self, claim: Claim, process: TrialProcess) -> bool:
         """Whether a trial has ended, after writing down how; looks after one that has not."""
@@ -233,14 +244,11 @@ class _Course:
     def write(self, *, page: bool = True) -> dict[str, Any]:
         """results.json, results.csv and, at the end, report.html; returns what results.json holds."""
         results = results_of(self.file, self.queue, importances=page) | {"sweep": str(self.folder)}
-        for attempt in range(ATTEMPTS):
-            try:
-                self._write(results, page=page)
-                break
-            except StorageError:  # another process of this sweep, in the same folder, was writing the same file
-                if page and attempt == ATTEMPTS - 1:
-                    raise
-                time.sleep(POLL * (1 + attempt))
+        try:
+            self._write(results, page=page)
+        except StorageError:  # between two trials the results are a convenience; at the end they are what was asked for
+            if page:
+                raise
         return results
 
     def _write(self, results: dict[str, Any], *, page: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from metasum.learners.networks import MetaSum
 from metasum.networks.build import architecture, start_of
 from metasum.plugins import load_entry_points
 from metasum.training.description import describe, reopen
+from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
@@ -97,7 +99,7 @@ def run_in(
     datasets: Sides[Dataset],
     *,
     out: Path,
-    resume: bool = False,
+    resume: bool | None = False,
     overwrite: bool = False,
     download: bool = False,
     report: bool = False,
@@ -110,6 +112,7 @@ def run_in(
 
     Args:
         out: folder of runs, where a meta-learnt initialisation is looked for, or made.
+        resume: None continues a run that is there.
         endpoints: a finished run beside `path`, of the same settings, whose networks are taken as trained, for a
             learner that only merges them; its own folder then holds the merged network only.
         keep_weights: whether networks are saved.
@@ -126,7 +129,7 @@ def run_in(
     if config.processes.fsdp:
         check_pieces(config, together)
     if learner_named(config.learner).meta_learnt:
-        resume = resume and path.exists()  # what was stopped may have been the learning of its initialisation
+        resume = None if resume else resume  # what was stopped may have been the learning of its initialisation
         config = learnt_initialisation(config, out=out, download=download, display=display, troubles=troubles)
     networks = make_networks(config)
     initial = {n: tensor.detach().clone() for n, tensor in networks.target.state_dict().items()}
@@ -140,41 +143,47 @@ def run_in(
     description = describe(config, datasets, start)
     if config.objective.pool is not None:
         description["pool_checksums"] = [checksum(load_weights(path)) for path in pool_files(config.objective.pool)]
-    run = together.agreed(
-        lambda: (
-            reopen(path, description, unread=unread_settings(config.learner))
-            if resume
-            else RunFolder.create(path, description, overwrite=overwrite)
+    with contextlib.ExitStack() as own:
+        run = together.agreed(
+            lambda: own.enter_context(
+                opened(
+                    path,
+                    description,
+                    lambda: reopen(path, description, unread=unread_settings(config.learner)),
+                    resume=resume,
+                    overwrite=overwrite,
+                    note=display.note,
+                )
+            )
         )
-    )
-    if run.finished:
-        display.note(f"{path} is finished already.")
-        return together.agreed(lambda: reported(run, run.read_json("result.json"), report))
-    if keep_weights and endpoints is None and together.first:
-        run.save_weights("initial", initial, architecture=architecture(config))
-    tracking = config.tracking if together.first else TrackingConfig(wandb="disabled")
-    job_type = "train" if config.data.evaluate_on == "test" else config.data.evaluate_on
-    with tracked(tracking, run, display.note, job_type=job_type, troubles=troubles) as tracker:
-        harness = make_harness(learner, tasks, config, fabric, run, display, tracker.record)
-        if endpoints is not None:
-            trained = _take_endpoints(networks, RunFolder.open(endpoints))
-        else:
-            if resume:
-                harness.resume()
-            sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
-            display.note(f"{sizes}; {size:,} parameters a network")
-            harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
-            trained = {
-                "steps": harness.steps,
-                "seconds": round(harness.seconds, 2),
-                "images_per_second": round(harness.images_per_second, 1),
-            }
-            if networks.coefficients is not None:
-                trained["coefficients"] = networks.coefficients.tolist()
-        result = together.agreed(lambda: finish(harness, config, trained, display, keep_weights, report))
-        if together.first:
-            tracker.finish(run)
-    return together.agreed(lambda: reported(run, result, report))
+        if run.finished:
+            display.note(f"{path} is finished already.")
+            return together.agreed(lambda: reported(run, run.read_json("result.json"), report))
+        if keep_weights and endpoints is None and together.first:
+            run.save_weights("initial", initial, architecture=architecture(config))
+        tracking = config.tracking if together.first else TrackingConfig(wandb="disabled")
+        job_type = "train" if config.data.evaluate_on == "test" else config.data.evaluate_on
+        with tracked(tracking, run, display.note, job_type=job_type, troubles=troubles) as tracker:
+            harness = make_harness(learner, tasks, config, fabric, run, display, tracker.record)
+            if endpoints is not None:
+                trained = _take_endpoints(networks, RunFolder.open(endpoints))
+            else:
+                if resume is not False:
+                    harness.resume()
+                sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
+                display.note(f"{sizes}; {size:,} parameters a network")
+                harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
+                trained = {
+                    "steps": harness.steps,
+                    "seconds": round(harness.seconds, 2),
+                    "images_per_second": round(harness.images_per_second, 1),
+                }
+                if networks.coefficients is not None:
+                    trained["coefficients"] = networks.coefficients.tolist()
+            result = together.agreed(lambda: finish(harness, config, trained, display, keep_weights, report))
+            if together.first:
+                tracker.finish(run)
+        return together.agreed(lambda: reported(run, result, report))
 
 
 def _check_shared(config: TrainConfig, together: Processes) -> None:

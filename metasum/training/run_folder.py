@@ -14,6 +14,8 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import read_json, replacing, write_json, write_text
+from metasum.ownership import LOCK
+from metasum.training.metrics import read_metrics
 from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 2"
@@ -32,7 +34,7 @@ class RunFolder:
         """Makes the folder and writes config.json.
 
         Args:
-            path: where.
+            path: where; what is there already belongs to this process (`owning`).
             description: what config.json will hold.
             overwrite: delete a run that is there.
 
@@ -44,38 +46,33 @@ class RunFolder:
         try:
             if path.exists():
                 run._make_way(overwrite)
-            path.mkdir(parents=True)
+            path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StorageError(f"cannot make the run folder {path}: {error.strerror or error}.") from error
-        try:
-            write_json(path / "config.json", description)
-        except StorageError:
-            path.rmdir()
-            raise
+        write_json(path / "config.json", description)
         return run
 
     def _make_way(self, overwrite: bool) -> None:
+        there = [file for file in self.path.iterdir() if file.name != LOCK]
         if not (self.path / "config.json").is_file():
-            if self.path.is_dir() and all(file.suffix == ".partial" for file in self.path.iterdir()):
-                shutil.rmtree(self.path)  # empty, but for what a killed process left half-written
-                return
+            if all(file.suffix == ".partial" for file in there):
+                return  # empty, but for what a killed process left half-written
             raise UsageError(f"{self.path} exists and is not a run folder; choose another --name or --out.")
         if not overwrite:
             state = "a finished run" if self.finished else "an unfinished run (--resume continues it)"
             raise UsageError(f"{self.path} holds {state}; use --overwrite to replace it, or another --name or --seed.")
-        shutil.rmtree(self.path)
+        for file in sorted(there, key=lambda file: file.name == "config.json"):  # last: it makes the folder a run's
+            shutil.rmtree(file) if file.is_dir() and not file.is_symlink() else file.unlink()
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """A run folder that is there; what a killed process left half-written is removed.
+        """A run folder that is there, to read from; nothing in it changes.
 
         Raises:
             CheckpointError: it is not a run folder.
         """
         if not (path / "config.json").is_file():
             raise CheckpointError(f"{path} is not a run folder (it has no config.json).")
-        for partial in path.glob(".*.partial"):
-            partial.unlink()
         return cls(path)
 
     @property
@@ -107,29 +104,17 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; raises CheckpointError where one is damaged."""
-        records, whole = self._read_metrics()
-        if not whole:
-            raise CheckpointError(f"{self.path / 'metrics.jsonl'} is damaged in line {len(records) + 1}.")
-        return records
+        return read_metrics(self.path / "metrics.jsonl")
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drops what was logged after `step`, and a line that a killed process was writing."""
-        records, _ = self._read_metrics()
+        """Drops what was logged after `step`, and a last line that a killed process was writing.
+
+        Raises:
+            CheckpointError: another line is damaged; the file stays as it is.
+        """
+        records = read_metrics(self.path / "metrics.jsonl", torn=True)
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(kept))
-
-    def _read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
-        """The records up to the first damaged one, and whether that was all."""
-        path, records = self.path / "metrics.jsonl", list[dict[str, Any]]()
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
-            try:
-                record = json.loads(line)
-                if not isinstance(record["step"], int) or record["kind"] not in ("step", "evaluation"):
-                    return records, False
-            except (ValueError, KeyError, TypeError):
-                return records, False
-            records.append(record)
-        return records, True
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:
         """Writes `<name>.safetensors`."""

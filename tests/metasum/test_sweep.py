@@ -14,10 +14,13 @@ import pytest
 import yaml
 from refusal import refused
 
+from metasum.assembly import sweeping
 from metasum.assembly.sweeping import sweep
 from metasum.errors import UsageError
+from metasum.ownership import owning
 from metasum.study.sweep import process
 from metasum.study.sweep.distributions import parameter
+from metasum.study.sweep.owner import this_process
 from metasum.study.sweep.queue import TrialQueue
 from metasum.study.sweep.storage import open_storage
 from metasum.study.sweep.sweep_file import read_sweep_file
@@ -271,6 +274,22 @@ def test_a_stopped_sweep_goes_on(fake, tmp_path, number):
     lines = fake()
     assert [line.split()[:2] for line in lines if line.startswith("ended")] == [["ended", x] for x in "132"]
     assert lines[1].endswith("resumed")  # in the folder that the lost trial began
+
+
+def test_a_lost_trial_that_somebody_still_works_on_keeps_its_folder(fake, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeping, "PATIENCE", 0.0)
+    file = write(tmp_path, parameters={"x": {"values": [1]}})
+    place = tmp_path / "runs" / "sweeps" / "mine"
+    with open_storage(None, place) as storage:
+        queue = TrialQueue(storage, read_sweep_file(file), name="mine", count=1)
+        queue._owner = this_process().rpartition(":")[0] + ":0"  # one that had our number before us, and is dead
+        queue.work_in(queue.claim(), str(place / "trials" / "0000"))
+    notes = Notes()
+    with owning(place / "trials" / "0000" / "a+b" / "fake"):  # its trial has not noticed yet
+        result = sweep(file, out=tmp_path / "runs", display=notes)
+    assert [row["state"] for row in result["trials"]] == ["complete"]
+    assert not fake()[0].endswith("resumed")
+    assert any("somebody still works in" in line for line in notes.lines)
 
 
 def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(fake, tmp_path):

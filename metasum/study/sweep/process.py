@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
@@ -14,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metasum.errors import CheckpointError
 from metasum.files import make_folder, read_json
 from metasum.study.sweep.sweep_file import RUN_FOLDERS
+from metasum.training.metrics import read_metrics
 from metasum.training.tracking import scalars
 
 METASUM = (sys.executable, "-m", "metasum")
@@ -87,14 +88,11 @@ class TrialProcess:
         if (now.st_mtime_ns, now.st_size) == self._looked_at:
             return values
         self._looked_at = (now.st_mtime_ns, now.st_size)
-        for line in path.read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # still being written, or taken back by a run that is continued
-                continue
-            if record["kind"] == "evaluation" and record["step"] > self._told:
-                self._told = record["step"]
-                values += [value for name, value in scalars(record).items() if name == metric]
+        with contextlib.suppress(CheckpointError):  # whoever continues that run will say so
+            for record in read_metrics(path, torn=True):
+                if record["kind"] == "evaluation" and record["step"] > self._told:
+                    self._told = record["step"]
+                    values += [value for name, value in scalars(record).items() if name == metric]
         return values
 
     def result(self) -> dict[str, Any]:
