@@ -46,7 +46,8 @@ def merge(**values: Any) -> None:
     """Merge checkpoints of one architecture into one .safetensors file, in little memory.
 
     FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
-    of any network and size. Floating-point tensors are merged; integers are the first file's. METHOD is one of
+    of any network and size. Floating-point tensors are merged, but for running means and variances, which are averaged;
+    integers are the first file's. METHOD is one of
 
     \b
       sum              θ_1 + θ_2 + …

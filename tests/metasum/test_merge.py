@@ -17,6 +17,7 @@ from metasum.baselines.ties import ties_merger
 from metasum.config import MergeConfig
 from metasum.networks.build import load_network
 from metasum.weights.composition import average_parameters
+from metasum.weights.merging.kinds import statistics_among
 from metasum.weights.merging.selection import Selection, just_below
 from metasum.weights.merging.thinning import BLOCK, kept_entries
 
@@ -390,3 +391,62 @@ def test_a_merged_network_of_metasum_is_a_network(metasum, tiny, tmp_path):
     parameters = [dict(load_network(file).named_parameters()) for file in pair]
     for name, parameter in load_network(tmp_path / "out.safetensors").named_parameters():
         assert torch.equal(parameter, (parameters[0][name] + parameters[1][name]) / 2)
+
+
+def normalised(seed, *, spread=1.0):
+    """A layer and its batch norm, whose statistics are far larger than its weights; the variance is 0.1 times `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "conv.weight": torch.randn(16, 24, generator=generator) * spread,
+        "bn.weight": torch.randn(16, generator=generator) * spread,
+        "bn.running_mean": 100 * torch.randn(16, generator=generator),
+        "bn.running_var": torch.full((16,), 0.1 * seed if seed else 1.0),
+        "old.weight": torch.randn(16, generator=generator) * spread,
+        "old.mean": 100 * torch.randn(16, generator=generator),
+        "old.var": torch.full((16,), 0.1 * seed if seed else 1.0),
+    }
+
+
+def normalised_files(tmp_path, **given):
+    for seed, name in enumerate(("base", "a", "b")):
+        save(tmp_path / f"{name}.safetensors", normalised(seed, **given))
+    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+STATISTICS = ("bn.running_mean", "bn.running_var", "old.mean", "old.var")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_are_averaged_whatever_the_method(tmp_path, method):
+    result = merged(method, normalised_files(tmp_path), tmp_path / "out.safetensors", piece=5)
+    first, second = normalised(1), normalised(2)
+    for name in STATISTICS:
+        assert torch.equal(result[name], (first[name] + second[name]) / 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_do_not_change_what_becomes_of_weights(tmp_path, method):
+    files = normalised_files(tmp_path)
+    whole = merged(method, files, tmp_path / "whole.safetensors")
+    for number, name in enumerate(("base", "a", "b")):
+        state = {key: tensor for key, tensor in normalised(number).items() if key not in STATISTICS}
+        save(tmp_path / f"{name}.safetensors", state)
+    for name, tensor in merged(method, files, tmp_path / "weights.safetensors").items():
+        assert torch.equal(whole[name], tensor), name
+
+
+def test_what_is_called_mean_is_a_statistic_only_beside_a_weight_of_its_shape():
+    shapes = {"a.mean": (3,), "a.weight": (3,), "b.mean": (3,), "b.weight": (4,), "c.var": (3, 3), "running_var": (2,)}
+    assert statistics_among(shapes | {"c.weight": (3, 3)}) == {"a.mean", "running_var"}
+
+
+def test_that_statistics_were_averaged_is_said(metasum, tmp_path):
+    pair = normalised_files(tmp_path)
+    outcome = metasum("merge", "sum", *pair, "-o", tmp_path / "out.safetensors")
+    assert "4 running means and variances were averaged" in outcome.out
+    with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["merge"])["statistics"] == "4 tensors averaged"
+    flags = ["--skip", "*running_*", "--skip", "old.*", "--overwrite"]
+    outcome = metasum("merge", "sum", *pair, "-o", tmp_path / "out.safetensors", *flags)
+    assert "averaged" not in outcome.out
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["bn.running_var"], normalised(1)["bn.running_var"])

@@ -20,7 +20,7 @@ from metasum.machine import usable_cores
 from metasum.weights.merging.checkpoint import Checkpoint, opened
 from metasum.weights.merging.crew import Crew
 from metasum.weights.merging.dtypes import DTYPES, FLOATS
-from metasum.weights.merging.formulas import Formula
+from metasum.weights.merging.formulas import Formula, average
 from metasum.weights.merging.layers import Layers, parse_layers
 from metasum.weights.merging.methods import check_inputs, method_named
 from metasum.weights.merging.output import Output, writing
@@ -41,6 +41,8 @@ class Merged(NamedTuple):
     output: str
     parameters: int
     """Floating-point entries of the result."""
+    statistics: int
+    """Tensors of running means and variances, which were averaged: they are no weights."""
     bytes: int
     """Of the result."""
     seconds: float
@@ -98,22 +100,24 @@ def merge_files(
         everything = [*checkpoints, *([start] if start else [])]
         _check_apart(output, everything)
         parts = plan(checkpoints, start, chosen, dtype=settings.dtype)
-        told = _told(method, checkpoints, start, settings, only, skip, layers)
+        statistics = sum(part.statistic for part in parts)
+        told = _told(method, checkpoints, start, settings, only, skip, layers, statistics)
         threads = settings.threads or usable_cores()
         size = piece or _piece_size(threads, len(everything))
-        merged = [part for part in parts if part.merged]
-        amount = _amount(parts, everything, reads(method, settings, merged))
+        weights = [part for part in parts if part.merged and not part.statistic]
+        amount = _amount(parts, checkpoints, start, reads(method, settings, weights))
         tell = None if progress is None else lambda done: progress(done, amount)
         target = stack.enter_context(writing(output, {part.name: part.info for part in parts}, told))
         crew = stack.enter_context(Crew(threads, cancelled=cancelled, progress=tell))
         reader = Reader(checkpoints, start, size=size, crew=crew)
-        formula = formula_for(method, Work(settings, chosen, merged, len(files), reader, crew, size))
+        formula = formula_for(method, Work(settings, chosen, weights, len(files), reader, crew, size))
         _write(parts, formula, reader, target, crew, size)
     return Merged(
         method=method,
         files=[str(file) for file in files],
         output=str(output),
         parameters=sum(part.info.entries for part in parts if part.info.code in FLOATS),
+        statistics=statistics,
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
     )
@@ -124,7 +128,10 @@ def _write(parts: Sequence[Part], formula: Formula, reader: Reader, target: Outp
 
     def finish(piece: Piece) -> None:
         part = piece.part
-        values = formula(reader.chunk(piece)) if part.merged else reader.first(piece)
+        if part.merged:
+            values = (average if part.statistic else formula)(reader.chunk(piece))
+        else:
+            values = reader.first(piece)
         stored = torch.uint8 if part.arithmetic == torch.uint8 else DTYPES[part.info.code]
         if stored != part.arithmetic:
             written = reader.buffer("written", stored)[: len(values)].copy_(values)
@@ -151,10 +158,14 @@ def _piece_size(threads: int, inputs: int) -> int:
     return min(LARGEST_PIECE, max(SMALLEST_PIECE, each // SMALLEST_PIECE * SMALLEST_PIECE))
 
 
-def _amount(parts: Sequence[Part], inputs: Sequence[Checkpoint], times: int) -> int:
-    """Bytes that will be read."""
-    merged = sum(file.places[part.name].info.bytes for part in parts if part.merged for file in inputs)
-    return times * merged + sum(inputs[0].places[part.name].info.bytes for part in parts if not part.merged)
+def _amount(parts: Sequence[Part], files: Sequence[Checkpoint], base: Checkpoint | None, times: int) -> int:
+    """Bytes that will be read: `times` times those of weights, once the rest."""
+    amount = 0
+    for part in parts:
+        inputs = [*files, *([base] if base else [])] if part.merged else files[:1]
+        read = sum(file.places[part.name].info.bytes for file in inputs)
+        amount += read if part.statistic or not part.merged else times * read
+    return amount
 
 
 def _told(
@@ -165,6 +176,7 @@ def _told(
     only: Sequence[str],
     skip: Sequence[str],
     layers: Sequence[str],
+    statistics: int,
 ) -> dict[str, str]:
     """What the result says about itself: the first file's metadata, and what was merged from what."""
     values = dataclasses.asdict(settings)
@@ -174,6 +186,7 @@ def _told(
         **({"base": {"name": str(base.path), "bytes": base.bytes}} if base else {}),
         "settings": {name: values[name] for name in (*method_named(method).settings, "dtype")},
         **{name: list(texts) for name, texts in (("only", only), ("skip", skip), ("layers", layers)) if texts},
+        **({"statistics": f"{statistics} tensors averaged"} if statistics else {}),
         "metasum": version("metasum"),
     }
     return {"format": "pt", **files[0].metadata, "merge": json.dumps(what, ensure_ascii=False)}

@@ -10,6 +10,7 @@ import torch
 from metasum.errors import ArchitectureError
 from metasum.weights.merging.checkpoint import Checkpoint
 from metasum.weights.merging.dtypes import CODES, FLOATS, TensorInfo
+from metasum.weights.merging.kinds import statistics_among
 from metasum.weights.merging.layers import Layers
 
 
@@ -23,6 +24,8 @@ class Part(NamedTuple):
     """What it is computed in; uint8 where the first file's bytes are copied."""
     merged: bool
     """Else it is taken from the first file."""
+    statistic: bool = False
+    """Whether it describes activations; such tensors are averaged, whatever the method."""
 
     @property
     def entries(self) -> int:
@@ -62,8 +65,11 @@ def plan(files: Sequence[Checkpoint], base: Checkpoint | None, layers: Layers, *
     for name in names:
         if layers.takes(name):
             _check_alike(name, first, others, floats_may_differ=dtype != "keep")
-    layers.check([name for name in first.places if first.places[name].info.code in FLOATS])
-    return [_part(name, first, others, layers, dtype) for name in first.places]
+    floats = {name: place.info.shape for name, place in first.places.items() if place.info.code in FLOATS}
+    layers.check(list(floats))
+    statistics = statistics_among(floats)
+    parts = [_part(name, first, others, layers, dtype) for name in first.places]
+    return [part._replace(statistic=part.merged and part.name in statistics) for part in parts]
 
 
 def _check_alike(name: str, first: Checkpoint, others: Sequence[Checkpoint], *, floats_may_differ: bool) -> None:
