@@ -256,9 +256,10 @@ def _failures(result: dict[str, Any]) -> list[str]:
 
 def merge_tables(result: dict[str, Any]) -> list[Any]:
     """What was merged, how quickly, and where it is."""
-    averaged = f"{result['statistics']} running means and variances were averaged: they are no weights.\n"
+    count = result["statistics"]
+    averaged = f"{count} running means and variances were averaged: they are no weights.\n" if count else ""
     return [
         f"{result['method']} of {len(result['files'])} file(s), {result['parameters']:,} parameters, "
         f"{result['bytes'] / 1e9:.2f} GB in {result['seconds']:.1f} s, "
-        f"with {result['peak_bytes'] / 2**20:.0f} MiB of memory\n{averaged if result['statistics'] else ''}{result['output']}"
+        f"with {result['peak_bytes'] / 2**20:.0f} MiB of memory\n{averaged}{result['output']}"
     ]

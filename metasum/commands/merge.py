@@ -47,7 +47,7 @@ def merge(**values: Any) -> None:
 
     FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
     of any network and size. Floating-point tensors are merged, but for running means and variances, which are averaged;
-    integers are the first file's. METHOD is one of
+    integers must be the same in all, but for counters, which are the first file's. METHOD is one of
 
     \b
       sum              θ_1 + θ_2 + …

@@ -394,7 +394,7 @@ def test_a_merged_network_of_metasum_is_a_network(metasum, tiny, tmp_path):
 
 
 def normalised(seed, *, spread=1.0):
-    """A layer and its batch norm, whose statistics are far larger than its weights; the variance is 0.1 times `seed`."""
+    """A layer and its batch norm, whose statistics dwarf its weights; the variance is 0.1 times `seed`."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "conv.weight": torch.randn(16, 24, generator=generator) * spread,

@@ -113,7 +113,7 @@ BASED = ("ties", "a.safetensors", "--base", "base.safetensors")
         ([*BASED, "--trim", "pertensor"], ["did you mean 'per-tensor'?"]),
         (["sum", *PAIR, "--layers", "conv.*=1"], ["--layers says nothing here"]),
         (["sum", *PAIR, "--only", "cnv.*"], ["--only cnv.*: no parameter is called so, as conv."]),
-        (["sum", *PAIR, "--skip", "batches"], ["--skip batches: no parameter is called so"]),
+        (["sum", *PAIR, "--skip", "batch"], ["--skip batch: no parameter is called so"]),
         (["sum", *PAIR, "--dtype", "float31"], ["did you mean 'float32'?"]),
         (["sum", *PAIR, "--threads", "0"], ["--threads must be at least 1"]),
         (["sum", *PAIR, "-o", "out.pt"], ["--output out.pt", ".safetensors"]),
@@ -154,6 +154,84 @@ def test_files_that_do_not_fit_together(metasum, folder, changed, words):
     save(folder / "b.safetensors", {name: tensor for name, tensor in state.items() if tensor is not None})
     refused(metasum("merge", "sum", *PAIR, "-o", "out.safetensors"), 1, "do not fit together", *words)
     assert left(folder) == []
+
+
+def quantised(seed):
+    """A layer as GPTQ stores it: integers with a scale for every group."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.qweight": torch.randint(-9, 9, (8, 4), dtype=torch.int32, generator=generator),
+        "fc.scales": torch.rand(2, 4, generator=generator).half(),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def float8(seed):
+    """A layer as it is published in float8: each block of 128 with a factor."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.weight": torch.randn(8, 8, generator=generator).to(torch.float8_e4m3fn),
+        "fc.weight_scale_inv": torch.rand(1, 1, generator=generator),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def bits_and_bytes(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.weight": torch.randint(0, 255, (8, 1), dtype=torch.uint8, generator=generator),
+        "fc.weight.absmax": torch.rand(4, generator=generator),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def low_rank(first, second):
+    def make(seed):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {first: (2, 8), second: (8, 2), "head.weight": (3, 4)}
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    return make
+
+
+TOGETHER = {
+    "gptq": (quantised, ["fc.*"], ["'fc.qweight'", "differs between a.safetensors and b", "dequantised", "--skip"]),
+    "gptq, scales merged": (quantised, ["fc.qweight"], ["'fc.qweight'", "only together with 'fc.scales'"]),
+    "float8": (float8, ["fc.*"], ["'fc.weight', [8, 8] float8_e4m3fn", "only together with 'fc.weight_scale_inv'"]),
+    "float8, scales merged": (float8, ["fc.weight"], ["'fc.weight'", "only together with 'fc.weight_scale_inv'"]),
+    "bitsandbytes": (bits_and_bytes, ["fc.*"], ["'fc.weight', [8, 1] uint8", "differs"]),
+    "bitsandbytes, scales merged": (bits_and_bytes, ["fc.weight"], ["only together with 'fc.weight.absmax'"]),
+    "peft": (low_rank("q.lora_A.weight", "q.lora_B.weight"), ["q.*"], ["'q.lora_A.weight'", "low-rank", "--skip"]),
+    "kohya": (low_rank("q.lora_down.weight", "q.lora_up.weight"), ["q.*"], ["'q.lora_down.weight'"]),
+    "diffusers": (low_rank("to_q_lora.down.weight", "to_q_lora.up.weight"), ["to_q*"], ["'to_q_lora.down.weight'"]),
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_what_means_something_only_together_is_refused(metasum, folder, kind):
+    make, skipped, words = TOGETHER[kind]
+    for seed, name in enumerate(PAIR):
+        save(folder / name, make(seed))
+    partly = [] if "scales" not in kind else ["--skip", skipped[0]]
+    refused(metasum("merge", "average", *PAIR, "-o", "out.safetensors", *partly), 1, *words)
+    assert left(folder) == []
+    everything = ["fc.*" if "scales" in kind else skipped[0]]
+    assert metasum("merge", "average", *PAIR, "-o", "out.safetensors", "--skip", *everything).code == 0
+    result = load_file("out.safetensors")
+    for name, tensor in make(0).items():
+        expected = (tensor + make(1)[name]) / 2 if name == "head.weight" else tensor
+        assert torch.equal(result[name].float(), expected.float()), name
+
+
+def test_integers_may_be_the_same_and_counters_differ(metasum, folder):
+    same = {"positions": torch.arange(500), "w": torch.ones(3)}
+    for seed, name in enumerate(PAIR):
+        save(folder / name, same | {"bn.num_batches_tracked": torch.tensor(seed)})
+    flags = ["--threads", 2, "--json"]
+    assert metasum("merge", "average", *PAIR, "-o", "out.safetensors", *flags).code == 0
+    assert torch.equal(load_file("out.safetensors")["positions"], torch.arange(500))
+    save(folder / PAIR[1], same | {"bn.num_batches_tracked": torch.tensor(1), "positions": torch.arange(1, 501)})
+    refused(metasum("merge", "average", *PAIR, "-o", "o.safetensors"), 1, "'positions', [500] int64, differs")
 
 
 def with_header(path, change):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from metasum.config.merge import MergeConfig, factors
-from metasum.errors import MetaSumError, UsageError
+from metasum.errors import ArchitectureError, MetaSumError, UsageError
 from metasum.machine import usable_cores
 from metasum.weights.merging.checkpoint import Checkpoint, opened
 from metasum.weights.merging.crew import Crew
@@ -110,6 +110,7 @@ def merge_files(
         target = stack.enter_context(writing(output, {part.name: part.info for part in parts}, told))
         crew = stack.enter_context(Crew(threads, cancelled=cancelled, progress=tell))
         reader = Reader(checkpoints, start, size=size, crew=crew)
+        _check_integers(parts, reader, everything, crew, size)
         formula = formula_for(method, Work(settings, chosen, weights, len(files), reader, crew, size))
         _write(parts, formula, reader, target, crew, size)
     return Merged(
@@ -123,15 +124,30 @@ def merge_files(
     )
 
 
+def _check_integers(parts: Sequence[Part], reader: Reader, inputs: Sequence[Checkpoint], crew: Crew, size: int) -> None:
+    """Raises ArchitectureError where files that must hold the same integers do not."""
+
+    def compare(piece: Piece) -> None:
+        chunk = reader.chunk(piece)
+        first, *others = chunk.values if chunk.base is None else [*chunk.values, chunk.base]
+        for values, checkpoint in zip(others, inputs[1:], strict=True):
+            if not torch.equal(first, values):
+                raise ArchitectureError(
+                    f"{chunk.name!r}, {piece.part.info}, differs between {inputs[0].path} and {checkpoint.path}, and "
+                    "integers cannot be merged; write the files dequantised, or take the first file's with "
+                    f"--skip {chunk.name!r} and whatever belongs to it."
+                )
+
+    crew.spread(compare, (piece for part in parts if part.alike for piece in pieces_of(part, size)))
+
+
 def _write(parts: Sequence[Part], formula: Formula, reader: Reader, target: Output, crew: Crew, size: int) -> None:
     """Computes every piece and writes it where it belongs."""
 
     def finish(piece: Piece) -> None:
         part = piece.part
-        if part.merged:
-            values = (average if part.statistic else formula)(reader.chunk(piece))
-        else:
-            values = reader.first(piece)
+        arithmetic = average if part.statistic else formula
+        values = arithmetic(reader.chunk(piece)) if part.merged else reader.first(piece)
         stored = torch.uint8 if part.arithmetic == torch.uint8 else DTYPES[part.info.code]
         if stored != part.arithmetic:
             written = reader.buffer("written", stored)[: len(values)].copy_(values)
@@ -162,9 +178,10 @@ def _amount(parts: Sequence[Part], files: Sequence[Checkpoint], base: Checkpoint
     """Bytes that will be read: `times` times those of weights, once the rest."""
     amount = 0
     for part in parts:
-        inputs = [*files, *([base] if base else [])] if part.merged else files[:1]
-        read = sum(file.places[part.name].info.bytes for file in inputs)
-        amount += read if part.statistic or not part.merged else times * read
+        inputs = [*files, *([base] if base else [])]
+        every = sum(file.places[part.name].info.bytes for file in inputs) if part.merged or part.alike else 0
+        amount += every * (times if part.merged and not part.statistic else 1)
+        amount += 0 if part.merged else files[0].places[part.name].info.bytes
     return amount
 
 

@@ -10,7 +10,7 @@ import torch
 from metasum.errors import ArchitectureError
 from metasum.weights.merging.checkpoint import Checkpoint
 from metasum.weights.merging.dtypes import CODES, FLOATS, TensorInfo
-from metasum.weights.merging.kinds import statistics_among
+from metasum.weights.merging.kinds import check_apart, must_be_alike, statistics_among
 from metasum.weights.merging.layers import Layers
 
 
@@ -26,6 +26,8 @@ class Part(NamedTuple):
     """Else it is taken from the first file."""
     statistic: bool = False
     """Whether it describes activations; such tensors are averaged, whatever the method."""
+    alike: bool = False
+    """Whether all files must hold the same: it is taken from the first, and the others are compared with it."""
 
     @property
     def entries(self) -> int:
@@ -57,7 +59,8 @@ def plan(files: Sequence[Checkpoint], base: Checkpoint | None, layers: Layers, *
         dtype: of floating-point tensors in the result, "keep" for the files' own.
 
     Raises:
-        ArchitectureError: a tensor that is merged, or a tensor of integers, differs: the first one is named.
+        ArchitectureError: a tensor that is merged, or a tensor of integers, differs in shape or dtype: the first one is
+            named; or tensors mean something only together.
     """
     first = files[0]
     others = [*files[1:], *([] if base is None else [base])]
@@ -66,7 +69,8 @@ def plan(files: Sequence[Checkpoint], base: Checkpoint | None, layers: Layers, *
         if layers.takes(name):
             _check_alike(name, first, others, floats_may_differ=dtype != "keep")
     floats = {name: place.info.shape for name, place in first.places.items() if place.info.code in FLOATS}
-    layers.check(list(floats))
+    layers.check(list(floats | first.places))
+    check_apart({name: place.info for name, place in first.places.items()}, layers.takes)
     statistics = statistics_among(floats)
     parts = [_part(name, first, others, layers, dtype) for name in first.places]
     return [part._replace(statistic=part.merged and part.name in statistics) for part in parts]
@@ -96,7 +100,8 @@ def _info(checkpoint: Checkpoint, name: str) -> TensorInfo | None:
 def _part(name: str, first: Checkpoint, others: Sequence[Checkpoint], layers: Layers, dtype: str) -> Part:
     info = first.places[name].info
     if info.code not in FLOATS:
-        return Part(name, info, torch.uint8, merged=False)
+        alike = layers.takes(name) and must_be_alike(name, info)
+        return Part(name, info, torch.uint8, merged=False, alike=alike)
     written = info if dtype == "keep" else TensorInfo(CODES[getattr(torch, dtype)], info.shape)
     merged = layers.takes(name)
     if not merged and written == info:
