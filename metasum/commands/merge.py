@@ -12,10 +12,9 @@ import click
 
 from metasum.commands.shared import json_flag, overwrite_flag, quiet_flag
 from metasum.config import MergeConfig
-from metasum.errors import UsageError
 from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.tables import merge_tables, show
-from metasum.weights.merging.methods import method_named
+from metasum.weights.merging.methods import check_settings
 
 
 @click.command(cls=TolerantCommand)
@@ -64,8 +63,7 @@ def merge(**values: Any) -> None:
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
     """  # noqa: D301 (click reads the backspace)
     name = values["method"]
-    for setting in sorted(by_hand(MergeConfig) - {*method_named(name).settings, "dtype", "threads"}):
-        raise UsageError(f"--{setting.replace('_', '-')} says nothing to method {name!r}.")
+    check_settings(name, by_hand(MergeConfig))
     settings = MergeConfig(**chosen(MergeConfig, values))
     import torch
 

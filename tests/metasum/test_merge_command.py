@@ -18,9 +18,9 @@ from checkpoints import save, save_sharded, state_of
 from refusal import refused
 from safetensors.torch import load_file
 
-from metasum import merge_files
+from metasum import MergeConfig, merge_files
 from metasum.commands.merge import _bar
-from metasum.errors import Cancelled, CheckpointError, StorageError
+from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
 from metasum.weights.merging.crew import Crew
 from metasum.weights.merging.methods import METHODS
 from metasum.weights.merging.recipes import RECIPES
@@ -341,6 +341,29 @@ def test_a_sharded_checkpoint_that_is_not_whole(metasum, folder, kind):
     damage(folder / "many")
     refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "out.safetensors"), 1, *words)
     assert left(folder) == ["many"]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.fp16.json", "weights.json"])
+def test_an_index_of_another_name(metasum, folder, name):
+    save_sharded(folder / "many", state_of(2)).rename(folder / "many" / name)
+    inputs = [f"many/{name}"] if name == "weights.json" else ["many", f"many/{name}"]
+    for number, given in enumerate(inputs):
+        outcome = metasum("merge", "sum", "a.safetensors", given, "-o", f"{number}.safetensors")
+        assert outcome.code == 0, outcome
+        expected = state_of(1)["head.weight"] + state_of(2)["head.weight"]
+        assert torch.equal(load_file(f"{number}.safetensors")["head.weight"], expected)
+    refused(metasum("merge", "sum", "a.safetensors", "two", "-o", "o.safetensors"), 1, "no checkpoint two")
+    if len(inputs) == 2:
+        (folder / "many" / name).with_name("model.safetensors.index.json").write_text("{}")
+        refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "o.safetensors"), 1, "with 2 .json indices")
+
+
+def test_settings_that_a_method_does_not_read_are_refused_from_python_too(folder):
+    for method, given in (("task-arithmetic", {"weights": "1,2"}), ("average", {"density": 0.5})):
+        base = "base.safetensors" if method == "task-arithmetic" else None
+        with pytest.raises(UsageError, match=f"says nothing to method '{method}'"):
+            merge_files(method, PAIR, "out.safetensors", base=base, settings=MergeConfig(**given))
+    assert left(folder) == []
 
 
 @pytest.mark.parametrize("dtype", ["float16", "keep"])

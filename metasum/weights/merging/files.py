@@ -22,7 +22,7 @@ from metasum.weights.merging.crew import Crew
 from metasum.weights.merging.dtypes import DTYPES, FLOATS
 from metasum.weights.merging.formulas import Formula, average
 from metasum.weights.merging.layers import Layers, parse_layers
-from metasum.weights.merging.methods import check_inputs, method_named
+from metasum.weights.merging.methods import check_inputs, check_settings, method_named
 from metasum.weights.merging.output import Output, writing
 from metasum.weights.merging.plan import Part, Piece, pieces_of, plan
 from metasum.weights.merging.reading import Reader
@@ -31,6 +31,7 @@ from metasum.weights.merging.recipes import Work, formula_for, reads
 LARGEST_PIECE = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_PIECE = 1 << 16
 ROOM = 256 * 2**20  # bytes that all threads' pieces take, about
+USUAL = dataclasses.asdict(MergeConfig())
 
 
 class Merged(NamedTuple):
@@ -89,6 +90,7 @@ def merge_files(
     """
     started = time.perf_counter()
     settings, output = settings or MergeConfig(), Path(output)
+    check_settings(method, {name for name, value in dataclasses.asdict(settings).items() if value != USUAL[name]})
     check_inputs(method, files=len(files), base=base is not None)
     chosen = Layers(only, skip, parse_layers(layers, layered=method_named(method).layered, settings=settings))
     if method == "weighted":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from metasum.errors import UsageError, unknown
@@ -39,6 +40,12 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise unknown("merging method", name, METHODS)
     return METHODS[name]
+
+
+def check_settings(name: str, given: Collection[str]) -> None:
+    """Raises UsageError for a setting that the method does not read."""
+    for setting in sorted(set(given) - {*method_named(name).settings, "dtype", "threads"}):
+        raise UsageError(f"--{setting.replace('_', '-')} says nothing to method {name!r}.")
 
 
 def check_inputs(name: str, *, files: int, base: bool) -> None:
