@@ -8,38 +8,46 @@ move together, again and again in random order until nothing is gained.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from metasum.merging.method import Method
 
-from metasum.baselines.merging import Endpoint, Merger
-from metasum.networks.channels import Axis, channel_groups
-from metasum.types import Parameters
-from metasum.weights.composition import average_parameters
-from metasum.weights.parameters import check_same_architecture
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from metasum.merging.memory import Endpoint
+    from metasum.networks.channels import Axis
+    from metasum.types import Parameters
 
 SWEEPS = 100  # more than any network here has needed
 
 
-def weight_matching_merger(*, seed: int) -> Merger:
-    """The average of all networks, each permuted to match the first. `seed`: of the order in which groups are visited.
+class WeightMatching(Method):
+    """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
-    The merger raises ArchitectureError where it cannot tell which channels may be permuted.
-    """
+    name = "weight-matching"
+    summary = "Permutes the second network's channels to match the first's."
+    paper = "Ainsworth et al. 2023, arXiv:2209.04836"
+    needs_networks = True
+    random = True
+    two_starts = True
 
-    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        """Raises ArchitectureError where it cannot tell which channels may be permuted."""
+        import torch
+
+        from metasum.networks.channels import channel_groups
+        from metasum.weights.composition import average_parameters
+
         first, *others = endpoints
-        check_same_architecture([endpoint.parameters for endpoint in endpoints])
         groups = channel_groups(first.network)
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self.seed)
         aligned = [
             permuted(other.parameters, groups, match(first.parameters, other.parameters, groups, generator=generator))
             for other in others
         ]
         return average_parameters([first.parameters, *aligned])
-
-    return merge
 
 
 def match(
@@ -51,6 +59,9 @@ def match(
         For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
         a maximum in each permutation by itself.
     """
+    import torch
+    from scipy.optimize import linear_sum_assignment
+
     sizes = [_channels(reference, group) for group in groups]
     orders = [torch.arange(size) for size in sizes]
     for _ in range(SWEEPS):
@@ -96,6 +107,8 @@ def permuted(
 
     The axis `but` stays as it is.
     """
+    import torch
+
     moved = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
         for axis in group:

@@ -87,6 +87,13 @@ def learners_tables(result: dict[str, Any]) -> list[Any]:
     return [table_of(result["learners"])]
 
 
+def methods_tables(result: dict[str, Any]) -> list[Any]:
+    """Methods of merging."""
+    shown = ("name", "summary", "needs", "settings", "source")
+    text = lambda value: ", ".join(value) if isinstance(value, list) else value  # noqa: E731
+    return [table_of([{key: text(row[key]) for key in shown} for row in result["methods"]])]
+
+
 def comparison_tables(result: dict[str, Any]) -> list[Any]:
     """For each side, then for the costs: a row for each learner, mean ± standard deviation over its seeds."""
     if not result["summary"]:

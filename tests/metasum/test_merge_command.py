@@ -18,12 +18,15 @@ from checkpoints import save, save_sharded, state_of
 from refusal import refused
 from safetensors.torch import load_file
 
-from metasum import MergeConfig, merge_files
+from metasum import merge_files
 from metasum.commands.merge import _bar
 from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
-from metasum.weights.merging.crew import Crew
-from metasum.weights.merging.methods import METHODS
-from metasum.weights.merging.recipes import RECIPES
+from metasum.merging import methods
+from metasum.merging.disk.workers import Workers
+from metasum.merging.method import TensorMethod
+from metasum.merging.plain import Weighted
+from metasum.merging.task_arithmetic import TaskArithmetic
+from metasum.options import options_of
 
 
 @pytest.fixture
@@ -79,14 +82,22 @@ def test_the_output_is_readable_as_any_new_file_is(folder):
     assert (folder / "out.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_every_method_is_listed_and_has_its_arithmetic(metasum):
-    assert METHODS.keys() == RECIPES.keys()
+def test_every_method_of_tensors_is_listed_with_its_flags(metasum):
     text = metasum("merge", "--help").out
     lines = [line.split() for line in text.splitlines()]
-    for name, method in METHODS.items():
-        assert name in [line[0] for line in lines if len(line) > 1]
-        for setting in method.settings:
-            assert f"--{setting.replace('_', '-')}" in text
+    for name, method in methods().items():
+        assert (name in [line[0] for line in lines if len(line) > 1]) is issubclass(method, TensorMethod)
+        for option in options_of(method.Config) if issubclass(method, TensorMethod) else ():
+            assert option.flag in text
+
+
+def test_a_method_that_needs_more_than_files_says_so(metasum, folder):
+    for name in ("fisher", "regmean"):
+        outcome = metasum("merge", name, *PAIR, "-o", "out.safetensors")
+        refused(
+            outcome, 2, f"{name} needs images and the networks, more than files hold", f"metasum sum --operator {name}"
+        )
+    refused(metasum("merge", "weight-matching", *PAIR, "-o", "o.safetensors"), 2, "weight-matching needs the networks")
 
 
 BASED = ("ties", "a.safetensors", "--base", "base.safetensors")
@@ -104,14 +115,14 @@ BASED = ("ties", "a.safetensors", "--base", "base.safetensors")
         (["weighted", *PAIR], ["one weight for each of the 2 files"]),
         (["weighted", *PAIR, "--weights", "1,2,3"], ["one weight for each of the 2 files"]),
         (["weighted", *PAIR, "--weights", "1,x"], ["--weights takes numbers", "'1,x'"]),
-        (["weighted", *PAIR, "--weights", "1,nan"], ["--weights takes numbers", "'1,nan'"]),
+        (["weighted", *PAIR, "--weights", "1,nan"], ["--weights takes a finite number, not nan"]),
         (["weighted", *PAIR, "--weights", "1,1", "--layers", "*=1"], ["one weight for each of the 2 files"]),
         ([*BASED, "--density", "0"], ["--density must be greater than 0"]),
         ([*BASED, "--layers", "conv.*=-1"], ["--scaling must be greater than 0"]),
         ([*BASED, "--layers", "conv.*"], ["--layers takes PATTERN=VALUE", "'conv.*'"]),
         ([*BASED, "--layers", "cnv.*=1"], ["--layers cnv.*: no parameter is called so"]),
         ([*BASED, "--trim", "pertensor"], ["did you mean 'per-tensor'?"]),
-        (["sum", *PAIR, "--layers", "conv.*=1"], ["--layers says nothing here"]),
+        (["sum", *PAIR, "--layers", "conv.*=1"], ["--layers says nothing to sum"]),
         (["sum", *PAIR, "--only", "cnv.*"], ["--only cnv.*: no parameter is called so, as conv."]),
         (["sum", *PAIR, "--skip", "batch"], ["--skip batch: no parameter is called so"]),
         (["sum", *PAIR, "--dtype", "float31"], ["did you mean 'float32'?"]),
@@ -358,12 +369,12 @@ def test_an_index_of_another_name(metasum, folder, name):
         refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "o.safetensors"), 1, "with 2 .json indices")
 
 
-def test_settings_that_a_method_does_not_read_are_refused_from_python_too(folder):
-    for method, given in (("task-arithmetic", {"weights": "1,2"}), ("average", {"density": 0.5})):
-        base = "base.safetensors" if method == "task-arithmetic" else None
-        with pytest.raises(UsageError, match=f"says nothing to method '{method}'"):
-            merge_files(method, PAIR, "out.safetensors", base=base, settings=MergeConfig(**given))
-    assert left(folder) == []
+def test_settings_that_a_method_does_not_have_are_refused_from_python_too():
+    with pytest.raises(UsageError, match="unknown setting of task-arithmetic 'weights'; known: scaling"):
+        TaskArithmetic(weights=(1.0, 2.0))
+    with pytest.raises(UsageError, match="--weights takes numbers, separated by commas, not '1,2'"):
+        Weighted(weights="1,2")
+    assert Weighted(weights=[1, 2]).config.weights == (1, 2)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "keep"])
@@ -384,7 +395,9 @@ def test_a_folder_with_several_checkpoints(metasum, folder):
     )
 
 
-def test_a_file_that_shrinks_while_it_is_read(folder):
+def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 64)
+
     def shrink():
         os.truncate("b.safetensors", 500)
         return False
@@ -392,7 +405,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder):
     save(folder / "a.safetensors", {"w": torch.zeros(3_000_000)})
     save(folder / "b.safetensors", {"w": torch.zeros(3_000_000)})
     with pytest.raises(CheckpointError, match=r"b.safetensors became shorter"):
-        merge_files("sum", PAIR, "out.safetensors", piece=64, cancelled=shrink)  # asked after a tenth of a second
+        merge_files("sum", PAIR, "out.safetensors", cancelled=shrink)  # asked after a tenth of a second
     assert left(folder) == []
 
 
@@ -435,10 +448,11 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.merging.disk.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
     for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
-    merge_files("sum", PAIR, "other.safetensors", piece=11)
+    merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 
@@ -453,8 +467,9 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
 
 def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
-    merge_files("sum", PAIR, "other.safetensors", piece=13)
+    monkeypatch.setattr("metasum.merging.disk.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 
@@ -467,8 +482,8 @@ def test_the_first_error_stops_every_thread():
         time.sleep(0.001)
         done.append(item)
 
-    with Crew(3, cancelled=None, progress=None) as crew, pytest.raises(StorageError, match="no room"):
-        crew.spread(work, range(1000))
+    with Workers(3, cancelled=None, progress=None) as workers, pytest.raises(StorageError, match="no room"):
+        workers.spread(work, range(1000))
     assert len(done) < 100
 
 
@@ -489,7 +504,7 @@ def test_a_limit_on_the_size_of_files(folder):
 SLOW = textwrap.dedent("""
     import os, time
     import metasum.cli
-    from metasum.weights.merging.checkpoint import Place
+    from metasum.merging.disk.checkpoint import Place
 
     def slowly(self, start, into):
         os.write(2, b"reading\\n")

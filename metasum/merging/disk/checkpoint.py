@@ -13,9 +13,9 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
-from metasum.weights.merging.dtypes import TensorInfo
-from metasum.weights.merging.header import read_header
-from metasum.weights.merging.pytorch import bytes_of, load_pytorch, locate
+from metasum.merging.disk.dtypes import TensorInfo
+from metasum.merging.disk.header import read_header
+from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
 
 _turn = threading.Lock()
 
