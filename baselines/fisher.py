@@ -11,42 +11,47 @@ million parameters and 1.4 times at 0.5, but 0.7 times at the 2 million of the d
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from metasum.merging.method import ImagesConfig, Method
 
-from metasum.baselines.merging import Endpoint, Merger
-from metasum.types import Parameters
-from metasum.weights.parameters import check_same_architecture, parameters_of
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from metasum.merging.memory import Endpoint
+    from metasum.types import Parameters
 
 FLOOR = 1e-12  # added to every entry, so that one which no network cares for is their plain average
 
 
-def fisher_merger(*, images: int, seed: int) -> Merger:
-    """Σ F_i θ_i / Σ F_i, entry by entry.
+class Fisher(Method):
+    """Σ F_i θ_i / Σ F_i, entry by entry; F_i on images of each network's own dataset."""
 
-    Args:
-        images: how many of each endpoint's images the Fisher information is taken on, at most.
-        seed: of the labels drawn.
-    """
+    name = "fisher"
+    summary = "An average weighted by Fisher information."
+    paper = "Matena & Raffel 2022, arXiv:2111.09832"
+    Config = ImagesConfig
+    needs_images = True
+    needs_networks = True
+    random = True
 
-    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        check_same_architecture([endpoint.parameters for endpoint in endpoints])
-        generator = torch.Generator().manual_seed(seed)
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        import torch
+
+        generator = torch.Generator().manual_seed(self.seed)  # of the labels drawn
         weighted = [
             (
-                endpoint.parameters,
-                fisher_information(endpoint.network, torch.cat(list(endpoint.images))[:images], generator),
+                end.parameters,
+                fisher_information(end.network, torch.cat(list(end.images))[: self.config.merging_images], generator),
             )
-            for endpoint in endpoints
+            for end in endpoints
         ]
         return {
             name: sum(((fisher[name] + FLOOR) * own[name] for own, fisher in weighted), torch.zeros(()))
             / sum((fisher[name] + FLOOR for _, fisher in weighted), torch.zeros(()))
-            for name in initial
+            for name in weighted[0][0]
         }
-
-    return merge
 
 
 def fisher_information(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -57,6 +62,10 @@ def fisher_information(network: nn.Module, images: Tensor, generator: torch.Gene
         images: `[N, C, H, W]`.
         generator: of the labels, on the CPU.
     """
+    import torch
+
+    from metasum.weights.parameters import parameters_of
+
     parameters = parameters_of(network)
     total = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
     for image in images:

@@ -1,13 +1,11 @@
-"""What every merging method is: a function of finished networks, and the learner that trains them and merges them.
+"""The learner of every merging method: trains two networks alone, then merges them.
 
-A method sees networks that were trained plainly from one initialisation and gives back one parameter set; the
-merged network's batch-norm statistics are then settled as every sum's are.
+The merged network's batch-norm statistics are settled as every sum's are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,27 +14,11 @@ from metasum.baselines.independent import independent_step
 from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Backward, PairLearner
-from metasum.types import Batch, Parameters, Sides
+from metasum.merging.memory import Endpoint, merge
+from metasum.merging.method import Method
+from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of, with_parameters
 from metasum.weights.statistics import recalibrate
-
-
-class Endpoint(NamedTuple):
-    """A finished network, and images for the methods that look at data."""
-
-    network: nn.Module
-    """In eval mode; a method never changes it."""
-    images: Sequence[Tensor]
-    """Unlabelled training images of its own dataset, batches `[N, C, H, W]`."""
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """θ, detached."""
-        return {name: tensor.detach() for name, tensor in parameters_of(self.network).items()}
-
-
-Merger: TypeAlias = Callable[[Sequence[Endpoint], Parameters], dict[str, Tensor]]
-"""From two or more finished networks and the initialisation θ_0 that they share to the merged parameters."""
 
 
 class MergingLearner(PairLearner):
@@ -44,18 +26,17 @@ class MergingLearner(PairLearner):
 
     Args:
         networks: the pair; the target's weights as they come are θ_0.
-        merger: the method.
-        name: what the method is called in results.
+        method: what makes one of two.
     """
 
-    def __init__(self, networks: MetaSum, merger: Merger, *, name: str) -> None:
+    def __init__(self, networks: MetaSum, method: Method) -> None:
         super().__init__(networks)
         self._initial = {n: tensor.detach().clone() for n, tensor in parameters_of(networks.target).items()}
-        self._merger, self._name = merger, name
+        self._method = method
 
     @property
     def operators(self) -> tuple[str, ...]:
-        return (self._name,)
+        return (self._method.name,)
 
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
@@ -70,8 +51,6 @@ class MergingLearner(PairLearner):
         if statistics != "recalibrate":
             raise UsageError(f"merged networks have recalibrated statistics, not {statistics!r} ones.")
         endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
-        device = next(own.target.parameters()).device
-        with torch.autocast(device.type, enabled=False):  # sums of products need all their digits
-            merged = self._merger(endpoints, self._initial)
+        merged = merge(self._method, endpoints, self._initial)
         target, support = (recalibrate(with_parameters(own.target, merged), batches) for batches in images)
         return Sides(target, support)

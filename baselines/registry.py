@@ -1,4 +1,4 @@
-"""Every way of training and every way of merging by name: two dictionaries to read.
+"""Every way of training by name: one dictionary to read.
 
 A third package adds its own through the entry-point group `metasum.baselines` (a function without arguments that
 calls `register`), a user through `register` in Python or in a `--plugin` file.
@@ -7,12 +7,12 @@ calls `register`), a user through `register` in Python or in a `--plugin` file.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from metasum.baselines.mergers import MERGERS
+from metasum import merging
 from metasum.config import (
     MetaConfig,
     MetaTransferConfig,
@@ -27,6 +27,7 @@ from metasum.errors import UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Learner
+from metasum.merging.method import Method
 from metasum.weights.storage import load_like
 
 Factory = Callable[[MetaSum, TrainConfig], Learner]
@@ -124,32 +125,43 @@ def _slots(networks: MetaSum, config: TrainConfig) -> Learner:
     return SlotsLearner(networks, config.slots, quiet_weight=config.regularisation.quiet_weight or 0.0)
 
 
-def _merging(name: str) -> Factory:
+def _merger(method: type[Method]) -> LearnerEntry:
+    """The learner that trains independently and merges so."""
+
     def factory(networks: MetaSum, config: TrainConfig) -> Learner:
         from metasum.baselines.merging import MergingLearner
 
-        return MergingLearner(networks, MERGERS[name].make(config.merging, config.seed), name=name)
+        return MergingLearner(networks, method.picked(config.merging, seed=config.seed))
 
-    return factory
-
-
-def _merger(name: str) -> LearnerEntry:
-    """The learner that trains independently and merges with `name`."""
-    merger = MERGERS[name]
     return LearnerEntry(
-        _merging(name),
-        merger.summary,
-        "metasum",
-        settings=merger.settings,
+        factory,
+        method.summary,
+        "metasum" if method.__module__.startswith("metasum.") else "Python",
+        settings=_names(method.Config),
         endpoints="independent",
-        merger=name,
-        one_initialisation=merger.needs_initial,
-        grid=merger.grid,
+        merger=method.name,
+        one_initialisation=method.needs_base,
+        grid=method.candidates,
     )
 
 
-def _two_inits(entry: LearnerEntry, summary: str, endpoints: str | None = None) -> LearnerEntry:
-    return dataclasses.replace(entry, summary=summary, two_initialisations=True, endpoints=endpoints)
+def _merged(methods: Iterable[type[Method]]) -> dict[str, LearnerEntry]:
+    """The learners of merging methods."""
+    return {method.name: _merger(method) for method in methods if method.compared}
+
+
+def _merged_two_inits(methods: Iterable[type[Method]]) -> dict[str, LearnerEntry]:
+    """The same on networks from two initialisations."""
+    return {
+        f"{method.name}-two-inits": dataclasses.replace(
+            _merger(method),
+            summary=f"{method.summary.removesuffix('.')}, from two initialisations.",
+            two_initialisations=True,
+            endpoints="independent-two-inits",
+        )
+        for method in methods
+        if method.compared and method.two_starts
+    }
 
 
 def _names(section: Any) -> tuple[str, ...]:
@@ -252,24 +264,16 @@ LEARNERS: dict[str, LearnerEntry] = {
         one_initialisation=True,
         grid={"learning_rate": (5e-4, 2e-3, 8e-3)},
     ),
-    "average": _merger("average"),
-    "task-arithmetic": _merger("task-arithmetic"),
-    "ties": _merger("ties"),
-    "dare": _merger("dare"),
-    "slerp": _merger("slerp"),
-    "fisher": _merger("fisher"),
-    "regmean": _merger("regmean"),
-    "weight-matching": _merger("weight-matching"),
-    "independent-two-inits": _two_inits(
-        LearnerEntry(_independent, "", "metasum", ("operator",), in_pieces=True),
+    **_merged(merging.methods().values()),
+    "independent-two-inits": LearnerEntry(
+        _independent,
         "The plain sum of networks from two initialisations.",
+        "metasum",
+        ("operator",),
+        two_initialisations=True,
+        in_pieces=True,
     ),
-    "average-two-inits": _two_inits(
-        _merger("average"), "The plain average of networks from two initialisations.", "independent-two-inits"
-    ),
-    "weight-matching-two-inits": _two_inits(
-        _merger("weight-matching"), "Weight matching of networks from two initialisations.", "independent-two-inits"
-    ),
+    **_merged_two_inits(merging.methods().values()),
 }
 
 
@@ -289,6 +293,19 @@ def register(name: str, factory: Factory, *, summary: str = "", source: str = "P
     if name in LEARNERS:
         raise UsageError(f"there is a learner {name!r} already (from {LEARNERS[name].source}).")
     LEARNERS[name] = LearnerEntry(factory, summary, source, settings=("operator", "backend"))
+
+
+def register_method(method: type[Method]) -> None:
+    """Adds a merging method, for `metasum merge` and `metasum sum`, and the learner that trains and merges so.
+
+    Raises:
+        UsageError: the name is taken, or cannot be part of a folder's; or a setting contradicts another method's.
+    """
+    for name in (entries := {**_merged([method]), **_merged_two_inits([method])}):
+        if name in LEARNERS:
+            raise UsageError(f"there is a learner {name!r} already (from {LEARNERS[name].source}).")
+    merging.register(method)
+    LEARNERS.update(entries)
 
 
 def learner_named(name: str) -> LearnerEntry:

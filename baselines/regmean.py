@@ -6,39 +6,55 @@ xᵀx over the layer's inputs in network i, its off-diagonals shrunk. All other 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
-from torch.nn.functional import pad, unfold
-
-from metasum.baselines.merging import Endpoint, Merger
 from metasum.errors import DivergenceError
-from metasum.types import Parameters
-from metasum.weights.composition import average_parameters
+from metasum.merging.method import ImagesConfig, Method
+from metasum.options import option
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from metasum.merging.memory import Endpoint
+    from metasum.types import Parameters
 
 CHUNK = 32  # images whose patches are unfolded at once
 RIDGE = 1e-6  # of the mean diagonal, ten times more at each attempt
 
 
-def regmean_merger(*, shrinkage: float, images: int) -> Merger:
-    """RegMean.
+@dataclasses.dataclass(frozen=True)
+class RegMeanConfig(ImagesConfig):
+    """Settings of `regmean`."""
 
-    Args:
-        shrinkage: factor on the off-diagonal of the input products, in [0, 1].
-        images: how many of each endpoint's images the products are taken on, at most.
-    """
+    shrinkage: float = option(0.9, "Factor on the off-diagonal of RegMean's input products.", minimum=0, maximum=1)
 
-    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        merged = average_parameters([endpoint.parameters for endpoint in endpoints])
-        products = [input_products(e.network, torch.cat(list(e.images))[:images]) for e in endpoints]
+
+class RegMean(Method):
+    """(Σ G_i)⁻¹ Σ G_i W_i for each layer, G_i of its inputs on images of each network's own dataset."""
+
+    name = "regmean"
+    summary = "Solves each layer for the answers that both networks give."
+    paper = "Jin et al. 2023, arXiv:2212.09849"
+    Config = RegMeanConfig
+    candidates = {"shrinkage": (0.5, 0.9, 1.0)}
+    needs_images = True
+    needs_networks = True
+
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        import torch
+
+        from metasum.weights.composition import average_parameters
+
+        merged = average_parameters([end.parameters for end in endpoints])
+        count = self.config.merging_images
+        products = [input_products(end.network, torch.cat(list(end.images))[:count]) for end in endpoints]
         for name in products[0]:
-            weights = [endpoint.parameters[name] for endpoint in endpoints]
-            merged[name] = _solve([_shrunk(own[name], shrinkage) for own in products], weights)
+            weights = [end.parameters[name] for end in endpoints]
+            merged[name] = _solve([_shrunk(own[name], self.config.shrinkage) for own in products], weights)
         return merged
-
-    return merge
 
 
 def input_products(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -51,6 +67,8 @@ def input_products(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     Returns:
         Tensors `[K, K]`, float64; K is what one output sees: the inputs, or channels times kernel positions.
     """
+    import torch
+
     totals: dict[str, tuple[Tensor, int]] = {}
 
     def hear(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
@@ -71,11 +89,16 @@ def input_products(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _is_solved(module: nn.Module) -> bool:
+    from torch import nn
+
     return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
 
 
 def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
     """What each output of the layer sees: `[number of outputs, K]`."""
+    from torch import nn
+    from torch.nn.functional import pad, unfold
+
     if isinstance(module, nn.Linear):
         return inputs.reshape(-1, inputs.shape[-1])
     assert isinstance(module, nn.Conv2d)
@@ -87,11 +110,13 @@ def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def _shrunk(product: Tensor, shrinkage: float) -> Tensor:
-    return shrinkage * product + (1 - shrinkage) * torch.diag(product.diagonal())
+    return shrinkage * product + (1 - shrinkage) * product.diagonal().diag()
 
 
 def _solve(products: list[Tensor], weights: list[Tensor]) -> Tensor:
     """The W of least Σ tr((W - W_i) G_i (W - W_i)ᵀ), rows flattened; a ridge towards the average where singular."""
+    import torch
+
     flat = [weight.flatten(1).double() for weight in weights]
     total = torch.stack(products).sum(0)
     wanted = torch.stack([product @ own.T for product, own in zip(products, flat, strict=True)]).sum(0)

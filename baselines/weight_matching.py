@@ -10,34 +10,49 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from scipy.optimize import linear_sum_assignment
-from torch import Tensor, nn
+from metasum.merging.method import Method
 
-from metasum.baselines.merging import Endpoint, Merger
-from metasum.networks.channels import Axis, ChannelGroup, channel_groups, example_image
-from metasum.networks.same_function import same_function
-from metasum.types import Parameters
-from metasum.weights.composition import average_parameters
-from metasum.weights.parameters import check_same_architecture, parameters_of
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from metasum.merging.memory import Endpoint
+    from metasum.networks.channels import Axis, ChannelGroup
+    from metasum.types import Parameters
 
 SWEEPS = 100  # more than any network here has needed
 IMAGES = 8  # that a permuted network is looked at on
 
 
-def weight_matching_merger(*, seed: int) -> Merger:
-    """The average of all networks, each permuted to match the first. `seed`: of the order in which groups are visited.
+class WeightMatching(Method):
+    """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
-    The merger raises ArchitectureError where it cannot tell which channels may be permuted, or where a permuted network
-    computes another function than before on its own images (on noise, where it comes without any).
-    """
+    name = "weight-matching"
+    summary = "Permutes the second network's channels to match the first's."
+    paper = "Ainsworth et al. 2023, arXiv:2209.04836"
+    needs_networks = True
+    random = True
+    two_starts = True
 
-    def merge(endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        """See `Method.merge`.
+
+        Raises:
+            ArchitectureError: it cannot tell which channels may be permuted, or a permuted network computes another
+                function than before on its own images (on noise, where it comes without any).
+        """
+        import torch
+
+        from metasum.networks.channels import channel_groups
+        from metasum.networks.same_function import same_function
+        from metasum.weights.composition import average_parameters
+        from metasum.weights.parameters import parameters_of
+
         first, *others = endpoints
-        check_same_architecture([endpoint.parameters for endpoint in endpoints])
         groups = channel_groups(first.network, _few_images(first))
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch.Generator().manual_seed(self.seed)
         aligned = []
         for other in others:
             orders = match(first.parameters, other.parameters, groups, generator=generator)
@@ -47,11 +62,13 @@ def weight_matching_merger(*, seed: int) -> Merger:
             aligned.append({name: tensor.detach() for name, tensor in parameters_of(moved).items()})
         return average_parameters([first.parameters, *aligned])
 
-    return merge
-
 
 def _few_images(endpoint: Endpoint) -> Tensor:
     """The network's own images, or noise in their shape: what computes the same does so on any."""
+    import torch
+
+    from metasum.networks.channels import example_image
+
     if endpoint.images:
         return endpoint.images[0][:IMAGES]
     example = example_image(endpoint.network)
@@ -68,6 +85,9 @@ def match(
         For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
         a maximum in each permutation by itself.
     """
+    import torch
+    from scipy.optimize import linear_sum_assignment
+
     orders = [torch.arange(group.size) for group in groups]
     for _ in range(SWEEPS):
         gained = False
@@ -107,6 +127,8 @@ def permuted(
     tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
+    import torch
+
     moved = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
         for axis, positions in group.positions.items():

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from metasum.assembly.training import train
     from metasum.config import MergeConfig, TrainConfig, settings
     from metasum.learners.networks import MetaSum
+    from metasum.merging.disk.files import merge_files
     from metasum.networks.build import load_network
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
-    from metasum.weights.merging.files import merge_files
     from metasum.weights.statistics import recalibrate
 
 # Public names and where they live; each is imported when it is first used, so that `metasum --help` is quick.
@@ -25,7 +25,7 @@ _HOMES = {
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
     "load_network": "metasum.networks.build",
-    "merge_files": "metasum.weights.merging.files",
+    "merge_files": "metasum.merging.disk.files",
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",

@@ -10,7 +10,7 @@ from typing import NoReturn
 import click
 
 from metasum.commands.few_shot import few_shot
-from metasum.commands.listings import benchmark, learners, tasks
+from metasum.commands.listings import benchmark, learners, methods, tasks
 from metasum.commands.merge import merge
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
@@ -38,7 +38,7 @@ def metasum() -> None:
 
 for command in (
     *(train, meta_train, sum_, evaluate, compare_baselines, experiment),
-    *(merge, few_shot, sweep, report, tasks, learners, benchmark),
+    *(merge, few_shot, sweep, report, tasks, learners, methods, benchmark),
 ):
     metasum.add_command(command)
 

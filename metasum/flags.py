@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import click
@@ -27,6 +27,26 @@ class Choice(click.ParamType):  # type: ignore[type-arg]  # not generic in older
             return value
         flag = param.opts[0] if param else "this option"
         self.fail(str(unknown(f"value for {flag}", value, self.choices)), param, ctx)
+
+
+class List(click.ParamType):  # type: ignore[type-arg]  # not generic in older clicks
+    """Values separated by commas; the flag can be repeated, too."""
+
+    name = "list"
+
+    def __init__(self, leaf: Option) -> None:
+        self._leaf = leaf
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return {int: "INTEGER", float: "NUMBER"}.get(self._leaf.type, "TEXT") + ",…"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._leaf.type(word.strip()) for word in value.split(","))
+        except ValueError:
+            raise UsageError(f"{self._leaf.flag} takes {self._leaf.takes}, not {value!r}.") from None
 
 
 class TolerantGroup(click.Group):
@@ -84,15 +104,15 @@ def _whole(number: str) -> str:
 
 
 def settings_flags(
-    settings: type, *, leave_out: Collection[str] = ()
+    *settings: type, leave_out: Collection[str] = ()
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """A decorator that gives a command one flag for each field of the settings, nested sections included.
 
     Args:
-        settings: a settings dataclass.
+        settings: settings dataclasses; a name that several have is one flag.
         leave_out: fields that the command sets by itself.
     """
-    leaves = [leaf for leaf in options_of(settings) if leaf.name not in leave_out]
+    leaves = [leaf for name, leaf in _leaves(settings).items() if name not in leave_out]
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         for leaf in reversed(leaves):
@@ -102,27 +122,44 @@ def settings_flags(
     return decorate
 
 
+def _leaves(settings: Iterable[type]) -> dict[str, Option]:
+    leaves: dict[str, Option] = {}
+    for leaf in (leaf for section in settings for leaf in options_of(section)):
+        leaves.setdefault(leaf.name, leaf)
+    return leaves
+
+
 def _flag(leaf: Option) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    if leaf.many:
+        return click.option(
+            leaf.flag,
+            leaf.name,
+            type=List(leaf),
+            multiple=True,
+            default=(leaf.default,) if leaf.default else (),
+            callback=lambda context, parameter, values: tuple(value for one in values for value in one),
+            help=leaf.metadata["help"] + " Can be repeated.",
+        )
     names = f"{leaf.flag}/--no-{leaf.flag[2:]}" if leaf.type is bool else leaf.flag
-    choices = leaf.metadata["choices"]
     unit = leaf.metadata["unit"]
     return click.option(
         names,
         leaf.name,
-        type=None if leaf.type is bool else Choice(choices) if choices else leaf.type,
+        type=None if leaf.type is bool else Choice(leaf.choices) if leaf.choices else leaf.type,
         default=leaf.default,
         show_default=leaf.default is not None,
         help=leaf.metadata["help"] + (f" Unit: {unit}." if unit else ""),
     )
 
 
-def by_hand(settings: type) -> set[str]:
-    """Of the running command's parameters, the fields of `settings` that were given on the command line."""
+def by_hand(*settings: type | str) -> set[str]:
+    """Of the running command's parameters, the fields of `settings`, or names, that were given on the command line."""
     context = click.get_current_context()
+    names = {one for one in settings if isinstance(one, str)}
     return {
-        leaf.name
-        for leaf in options_of(settings)
-        if context.get_parameter_source(leaf.name) not in (None, click.core.ParameterSource.DEFAULT)
+        name
+        for name in names | _leaves(one for one in settings if not isinstance(one, str)).keys()
+        if context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
     }
 
 

@@ -33,7 +33,7 @@ def option(
         default: its default; None means "decided later", and `help` says by what.
         help: one line for `--help`.
         unit: what a number counts ("steps", "images"); "" for a pure number.
-        choices: the words it takes.
+        choices: the words it takes, where its type is not a Literal.
         minimum: the least value taken; `above`: taken values are greater; `below`: taken values are less;
             `maximum`: the greatest value taken.
     """
@@ -56,13 +56,24 @@ class Option:
     name: str
     path: tuple[str, ...]
     type: type
+    """Of its value, or of each of its values."""
+    many: bool
+    """Whether it takes any number of values: a tuple."""
     optional: bool
     default: Any
     metadata: typing.Mapping[str, Any]
+    choices: tuple[str, ...]
+    """The words it takes, where it does not take any."""
 
     @property
     def flag(self) -> str:
         return "--" + self.name.replace("_", "-")
+
+    @property
+    def takes(self) -> str:
+        """What it takes, in words."""
+        plural = {int: "whole numbers", float: "numbers"}.get(self.type, "words")
+        return f"{plural}, separated by commas" if self.many else self.type.__name__
 
 
 def options_of(settings: type, path: tuple[str, ...] = ()) -> Iterator[Option]:
@@ -73,10 +84,16 @@ def options_of(settings: type, path: tuple[str, ...] = ()) -> Iterator[Option]:
         if dataclasses.is_dataclass(hint):
             yield from options_of(typing.cast(type, hint), (*path, field.name))
             continue
-        parts = [part for part in typing.get_args(hint) if part is not type(None)]
-        union = isinstance(hint, types.UnionType)
-        kind = parts[0] if union else hint
-        yield Option(field.name, (*path, field.name), kind, union, field.default, field.metadata)
+        kinds = [part for part in typing.get_args(hint) if part is not type(None)]
+        optional = isinstance(hint, types.UnionType)
+        kind = kinds[0] if optional else hint
+        many = typing.get_origin(kind) is tuple
+        kind = typing.get_args(kind)[0] if many else kind
+        words = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+        choices = field.metadata["choices"] or words
+        place = (*path, field.name)
+        kind = str if words else kind
+        yield Option(field.name, place, kind, many, optional, field.default, field.metadata, choices)
 
 
 def check(settings: Any) -> None:
@@ -87,17 +104,19 @@ def check(settings: Any) -> None:
         value = getattr(settings, leaf.name)
         if value is None and leaf.optional:
             continue
-        _check_type(leaf, value)
-        _check_range(leaf, value)
+        if leaf.many and not isinstance(value, tuple):
+            raise UsageError(f"{leaf.flag} takes {leaf.takes}, not {value!r}.")
+        for one in value if leaf.many else (value,):
+            _check_type(leaf, one)
+            _check_range(leaf, one)
 
 
 def _check_type(leaf: Option, value: Any) -> None:
     expected = (int, float) if leaf.type is float else leaf.type
     if not isinstance(value, expected) or (isinstance(value, bool) and leaf.type is not bool):
-        raise UsageError(f"{leaf.flag} takes {leaf.type.__name__}, not {value!r}.")
-    choices = leaf.metadata["choices"]
-    if choices and value not in choices:
-        raise unknown(f"value for {leaf.flag}", str(value), choices)
+        raise UsageError(f"{leaf.flag} takes {leaf.takes}, not {value!r}.")
+    if leaf.choices and value not in leaf.choices:
+        raise unknown(f"value for {leaf.flag}", str(value), leaf.choices)
 
 
 def _check_range(leaf: Option, value: Any) -> None:
@@ -117,7 +136,10 @@ def _check_range(leaf: Option, value: Any) -> None:
 
 
 class Checked:
-    """Base of settings dataclasses: an instance that exists is valid."""
+    """Base of settings dataclasses: an instance that exists is valid. Lists, as JSON has them, become tuples."""
 
     def __post_init__(self) -> None:
+        for name, value in list(vars(self).items()):
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
         check(self)

@@ -15,7 +15,7 @@ ROOMS = {
     "baselines": sorted((ROOT / "baselines").glob("*.py")),
 }
 TOP_FLOOR = {"cli", "commands", "assembly"}  # they alone know everybody
-FLOORS = ["weights", "networks", "learners", "training", "report", "study"]
+FLOORS = ["weights", "merging", "networks", "learners", "training", "report", "study"]
 
 
 def imported(path: Path, *, top_level_only: bool = False) -> set[str]:

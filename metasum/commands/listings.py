@@ -1,4 +1,4 @@
-"""Commands that look around: tasks, learners, benchmark."""
+"""Commands that look around: tasks, learners, methods, benchmark."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from typing import Any
 
 import click
 
+from metasum import merging
 from metasum.benchmark_tables import benchmark_tables
 from metasum.commands.shared import json_flag, load_plugins, plugin_flag, root_flag
 from metasum.config import BenchmarkConfig
 from metasum.flags import TolerantCommand, settings_flags
-from metasum.tables import learners_tables, show, tasks_tables
+from metasum.options import options_of
+from metasum.tables import learners_tables, methods_tables, show, tasks_tables
 
 
 @click.command(cls=TolerantCommand)
@@ -44,6 +46,29 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
 
     rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
     show({"learners": rows}, as_json=as_json, parts=learners_tables)
+
+
+@click.command(cls=TolerantCommand)
+@plugin_flag
+@json_flag
+def methods(plugin: tuple[Path, ...], as_json: bool) -> None:
+    """List methods of merging, with what each needs and leaves open.
+
+    Those that need no more than files are methods of `metasum merge`; all are operators of `metasum sum`.
+    """
+    load_plugins(plugin)
+    rows = [
+        {
+            "name": name,
+            "summary": method.summary,
+            "needs": method.needs(),
+            "settings": [setting.name for setting in options_of(method.Config)],
+            "paper": method.paper,
+            "source": "metasum" if method.__module__.startswith("metasum.") else "Python",
+        }
+        for name, method in merging.methods().items()
+    ]
+    show({"methods": rows}, as_json=as_json, parts=methods_tables)
 
 
 @click.command(cls=TolerantCommand)

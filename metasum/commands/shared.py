@@ -21,7 +21,7 @@ plugin_flag = click.option(
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE.py",
-    help="Run this Python file first; it registers datasets, pairs or learners. Can be repeated.",
+    help="Run this Python file first; it registers datasets, pairs, learners or methods. Can be repeated.",
 )
 root_flag = click.option(
     "--data-root",

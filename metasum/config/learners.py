@@ -6,6 +6,10 @@ import dataclasses
 
 from metasum.config.choices import OPERATORS, READINGS
 from metasum.errors import UsageError
+from metasum.merging.dare import DAREConfig
+from metasum.merging.method import ImagesConfig
+from metasum.merging.plain import WeightedConfig
+from metasum.merging.slerp import SLERPConfig
 from metasum.options import Checked, option
 
 
@@ -144,25 +148,12 @@ class MetaConfig(Checked):
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskVectorConfig(Checked):
-    """What the merging methods leave open that need no images."""
+class MergingConfig(SLERPConfig, DAREConfig, ImagesConfig):
+    """What the merging methods leave open."""
 
-    scaling: float = option(0.4, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
-    density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
-    drop_rate: float = option(0.5, "Share of each task vector that DARE drops.", minimum=0, below=1)
-    dare_then: str = option(
-        "task-arithmetic", "What DARE does with the thinned task vectors.", choices=("task-arithmetic", "ties")
-    )
-    position: float = option(
-        0.5, "How far SLERP goes from the first network (0) to the second (1).", minimum=0, maximum=1
-    )
+    shrinkage: float = option(0.9, "Factor on the off-diagonal of RegMean's input products.", minimum=0, maximum=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class MergingConfig(TaskVectorConfig):
-    """What the merging methods leave open."""
-
-    merging_images: int = option(
-        1024, "Images of each dataset that Fisher and RegMean look at, at most.", unit="images", minimum=1
-    )
-    shrinkage: float = option(0.9, "Factor on the off-diagonal of RegMean's input products.", minimum=0, maximum=1)
+class OperatorConfig(MergingConfig, WeightedConfig):
+    """What the operators of `metasum sum` leave open."""

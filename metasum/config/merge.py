@@ -1,48 +1,26 @@
-"""Every setting of `metasum merge`."""
+"""How checkpoint files are merged, whatever the method."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
+from typing import Literal
 
-from metasum.config.choices import MERGE_DTYPES, TRIMS
-from metasum.config.learners import TaskVectorConfig
-from metasum.errors import UsageError
-from metasum.options import option
+from metasum.options import Checked, option
 
 
 @dataclasses.dataclass(frozen=True)
-class MergeConfig(TaskVectorConfig):
-    """How checkpoint files are merged.
+class MergeConfig(Checked):
+    """Which parameters are merged, and what is written.
 
     Raises:
         UsageError: a value is of the wrong type, outside its range or not among its choices.
     """
 
-    weights: str | None = option(
-        None,
-        "Factor on each file, separated by commas, taken as they are: for a mean, let them add up to 1 (weighted).",
+    only: tuple[str, ...] = option((), "Merge the parameters called so (a pattern, as the shell's).")
+    skip: tuple[str, ...] = option(
+        (), "Take the parameters called so (a pattern) from the first file, whatever the others hold."
     )
-    trim: str = option(
-        "whole", "What TIES trims at once: all parameters as one long vector, or each tensor by itself.", choices=TRIMS
-    )
-    seed: int = option(0, "Seed of DARE's draws.", minimum=0, below=2**62)
-    dtype: str = option(
-        "keep", "What is written; arithmetic is in float32, or float64 where a file has that.", choices=MERGE_DTYPES
+    dtype: Literal["keep", "float32", "float16", "bfloat16", "float64"] = option(
+        "keep", "What is written; arithmetic is in float32, or float64 where a file has that."
     )
     threads: int | None = option(None, "Threads that merge [default: the number of usable cores].", minimum=1)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        factors(self.weights)
-
-
-def factors(text: str | None) -> list[float]:
-    """The numbers of a comma-separated list, none for None; raises UsageError where one is no finite number."""
-    try:
-        values = [] if text is None else [float(word) for word in text.split(",")]
-    except ValueError:
-        values = [math.nan]
-    if not all(map(math.isfinite, values)):
-        raise UsageError(f"--weights takes numbers, separated by commas, not {text!r}.")
-    return values

@@ -18,6 +18,24 @@ from metasum.weights.parameters import check_same_architecture, layers_of
 Operator = Callable[[Sequence[Parameters]], dict[str, Tensor]]
 
 
+def total_(tensors: Sequence[Tensor]) -> Tensor:
+    """Their sum, in the first one's place; the gradient reaches all."""
+    first, *others = tensors
+    for other in others:
+        first.add_(other)
+    return first
+
+
+def average_(tensors: Sequence[Tensor]) -> Tensor:
+    """Their mean, in the first one's place."""
+    return total_(tensors).div_(len(tensors))
+
+
+def added_(differences: Sequence[Tensor], start: Tensor, scaling: float) -> Tensor:
+    """θ_0 + λ Σ δ_i, in the first difference's place; the gradient reaches all."""
+    return total_(differences).mul_(scaling).add_(start)
+
+
 def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     """θ_1 + θ_2 + …, tensor by tensor; dL/dθ_i is the same for every i.
 
@@ -28,10 +46,7 @@ def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
         raise UsageError(f"a sum takes at least two networks, not {len(parameter_sets)}.")
     check_same_architecture(parameter_sets)
     first, second, *others = parameter_sets
-    total = {name: tensor + second[name] for name, tensor in first.items()}
-    for other in others:
-        total = {name: tensor + other[name] for name, tensor in total.items()}
-    return total
+    return {name: total_([tensor + second[name], *(other[name] for other in others)]) for name, tensor in first.items()}
 
 
 def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
@@ -40,7 +55,7 @@ def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor
     Raises:
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
     """
-    return {name: tensor / len(parameter_sets) for name, tensor in sum_parameters(parameter_sets).items()}
+    return {name: tensor.div_(len(parameter_sets)) for name, tensor in sum_parameters(parameter_sets).items()}
 
 
 def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *, scaling: float) -> dict[str, Tensor]:
@@ -56,8 +71,7 @@ def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *
     """
     check_same_architecture([initial, *parameter_sets])
     return {
-        name: start + scaling * sum((own[name] - start for own in parameter_sets), torch.zeros(()))
-        for name, start in initial.items()
+        name: added_([own[name] - start for own in parameter_sets], start, scaling) for name, start in initial.items()
     }
 
 

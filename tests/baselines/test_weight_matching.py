@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
-from metasum.baselines.merging import Endpoint
-from metasum.baselines.weight_matching import match, permute_network, permuted, weight_matching_merger
+from metasum.baselines.weight_matching import WeightMatching, match, permute_network, permuted
 from metasum.config import NetworkConfig
 from metasum.errors import ArchitectureError
+from metasum.merging.memory import Endpoint, merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
 from metasum.tasks.registry import load_dataset
@@ -84,7 +84,7 @@ def test_matching_undoes_a_permutation(kind):
     moved = copy.deepcopy(network)
     permute_network(moved, groups, random_orders(groups))
     ends = [Endpoint(network, [x]), Endpoint(moved, [x])]
-    merged = weight_matching_merger(seed=0)(ends, ends[0].parameters)
+    merged = merge(WeightMatching(seed=0), ends, ends[0].parameters)
     for name, tensor in parameters_of(network).items():
         torch.testing.assert_close(merged[name], tensor.detach())
 
@@ -136,7 +136,7 @@ def test_it_beats_the_plain_average_of_networks_from_different_initialisations(s
         return accuracy(network, task.evaluation())
 
     average = right(average_parameters([end.parameters for end in ends]))
-    assert right(weight_matching_merger(seed=0)(ends, ends[0].parameters)) > average + 0.15
+    assert right(merge(WeightMatching(seed=0), ends, ends[0].parameters)) > average + 0.15
 
 
 def refusing(network):

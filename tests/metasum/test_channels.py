@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from metasum.baselines import weight_matching
-from metasum.baselines.merging import Endpoint
-from metasum.baselines.weight_matching import permute_network, weight_matching_merger
+from metasum.baselines.weight_matching import WeightMatching, permute_network
 from metasum.errors import ArchitectureError, UsageError
+from metasum.merging.memory import Endpoint, merge
 from metasum.networks.channels import Axis, ChannelGroup, channel_groups
 from metasum.networks.same_function import same_function
 from metasum.weights.parameters import parameters_of
@@ -148,7 +148,7 @@ def test_weight_matching_undoes_a_permutation(kind):
     moved = copy.deepcopy(network)
     permute_network(moved, groups, swaps)
     ends = [Endpoint(each, [IMAGES]) for each in (network, moved)]
-    merged = weight_matching_merger(seed=0)(ends, ends[0].parameters)
+    merged = merge(WeightMatching(seed=0), ends, ends[0].parameters)
     for name, tensor in parameters_of(network).items():
         torch.testing.assert_close(merged[name], tensor.detach())
 
@@ -173,7 +173,7 @@ def test_a_wrong_permutation_is_refused_by_the_layer(monkeypatch):
     for images in ([IMAGES], []):
         ends = [Endpoint(each, images) for each in (network, other)]
         with pytest.raises(ArchitectureError, match="computes other logits"):
-            weight_matching_merger(seed=0)(ends, ends[0].parameters)
+            merge(WeightMatching(seed=0), ends, ends[0].parameters)
 
 
 def test_the_difference_is_told_and_no_image_shows_nothing():

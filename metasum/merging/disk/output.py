@@ -6,15 +6,16 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
+from metasum.errors import UsageError
 from metasum.files import NO_LINK, replacing
-from metasum.weights.merging.dtypes import TensorInfo
-from metasum.weights.merging.header import write_header
+from metasum.merging.disk.dtypes import TensorInfo
+from metasum.merging.disk.header import write_header
 
 STRETCH = 128 * 2**20  # bytes
 _turn = threading.Lock()
@@ -81,3 +82,21 @@ def _write_at(handle: int, view: memoryview, offset: int) -> None:
                 os.lseek(handle, offset, os.SEEK_SET)
                 done = os.write(handle, view)
         view, offset = view[done:], offset + done
+
+
+def check_place(output: Path, overwrite: bool) -> None:
+    """Raises UsageError where `output` is no place for a new .safetensors file."""
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output}: the result is a .safetensors file; give it that ending.")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; name a file.")
+    if output.exists() and not overwrite:
+        raise UsageError(f"--output {output} is there already; use --overwrite to replace it.")
+
+
+def check_apart(output: Path, inputs: Sequence[Path]) -> None:
+    """Raises UsageError where `output` is one of the files that are read."""
+    if output.exists() and any(output.samefile(file) for file in inputs):
+        raise UsageError(f"--output {output} is one of the files to be merged; name another one.")

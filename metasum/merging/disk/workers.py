@@ -15,7 +15,7 @@ from metasum.errors import Cancelled
 T = TypeVar("T")
 
 
-class Crew:
+class Workers:
     """Threads for the time of a block; PyTorch's own threads rest meanwhile.
 
     Args:
@@ -30,7 +30,7 @@ class Crew:
         self._threads, self._cancelled, self._progress = threads, cancelled, progress
         self._stop, self._turn, self._done = threading.Event(), threading.Lock(), 0
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Workers:
         self._before = torch.get_num_threads()
         torch.set_num_threads(1)
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="metasum-merge")
@@ -58,7 +58,7 @@ class Crew:
         """
         queue, turn = iter(items), threading.Lock()
 
-        def labour() -> None:
+        def take_turns() -> None:
             try:
                 while not self._stop.is_set():
                     with turn:
@@ -70,15 +70,15 @@ class Crew:
                 self._stop.set()
                 raise
 
-        left = {self._pool.submit(labour) for _ in range(self._threads)}
-        everyone = set(left)
+        left = {self._pool.submit(take_turns) for _ in range(self._threads)}
+        all_of_them = set(left)
         while left:
             left = wait(left, timeout=0.1).not_done
             if self._progress:
                 self._progress(self._done)
             if self._cancelled and self._cancelled():
                 self._stop.set()
-        errors = [error for future in everyone if (error := future.exception())]
+        errors = [error for future in all_of_them if (error := future.exception())]
         for error in sorted(errors, key=lambda error: isinstance(error, Cancelled)):
             raise error
         if self._stop.is_set():

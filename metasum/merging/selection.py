@@ -8,9 +8,12 @@ digit of the numbers there.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from metasum.merging.method import Part
 
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 DIGITS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}  # bits of each, from the highest; no sign
@@ -46,7 +49,7 @@ class Selection:
         bits, below = self._left[0], sum(self._left[1:])
         if len(self._left) < len(DIGITS[self._dtype]):
             keys = keys[(keys >> (bits + below)) == self._known[vector]] & ((1 << (bits + below)) - 1)
-        counts = torch.bincount(keys >> below, minlength=1 << bits)
+        counts = torch.bincount(keys >> below, minlength=1 << bits).cpu()
         with self._turn:
             self._counts[vector] += counts
 
@@ -70,3 +73,8 @@ def just_below(value: float, dtype: torch.dtype) -> float:
     """The largest number of `dtype` that is less than `value`."""
     near = torch.tensor(value, dtype=dtype)
     return float(near if near.double() < value else near.nextafter(near.new_tensor(-torch.inf)))
+
+
+def widest(parts: Sequence[Part]) -> torch.dtype:
+    """float64 where a part is computed in it, else float32."""
+    return torch.float64 if any(part.dtype == torch.float64 for part in parts) else torch.float32

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
-from metasum.weights.merging.dtypes import TensorInfo
-from metasum.weights.merging.header import read_header
-from metasum.weights.merging.pytorch import bytes_of, load_pytorch, locate
+from metasum.merging.disk.dtypes import TensorInfo
+from metasum.merging.disk.header import read_header
+from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
 
 _turn = threading.Lock()
 
@@ -85,7 +85,7 @@ def opened(path: Path) -> Iterator[Checkpoint]:
     """
     found = _found(path)
     with ExitStack() as stack:
-        if found.name.endswith(".index.json"):
+        if found.suffix == ".json":
             checkpoint = _sharded(path, found, stack)
         else:
             checkpoint = _single(found, stack)._replace(path=path)
@@ -96,11 +96,10 @@ def opened(path: Path) -> Iterator[Checkpoint]:
 
 def _found(path: Path) -> Path:
     if path.is_dir():
-        candidates = sorted(path.glob("*.safetensors.index.json")) or sorted(path.glob("*.safetensors"))
+        candidates = sorted(path.glob("*.safetensors.index*.json")) or sorted(path.glob("*.safetensors"))
         if len(candidates) != 1:
-            raise CheckpointError(
-                f"{path} is a folder with {len(candidates) or 'no'} .safetensors files; name one checkpoint."
-            )
+            kind = ".json indices" if candidates and candidates[0].suffix == ".json" else ".safetensors files"
+            raise CheckpointError(f"{path} is a folder with {len(candidates) or 'no'} {kind}; name one checkpoint.")
         return candidates[0]
     if not path.is_file():
         raise CheckpointError(f"there is no checkpoint {path}.")

@@ -1,0 +1,116 @@
+"""Methods of merging on networks and parameter sets in memory, on any device: the bits that files give.
+
+A method's arithmetic is the same there; a tensor is one chunk, and PyTorch's threads rest, since how many there are
+decides in which order a long sum is taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from metasum.errors import UsageError
+from metasum.merging.kinds import statistics_among
+from metasum.merging.method import Chunk, Method, Part, TensorMethod, Tensors
+from metasum.types import Parameters
+from metasum.weights.composition import average_
+from metasum.weights.parameters import check_same_architecture, parameters_of
+
+
+class Endpoint(NamedTuple):
+    """A finished network, and images for the methods that look at data."""
+
+    network: nn.Module
+    """In eval mode; a method never changes it."""
+    images: Sequence[Tensor]
+    """Unlabelled training images of its own dataset, batches `[N, C, H, W]`."""
+
+    @property
+    def parameters(self) -> dict[str, Tensor]:
+        """θ, detached."""
+        return {name: tensor.detach() for name, tensor in parameters_of(self.network).items()}
+
+
+def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+    """The merged parameters of finished networks, detached.
+
+    Args:
+        method: any.
+        endpoints: the networks, on one device, with images where the method needs them.
+        initial: θ_0, their common start; read where the method needs it.
+
+    Raises:
+        UsageError: the method does not merge so many, or needs images that are not there.
+        ArchitectureError: the networks differ; the first difference is named.
+    """
+    method.check(len(endpoints))
+    sets = [endpoint.parameters for endpoint in endpoints]
+    check_same_architecture([*([initial] if method.needs_base else []), *sets])
+    if method.needs_images and not all(endpoint.images for endpoint in endpoints):
+        raise UsageError(f"{method.name} looks at images of each network's dataset, and there are none of one.")
+    method.check_layers(sets[0])
+    with torch.autocast(next(iter(sets[0].values())).device.type, enabled=False):  # sums need all their digits
+        return method.merge(endpoints, initial)
+
+
+def merge_parameters(
+    method: TensorMethod, sets: Sequence[Parameters], base: Parameters | None = None
+) -> dict[str, Tensor]:
+    """The merged tensors, detached and new, in the dtypes of the first set.
+
+    Args:
+        method: one that needs nothing but tensors.
+        sets: parameters, or whole states: statistics of batch norms are averaged, integers are the first set's.
+        base: θ_0, for a method that needs it.
+
+    Raises:
+        UsageError: the method does not merge so many.
+        ArchitectureError: the sets differ; the first difference is named.
+    """
+    method.check(len(sets))
+    check_same_architecture([*([base] if base is not None else []), *sets])
+    floats = {name: tensor for name, tensor in sets[0].items() if tensor.is_floating_point() and tensor.numel()}
+    statistics = statistics_among({name: tuple(tensor.shape) for name, tensor in floats.items()})
+    tensors = _InMemory(sets, base, [_part(name, floats[name]) for name in floats if name not in statistics])
+    with torch.no_grad(), _one_thread():
+        formula = method.formula(tensors)
+        merged = {part.name: formula(tensors.chunk(part)) for part in tensors.parts}
+        merged |= {name: average_(tensors.chunk(_part(name, floats[name])).values) for name in statistics}
+        return {
+            name: merged[name].view(tensor.shape).to(tensor.dtype) if name in merged else tensor.detach().clone()
+            for name, tensor in sets[0].items()
+        }
+
+
+def _part(name: str, tensor: Tensor) -> Part:
+    return Part(name, tuple(tensor.shape), torch.float64 if tensor.dtype == torch.float64 else torch.float32)
+
+
+class _InMemory(Tensors):
+    def __init__(self, sets: Sequence[Parameters], base: Parameters | None, parts: Sequence[Part]) -> None:
+        self.parts, self.count = parts, len(sets)
+        self._sets, self._base = sets, base
+
+    def show(self, see: Callable[[Chunk], None], parts: Sequence[Part] | None = None) -> None:
+        for part in self.parts if parts is None else parts:
+            see(self.chunk(part))
+
+    def chunk(self, part: Part) -> Chunk:
+        """All of a tensor, copied."""
+        values = [own[part.name].detach().to(part.dtype, copy=True).flatten() for own in self._sets]
+        base = None if self._base is None else self._base[part.name].detach().to(part.dtype).flatten()
+        return Chunk(part, 0, values, base)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

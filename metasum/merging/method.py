@@ -1,0 +1,215 @@
+"""What a method of merging is: an object made of its own settings, which says what it needs of the networks.
+
+No torch here, nor at the top of any module with a method in it: listings and `--help` read their facts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+from metasum.errors import UsageError, unknown
+from metasum.options import Checked, option
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import torch
+    from torch import Tensor
+
+    from metasum.merging.memory import Endpoint
+    from metasum.types import Parameters
+
+
+@dataclasses.dataclass(frozen=True)
+class NoSettings(Checked):
+    """Of a method that leaves nothing open."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagesConfig(Checked):
+    """Of a method that looks at images."""
+
+    merging_images: int = option(
+        1024, "Images of each dataset that Fisher and RegMean look at, at most.", unit="images", minimum=1
+    )
+
+
+class Method(ABC):
+    """A way of merging two or more finished networks of one architecture.
+
+    Args:
+        config: its settings, or these as keywords.
+        seed: of what it draws at random, where it does.
+        layers: pairs of a pattern of parameter names, as the shell's, and a value of the layered setting for the
+            parameters that match; the last match counts.
+
+    Example:
+        >>> TIES(density=0.3, layers=[("*.bias", 1.0)])
+
+    Raises:
+        UsageError: a setting that the method does not have, or a value that it does not take.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    """One line for a list."""
+    paper: ClassVar[str] = ""
+    Config: ClassVar[type] = NoSettings
+    """A frozen dataclass of the settings that it reads; their names are flags."""
+    candidates: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Values of settings among which a comparison chooses on validation images; all combinations are tried."""
+
+    fewest: ClassVar[int] = 2
+    exactly: ClassVar[int | None] = None
+    """The only number of networks that it merges."""
+    needs_base: ClassVar[bool] = False
+    """Whether it works on differences from a common start θ_0."""
+    needs_images: ClassVar[bool] = False
+    """Whether it looks at unlabelled images of each network's dataset."""
+    needs_networks: ClassVar[bool] = False
+    """Whether it needs modules, not only their tensors by name."""
+    whole_tensors: ClassVar[bool] = False
+    """Whether each tensor has to be whole when it is merged; else its arithmetic is entry by entry."""
+    random: ClassVar[bool] = False
+    """Whether it draws at random."""
+    layered: ClassVar[str | None] = None
+    """The setting that may differ from layer to layer."""
+    compared: ClassVar[bool] = True
+    """Whether there is a learner of its name, which trains networks alone and merges them so."""
+    two_starts: ClassVar[bool] = False
+    """Whether that learner is compared on networks of two initialisations, too."""
+
+    def __init__(
+        self, config: Any = None, *, seed: int = 0, layers: Sequence[tuple[str, Any]] = (), **settings: Any
+    ) -> None:
+        names = [field.name for field in dataclasses.fields(self.Config)]
+        for name in settings:
+            if name not in names:
+                raise unknown(f"setting of {self.name}", name, names, more="" if names else "It leaves nothing open.")
+        self.config = self.Config(**settings) if config is None else config
+        self.seed, self.layers = seed, tuple(layers)
+        if self.layers and self.layered is None:
+            raise UsageError(f"--layers says nothing to {self.name}: no setting of it differs from layer to layer.")
+        for _, value in self.layers:
+            dataclasses.replace(self.config, **{str(self.layered): value})  # whose checks hold for the value, too
+
+    @classmethod
+    def picked(cls, settings: Any, *, seed: int = 0) -> Self:
+        """Made of those attributes of `settings`, which may be anything, that it has settings for."""
+        names = [field.name for field in dataclasses.fields(cls.Config) if hasattr(settings, field.name)]
+        return cls(seed=seed, **{name: getattr(settings, name) for name in names})
+
+    @classmethod
+    def needs(cls) -> list[str]:
+        """In words, what it needs of networks beside their tensors."""
+        facts = {
+            f"{cls.exactly} networks": cls.exactly is not None,
+            "a base": cls.needs_base,
+            "images": cls.needs_images,
+            "the networks": cls.needs_networks,
+            "whole tensors": cls.whole_tensors,
+        }
+        return [words for words, holds in facts.items() if holds]
+
+    def setting(self, parameter: str) -> Any:
+        """The layered setting of one parameter."""
+        found = [value for pattern, value in self.layers if fnmatchcase(parameter, pattern)]
+        return found[-1] if found else getattr(self.config, str(self.layered))
+
+    def check(self, count: int, *, what: str = "networks") -> None:
+        """Raises UsageError where it cannot merge so many. `what`: what to call them."""
+        if self.exactly is not None and count != self.exactly:
+            raise UsageError(f"{self.name} takes {self.exactly} {what}, not {count}.")
+        if count < self.fewest:
+            raise UsageError(
+                f"{self.name} takes at least {self.fewest} {what if self.fewest > 1 else what[:-1]}, not {count}."
+            )
+
+    def check_layers(self, parameters: Collection[str]) -> None:
+        """Raises UsageError for a pattern in `layers` that matches no parameter."""
+        for pattern, _ in self.layers:
+            if not any(fnmatchcase(name, pattern) for name in parameters):
+                raise UsageError(f"--layers {pattern}: no parameter is called so, as {next(iter(parameters), '')} is.")
+
+    @abstractmethod
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        """The merged parameters, detached. Called through `metasum.merging.memory.merge`, which checks the facts."""
+
+
+class Part(NamedTuple):
+    """One tensor of the merged network."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    """What it is computed in: float32, or float64 where one of the tensors is."""
+
+    @property
+    def entries(self) -> int:
+        """How many values it has; 1 for a tensor of no dimensions."""
+        return math.prod(self.shape)
+
+
+class Chunk(NamedTuple):
+    """Neighbouring entries of one tensor in every network; whoever is given it may write into it."""
+
+    part: Part
+    start: int
+    """Of its first entry within the tensor."""
+    values: list[Tensor]
+    """One for each network: `[n]`, in the part's dtype; all of the tensor for a method of whole tensors."""
+    base: Tensor | None
+    """θ_0's, `[n]`, for a method that needs it."""
+
+    def differences(self) -> list[Tensor]:
+        """δ_i = θ_i - θ_0, in the θ_i's place."""
+        return [value.sub_(self.start_values) for value in self.values]
+
+    @property
+    def start_values(self) -> Tensor:
+        """θ_0's."""
+        if self.base is None:
+            raise ValueError("a method that works on differences says needs_base = True")
+        return self.base
+
+
+Formula: TypeAlias = Callable[[Chunk], "Tensor"]
+"""From a chunk to its merged entries, `[n]`."""
+
+
+class Tensors(ABC):
+    """Several networks' tensors, in memory or in files of any size, as a method is shown them."""
+
+    parts: Sequence[Part]
+    """Those that the method merges: no statistics, and nothing that is left out."""
+    count: int
+    """How many networks."""
+
+    @abstractmethod
+    def show(self, see: Callable[[Chunk], None], parts: Sequence[Part] | None = None) -> None:
+        """Calls `see` on every chunk of all parts, or of some, in any order, and from several threads at once."""
+
+
+class TensorMethod(Method):
+    """A method that needs nothing of networks but their tensors; it merges files, too.
+
+    What it writes down is the arithmetic on one chunk. The same bits have to come out wherever a tensor is cut.
+    """
+
+    @abstractmethod
+    def formula(self, tensors: Tensors) -> Formula:
+        """The arithmetic; looks at the tensors where it has to know something of them whole first."""
+
+    def readings(self, parts: Sequence[Part]) -> int:
+        """How often it reads everything."""
+        return 1
+
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        from metasum.merging.memory import merge_parameters
+
+        return merge_parameters(self, [e.parameters for e in endpoints], initial if self.needs_base else None)

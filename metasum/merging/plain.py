@@ -1,0 +1,76 @@
+"""Sum, average and weighted sum of networks, entry by entry."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from metasum.errors import UsageError
+from metasum.merging.method import Chunk, Formula, TensorMethod, Tensors
+from metasum.options import Checked, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Sum(TensorMethod):
+    """θ_1 + θ_2 + …"""
+
+    name = "sum"
+    summary = "The plain sum."
+    compared = False  # learner `independent` adds its networks
+
+    def formula(self, tensors: Tensors) -> Formula:
+        from metasum.weights.composition import total_
+
+        return lambda chunk: total_(chunk.values)
+
+
+class Average(TensorMethod):
+    """(θ_1 + … + θ_N) / N."""
+
+    name = "average"
+    summary = "The plain average of independently trained networks."
+    paper = "Wortsman et al. 2022, arXiv:2203.05482"
+    two_starts = True
+
+    def formula(self, tensors: Tensors) -> Formula:
+        from metasum.weights.composition import average_
+
+        return lambda chunk: average_(chunk.values)
+
+
+@dataclasses.dataclass(frozen=True)
+class WeightedConfig(Checked):
+    """Settings of `weighted`."""
+
+    weights: tuple[float, ...] = option(
+        (), "Factor on each network, taken as they are: for a mean, let them add up to 1 (weighted)."
+    )
+
+
+class Weighted(TensorMethod):
+    """w_1 θ_1 + w_2 θ_2 + …"""
+
+    name = "weighted"
+    summary = "A sum with a weight for each network."
+    Config = WeightedConfig
+    layered = "weights"
+    compared = False
+
+    def check(self, count: int, *, what: str = "networks") -> None:
+        super().check(count, what=what)
+        for weights in (self.config.weights, *(value for _, value in self.layers)):
+            if len(weights) != count:
+                raise UsageError(
+                    f"weighted takes one weight for each of the {count} {what}, for instance --weights 0.3,0.7."
+                )
+
+    def formula(self, tensors: Tensors) -> Formula:
+        from metasum.weights.composition import total_
+
+        def merge(chunk: Chunk) -> Tensor:
+            weights = self.setting(chunk.part.name)
+            return total_([value.mul_(weight) for value, weight in zip(chunk.values, weights, strict=True)])
+
+        return merge

@@ -1,0 +1,95 @@
+"""SLERP (Shoemake 1985, "Animating rotation with quaternion curves"): along the arc between two networks' tensors.
+
+Each tensor is one vector. Where the angle is within 1e-6 of 0 or of a half turn, or a norm is 0, linear; mergekit goes
+over to linear at a cosine of 0.9995 already.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
+from metasum.options import Checked, option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST_ANGLE = 1e-6  # radians
+BLOCK = 1 << 16  # entries that are summed at once, however a tensor is cut
+
+
+@dataclasses.dataclass(frozen=True)
+class SLERPConfig(Checked):
+    """Settings of `slerp`."""
+
+    position: float = option(
+        0.5, "How far SLERP goes from the first network (0) to the second (1).", minimum=0, maximum=1
+    )
+
+
+class SLERP(TensorMethod):
+    """sin((1-t)Ω)/sin Ω · θ_1 + sin(tΩ)/sin Ω · θ_2, Ω the angle between two tensors; in float64."""
+
+    name = "slerp"
+    summary = "Interpolates on the sphere, tensor by tensor."
+    paper = "Shoemake 1985"
+    Config = SLERPConfig
+    candidates = {"position": (0.3, 0.5, 0.7)}
+    exactly = 2
+    layered = "position"
+
+    def formula(self, tensors: Tensors) -> Formula:
+        weights = self._weights(tensors)
+
+        def merge(chunk: Chunk) -> Tensor:
+            pair = zip(chunk.values, weights[chunk.part.name], strict=True)
+            first, second = (value.double().mul_(weight) for value, weight in pair)
+            return chunk.values[0].copy_(first.add_(second))
+
+        return merge
+
+    def readings(self, parts: Sequence[Part]) -> int:
+        return 2
+
+    def _weights(self, tensors: Tensors) -> dict[str, tuple[float, float]]:
+        """For each tensor, the factors on the first and on the second network's."""
+        products: dict[str, list[list[float]]] = defaultdict(lambda: [[], [], []])
+        turn = threading.Lock()
+
+        def see(chunk: Chunk) -> None:
+            first, second = (values.double() for values in chunk.values)
+            sums = [_block_sums(product) for product in (first * second, first * first, second * second)]
+            with turn:
+                for all_sums, own in zip(products[chunk.part.name], sums, strict=True):
+                    all_sums += own
+
+        tensors.show(see)
+        weights = {}
+        for part in tensors.parts:
+            product, first, second = map(_exact, products[part.name])
+            weights[part.name] = _on_the_arc(product, first, second, self.setting(part.name))
+        return weights
+
+
+def _block_sums(values: Tensor) -> list[float]:
+    whole = len(values) // BLOCK * BLOCK
+    sums: list[float] = values[:whole].view(-1, BLOCK).sum(1).tolist()
+    return [*sums, float(values[whole:].sum())]
+
+
+def _exact(sums: list[float]) -> float:
+    return math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan
+
+
+def _on_the_arc(product: float, first: float, second: float, position: float) -> tuple[float, float]:
+    """Both factors, from ⟨θ_1, θ_2⟩ and both squared norms."""
+    lengths = math.sqrt(first) * math.sqrt(second)
+    angle = math.acos(max(-1.0, min(1.0, product / lengths))) if lengths > 0 else 0.0
+    if not SMALLEST_ANGLE <= angle <= math.pi - SMALLEST_ANGLE:
+        return 1 - position, position
+    return math.sin((1 - position) * angle) / math.sin(angle), math.sin(position * angle) / math.sin(angle)

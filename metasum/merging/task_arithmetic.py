@@ -1,0 +1,35 @@
+"""Task arithmetic (Ilharco et al. 2023, arXiv:2212.04089): θ_0 + λ Σ (θ_i - θ_0)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from metasum.merging.method import Formula, TensorMethod, Tensors
+from metasum.options import Checked, option
+
+SCALINGS = (0.3, 0.5, 0.7, 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskArithmeticConfig(Checked):
+    """Settings of `task-arithmetic`."""
+
+    scaling: float = option(0.4, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+
+
+class TaskArithmetic(TensorMethod):
+    """θ_0 + λ Σ δ_i."""
+
+    name = "task-arithmetic"
+    summary = "The initialisation plus λ times the sum of differences from it."
+    paper = "Ilharco et al. 2023, arXiv:2212.04089"
+    Config = TaskArithmeticConfig
+    candidates = {"scaling": SCALINGS}
+    fewest = 1
+    needs_base = True
+    layered = "scaling"
+
+    def formula(self, tensors: Tensors) -> Formula:
+        from metasum.weights.composition import added_
+
+        return lambda chunk: added_(chunk.differences(), chunk.start_values, self.setting(chunk.part.name))

@@ -1,0 +1,135 @@
+"""TIES (Yadav et al. 2023, arXiv:2306.01708, algorithm 1): trim, elect signs, merge what agrees.
+
+A task vector is trimmed as one long vector, over all layers at once, as in the paper; `trim="per-tensor"` trims each
+tensor by itself, as mergekit does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
+from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
+from metasum.options import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+TOGETHER = 8  # tensors that are looked at in one reading where each is trimmed by itself; half a MiB each a network
+
+
+@dataclasses.dataclass(frozen=True)
+class TIESConfig(TaskArithmeticConfig):
+    """Settings of `ties`."""
+
+    density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
+    trim: Literal["whole", "per-tensor"] = option(
+        "whole", "What TIES trims at once: all parameters as one long vector, or each tensor by itself."
+    )
+
+
+class TIES(TensorMethod):
+    """θ_0 + λ · (mean of those trimmed differences that agree in sign)."""
+
+    name = "ties"
+    summary = "Task arithmetic on trimmed differences that agree in sign."
+    paper = "Yadav et al. 2023, arXiv:2306.01708"
+    Config = TIESConfig
+    candidates = {"density": (0.2, 0.5), "scaling": SCALINGS}
+    fewest = 1
+    needs_base = True
+    layered = "scaling"
+
+    def formula(self, tensors: Tensors) -> Formula:
+        return elected(self, tensors, Chunk.differences)
+
+    def readings(self, parts: Sequence[Part]) -> int:
+        return 1 + trimmings(self.config, parts)
+
+
+def trimmings(config: TIESConfig, parts: Sequence[Part]) -> int:
+    """How often everything is read to find out what is trimmed."""
+    from metasum.merging.selection import DIGITS, widest
+
+    return len(DIGITS[widest(parts)]) if config.density < 1 else 0
+
+
+def elected(method: TensorMethod, tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]]) -> Formula:
+    """Trims, elects and merges.
+
+    Args:
+        method: whose settings hold `density`, `trim` and the layered `scaling`.
+        tensors: of the networks.
+        vectors: from a chunk to each network's difference from the base, in its values' place.
+    """
+    import torch
+
+    config: TIESConfig = method.config
+    bounds = trim_bounds(tensors, vectors, density=config.density, together=config.trim == "whole")
+
+    def merge(chunk: Chunk) -> Tensor:
+        own = vectors(chunk)
+        for vector, bound in zip(own, bounds[chunk.part.name], strict=True):
+            torch.ops.aten.hardshrink.out(
+                vector, bound, out=vector
+            )  # 0 in place of every entry of at most this magnitude
+        return disjoint_mean_(own).mul_(method.setting(chunk.part.name)).add_(chunk.start_values)
+
+    return merge
+
+
+def trim_bounds(
+    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, density: float, together: bool
+) -> dict[str, list[float]]:
+    """For each part, each network's largest magnitude that is *not* kept; those as large as the last one kept stay.
+
+    Args:
+        tensors: of the networks.
+        vectors: from a chunk to each network's difference from the base.
+        density: share that is kept, in (0, 1]: of a vector of n entries int(density · n), at least one.
+        together: a network's parts are one long vector; else each is one by itself.
+    """
+    from metasum.merging.selection import Selection, just_below, widest
+
+    groups = [list(tensors.parts)] if together else [[part] for part in tensors.parts]
+    bounds = {}
+    for first in range(0, len(groups), TOGETHER):
+        selections: dict[str, Selection] = {}
+        some = groups[first : first + TOGETHER]
+        for group in some:
+            entries = sum(part.entries for part in group)
+            if density < 1 and entries:
+                selection = Selection(tensors.count, max(1, int(density * entries)), widest(group))
+                selections |= {part.name: selection for part in group}
+        parts = [part for group in some for part in group]
+
+        def see(chunk: Chunk, selections: dict[str, Selection] = selections) -> None:
+            for number, vector in enumerate(vectors(chunk)):
+                selections[chunk.part.name].count(number, vector.abs_())
+
+        while any(not selection.finished for selection in selections.values()):
+            left = [part for part in parts if part.name in selections and not selections[part.name].finished]
+            tensors.show(see, left)
+            for selection in {id(selections[part.name]): selections[part.name] for part in left}.values():
+                selection.narrow()
+        for part in parts:
+            found = selections[part.name].values if part.name in selections else None
+            bounds[part.name] = [just_below(v, part.dtype) for v in found] if found else [-1.0] * tensors.count
+    return bounds
+
+
+def disjoint_mean_(vectors: Sequence[Tensor]) -> Tensor:
+    """Mean of the entries whose sign is that of their sum, 0 where there are none; writes into the vectors."""
+    import torch
+
+    from metasum.weights.composition import total_
+
+    sign = total_([vectors[0].clone(), *vectors[1:]]).sign_()
+    for vector in vectors:
+        vector.mul_(sign).clamp_(min=0)  # magnitudes, where the signs agree
+    count, agrees = torch.zeros_like(sign), torch.empty_like(sign)
+    for vector in vectors:
+        count.add_(torch.gt(vector, 0, out=agrees))
+    return total_(vectors).div_(count.clamp_(min=1)).mul_(sign)
