@@ -3,20 +3,27 @@
 A sweep of N trials has places 0 to N - 1. A process claims the lowest free place by creating a trial for it: Optuna's
 storages number trials one after the other, so that of two trials for one place the later one sees the earlier one and
 gives way. A trial whose process gives no sign of life any more is marked as lost, which frees its place.
+
+Optuna's own queue (`study.enqueue_trial`, then `study.ask`) was tried instead, and does not do it: of three processes
+that begin at the same instant, each enqueues the places that it does not see yet, so that places ran two or three
+times on a journal as on SQLite, and on SQLite (Optuna 5.0) `ask` gave one waiting trial to two of them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metasum.errors import UsageError
-from metasum.study.sweep.owner import is_dead, this_process
-from metasum.study.sweep.storage import patiently
-from metasum.study.sweep.sweep_file import SweepFile
+from metasum.sweeps.clock import Clock
+from metasum.sweeps.config import SweepConfig
+from metasum.sweeps.owner import Watch
+from metasum.sweeps.storage import patiently
+from metasum.sweeps.sweep_file import SweepFile
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -34,24 +41,30 @@ class Claim:
     """Of the command's options."""
     earlier: Sequence[str]
     """Folders that lost trials of this place worked in, the last one first."""
+    began: float
+    """When it was claimed, by the queue's clock."""
+    beaten_at: float
+    """When it last gave a sign of life."""
     reports: int = 0
     """Evaluations that Optuna was told of."""
-    beats: int = 0
-    beaten_at: float = field(default_factory=time.monotonic)
 
 
 class TrialQueue:
     """One sweep's places, seen by one of the processes that share them.
 
+    What is written of a trial that another process took for lost meanwhile raises Optuna's `UpdateFinishedTrialError`:
+    it is not ours any more.
+
     Args:
         storage: shared by all.
         file: the sweep.
+        config: its `seed`, on which a place's values depend, beside the place and (bayes) what is finished by then; and
+            its `grace`: seconds without a sign of life after which a trial is lost, unless its process was on this
+            machine and is gone.
         name: of the study in the storage.
         count: N.
-        seed: of random and bayes; a place's values depend on it, the place, and (bayes) on what is finished by then.
         arguments: fixed ones of the command; part of what a sweep is.
-        grace: seconds without a sign of life after which a trial is lost. Of a process on this machine that is no
-            longer there, none.
+        clock: tells how long ago a sign of life was.
 
     Raises:
         UsageError: the storage holds a sweep of another file, or with other arguments, under this name.
@@ -61,27 +74,24 @@ class TrialQueue:
         self,
         storage: BaseStorage,
         file: SweepFile,
+        config: SweepConfig,
         *,
         name: str,
         count: int,
-        seed: int = 0,
         arguments: Sequence[str] = (),
-        grace: float = 120.0,
+        clock: Clock = time,
     ) -> None:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage, self._file, self.count, self._seed, self._grace = storage, file, count, seed, grace
+        self._storage, self._file, self._config, self.count = storage, file, config, count
+        self._clock, self._watch = clock, Watch(config.grace, clock)
         goal = optuna.study.StudyDirection[(file.metric.goal if file.metric else "minimize").upper()]
         self.study: Study = patiently(
-            lambda: optuna.create_study(
-                storage=storage, study_name=name, direction=goal, pruner=_pruner(file), load_if_exists=True
-            )
+            lambda: optuna.create_study(storage=storage, study_name=name, direction=goal, load_if_exists=True), clock
         )
         self._study_id = storage.get_study_id_from_name(name)
-        self._check(name, {"file": file.checksum, "seed": seed, "arguments": list(arguments)})
-        self._owner = this_process()
-        self._heard: dict[int, tuple[Any, float]] = {}  # trial: its last sign of life, and when we first saw it
+        self._check(name, {"file": file.checksum, "seed": config.seed, "arguments": list(arguments)})
 
     def _check(self, name: str, sweep: Mapping[str, Any]) -> None:
         there = self.study.user_attrs
@@ -89,20 +99,20 @@ class TrialQueue:
             if key not in there:
                 self.study.set_user_attr(key, value)
             elif there[key] != value:
-                what = {"file": "another sweep file", "seed": f"--seed {there[key]}"}.get(key, "other arguments")
-                raise UsageError(f"{name} was begun with {what}; choose another --name.")
+                what = {"file": "another sweep file, or read otherwise by an older metasum", "seed": "another --seed"}
+                raise UsageError(f"{name} was begun with {what.get(key, 'other arguments')}; choose another --name.")
 
     def trials(self) -> list[FrozenTrial]:
         """All trials, lost ones too."""
         return self.study.get_trials(deepcopy=False)
 
     def free(self) -> list[int]:
-        """Places that nobody runs or has run."""
+        """Places that nobody runs or has run; none where a trial has reached the metric's target."""
         trials, metric = self.trials(), self._file.metric
         taken = {trial.user_attrs["place"] for trial in trials if not is_lost(trial)}
         if metric is not None and metric.target is not None:
             found = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
-            if any(not metric.better(metric.target, value) for value in found):
+            if any(metric.sign * value <= metric.sign * metric.target for value in found):
                 return []
         return [place for place in range(self.count) if place not in taken]
 
@@ -112,99 +122,88 @@ class TrialQueue:
 
     def claim(self) -> Claim | None:
         """A trial to run; None where no place is free now."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import Trial
 
-        self._bury()
+        self._lose_dead_ones()
         while places := self.free():
             place = places[0]
             lost = [trial for trial in self.trials() if trial.user_attrs["place"] == place]
             begun = next((trial for trial in reversed(lost) if len(trial.params) == len(self._file.parameters)), None)
             trial_id = self._storage.create_new_trial(self._study_id, self._begun(place, begun))
-            if self._gives_way(trial_id, place):
-                self._lose(trial_id)
+            if self._is_taken(trial_id, place):
+                self.lose(trial_id)
                 continue
-            self.study.sampler = _sampler(self._file.method, self._seed, place)
-            with _unless_finished():
-                trial = Trial(self.study, trial_id)
-                values = {one.name: one.value(one.suggested(trial)) for one in self._file.parameters}
+            self.study.sampler = _sampler(self._file.method, self._config.seed, place)
+            with contextlib.suppress(UpdateFinishedTrialError):
+                trial, now = Trial(self.study, trial_id), self._clock.monotonic()
+                values = {one.name: one.suggested(trial) for one in self._file.parameters}
                 trial.set_user_attr("values", values)
                 earlier = [t.user_attrs["folder"] for t in reversed(lost) if "folder" in t.user_attrs]
-                return Claim(place, trial, values, earlier)
+                return Claim(place, trial, values, earlier, began=now, beaten_at=now)
         return None
 
     def _begun(self, place: int, lost: FrozenTrial | None) -> FrozenTrial:
         """A trial as it is created: running, ours, with the values of a lost one where there is one."""
         from optuna.trial import TrialState, create_trial
 
+        fixed = dict(lost.params) if lost is not None else {}
         if self._file.method == "grid":
             fixed = self._file.combination(place)
-        else:
-            fixed = dict(lost.params) if lost is not None else {}
         return create_trial(
             state=TrialState.RUNNING,
-            user_attrs={"place": place, "owner": self._owner, "beat": 0},
+            user_attrs={"place": place, "owner": self._watch.own, "beat": 0.0},
             system_attrs={"fixed_params": fixed} if fixed else {},
         )
 
-    def _gives_way(self, trial_id: int, place: int) -> bool:
+    def _is_taken(self, trial_id: int, place: int) -> bool:
         """Whether an earlier trial has the place."""
         own = self._storage.get_trial(trial_id).number
         same = (trial for trial in self.trials() if trial.user_attrs["place"] == place and trial.number < own)
         return any(not is_lost(trial) for trial in same)
 
-    def _bury(self) -> None:
-        """Marks trials as lost whose process is dead."""
-        now = time.monotonic()
+    def _lose_dead_ones(self) -> None:
         for trial in self.trials():
-            if trial.state.name != "RUNNING" or trial.user_attrs["owner"] == self._owner:
-                continue
-            sign = trial.user_attrs["beat"]
-            heard, since = self._heard.get(trial.number, (None, now))
-            if heard != sign:
-                since = now
-            self._heard[trial.number] = (sign, since)
-            if now - since > self._grace or is_dead(trial.user_attrs["owner"]):
-                self._lose(trial._trial_id)
+            notes = trial.user_attrs
+            if trial.state.name == "RUNNING" and self._watch.is_dead(notes["owner"], trial.number, notes["beat"]):
+                self.lose(trial._trial_id)
 
-    def _lose(self, trial_id: int) -> None:
+    def lose(self, trial_id: int) -> None:
+        """Frees a trial's place: it is not run to its end."""
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
-        with _unless_finished():
+        with contextlib.suppress(UpdateFinishedTrialError):
             self._storage.set_trial_user_attr(trial_id, "lost", True)
             self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
 
-    def beat(self, claim: Claim) -> bool:
-        """A sign of life, from time to time; False where the trial was taken for lost, and is no longer ours."""
-        now = time.monotonic()
-        if now - claim.beaten_at < self._grace / 6:
-            return True
-        claim.beats, claim.beaten_at = claim.beats + 1, now
-        with _unless_finished():
-            claim.trial.set_user_attr("beat", claim.beats)
-            return True
-        return False
+    def beat(self, claim: Claim) -> None:
+        """A sign of life, from time to time."""
+        now = self._clock.monotonic()
+        if now - claim.beaten_at >= self._config.grace / 6:
+            claim.beaten_at = now
+            claim.trial.set_user_attr("beat", now)
 
-    def work_in(self, claim: Claim, folder: str) -> bool:
-        """Writes down where a trial works; False where it is no longer ours."""
-        with _unless_finished():
-            claim.trial.set_user_attr("folder", folder)
-            return True
-        return False
+    def work_in(self, claim: Claim, folder: str) -> None:
+        """Writes down where a trial works."""
+        claim.trial.set_user_attr("folder", folder)
 
-    def is_bad(self, claim: Claim, value: float) -> bool | None:
-        """Tells of the next evaluation: whether the trial is to be ended early; None where it is no longer ours."""
+    def report(self, claim: Claim, value: float) -> bool:
+        """Tells of the next evaluation; whether the trial is to be ended early, now or because of earlier ones."""
+        early_end, metric = self._file.early_end, self._file.metric
+        if early_end is None or metric is None or not math.isfinite(value):
+            return False
         claim.reports += 1
-        with _unless_finished():
-            claim.trial.report(value, claim.reports)
-            return claim.trial.should_prune()
-        return None
+        claim.trial.report(value, claim.reports)
+        told = {
+            trial.number: [metric.sign * trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
+            for trial in self.trials()
+            if not is_lost(trial)
+        }
+        return early_end.stops(told[claim.trial.number], list(told.values()))
 
-    def give_up(self, claim: Claim) -> None:
-        """Frees the trial's place: this process is told to stop."""
-        self._lose(claim.trial._trial_id)
-
-    def finish(self, claim: Claim, state: str, value: float | None = None, **notes: Any) -> bool:
-        """Writes down how a trial ended; False where it was no longer ours.
+    def finish(self, claim: Claim, state: str, value: float | None = None, **notes: Any) -> None:
+        """Writes down how a trial ended.
 
         Args:
             claim: which.
@@ -214,20 +213,10 @@ class TrialQueue:
         """
         from optuna.trial import TrialState
 
-        with _unless_finished():
-            for key, note in notes.items():
-                claim.trial.set_user_attr(key, note)
-            values = [0.0 if value is None else value] if state == "COMPLETE" else None
-            self._storage.set_trial_state_values(claim.trial._trial_id, TrialState[state], values)
-            return True
-        return False
-
-
-def _unless_finished() -> contextlib.suppress:
-    """Leaves the block where the trial that it writes to is finished: somebody took it for lost, or was quicker."""
-    from optuna.exceptions import UpdateFinishedTrialError
-
-    return contextlib.suppress(UpdateFinishedTrialError)
+        for key, note in notes.items():
+            claim.trial.set_user_attr(key, note)
+        values = [0.0 if value is None else value] if state == "COMPLETE" else None
+        self._storage.set_trial_state_values(claim.trial._trial_id, TrialState[state], values)
 
 
 def is_lost(trial: FrozenTrial) -> bool:
@@ -241,12 +230,3 @@ def _sampler(method: str, seed: int, place: int) -> Any:
 
     own = (seed * 1_000_003 + place) % 2**31
     return GPSampler(seed=own, warn_independent_sampling=False) if method == "bayes" else RandomSampler(seed=own)
-
-
-def _pruner(file: SweepFile) -> Any:
-    """W&B's hyperband is asynchronous successive halving of one bracket."""
-    from optuna.pruners import NopPruner, SuccessiveHalvingPruner
-
-    if file.halving is None:
-        return NopPruner()
-    return SuccessiveHalvingPruner(min_resource=file.halving.first, reduction_factor=file.halving.eta)
