@@ -24,14 +24,7 @@ OUTPUT = "output.txt"
 def launch(
     arguments: Sequence[str], output: Path, threads: int, *, program: Sequence[str] = METASUM
 ) -> subprocess.Popen[bytes]:
-    """Starts a program, what it prints appended to a file.
-
-    Args:
-        arguments: of the program.
-        output: the file.
-        threads: that PyTorch is given, unless OMP_NUM_THREADS says another number.
-        program: the first words of the command line.
-    """
+    """Starts a program; its output is appended to a file. OMP_NUM_THREADS, where it is set, precedes `threads`."""
     with output.open("ab") as file:
         return subprocess.Popen(
             [*program, *arguments],

@@ -16,7 +16,7 @@ from wandb_server import WandbServer
 from metasum.config import flat, from_dict
 from metasum.training.tracking import scalars
 
-FILE = Path(__file__).parents[2] / "wandb_sweeps" / "proximity.yaml"
+FILE = Path(__file__).parents[2] / "wandb_sweeps" / "sum_weight.yaml"
 SECONDS = 300  # that an agent may take
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2 * SECONDS)]
@@ -101,25 +101,21 @@ def command(house, sweep, **more):
 def test_an_agent_runs_a_sweep_file(tmp_path):
     furnish(tmp_path)
     sweep = yaml.safe_load(FILE.read_text())
-    fixed = {name: parameter["value"] for name, parameter in sweep["parameters"].items() if "value" in parameter}
-    runs = {
-        "first": fixed | {"proximity": 0, "proximity_decay": 0.5},
-        "last": fixed | {"proximity": 100.0, "symmetric": True, "clip": None, "log_every": 1.0, "seed": 3.0},
-    }
-    with WandbServer(sweep | {"command": command(tmp_path, sweep, **SMALL)}, runs) as server:
-        said = agent(tmp_path, server, len(runs))
+    sent = {name: parameter.get("value", 0.5) for name, parameter in sweep["parameters"].items()}
+    sent |= {"clip": None, "log_every": 1.0, "seed": 3.0}
+    with WandbServer(sweep | {"command": command(tmp_path, sweep, **SMALL)}, {"run": sent}) as server:
+        said = agent(tmp_path, server, 1)
     assert server.faults == []
-    for run, sent in runs.items():
-        assert (tmp_path / f"{run}.code").read_text() == "0", said
-        assert server.exit_code(run) == 0, said
-        (tracked,) = (tmp_path / "runs").glob(f"**/wandb/run-*-{run}")
-        folder = tracked.parents[1]
-        settings = flat(from_dict(json.loads((folder / "config.json").read_text())["settings"]))
-        assert {name: settings[name] for name in sent} == sent
-        accuracy = json.loads((folder / "result.json").read_text())["accuracy"]
-        value = scalars({"kind": "evaluation", "accuracy": accuracy})["mean_after"]
-        assert server.summary(run)["mean_after"] == pytest.approx(value)
-        assert any(line.get("mean_after") == pytest.approx(value) for line in server.history(run))
+    assert (tmp_path / "run.code").read_text() == "0", said
+    assert server.exit_code("run") == 0, said
+    (tracked,) = (tmp_path / "runs").glob("**/wandb/run-*-run")
+    folder = tracked.parents[1]
+    settings = flat(from_dict(json.loads((folder / "config.json").read_text())["settings"]))
+    assert {name: settings[name] for name in sent} == sent
+    accuracy = json.loads((folder / "result.json").read_text())["accuracy"]
+    value = scalars({"kind": "evaluation", "accuracy": accuracy})["mean_after"]
+    assert server.summary("run")["mean_after"] == pytest.approx(value)
+    assert any(line.get("mean_after") == pytest.approx(value) for line in server.history("run"))
 
 
 def test_a_run_that_its_agent_stops_early_is_no_failure_to_it(tmp_path):
