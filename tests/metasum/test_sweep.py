@@ -8,7 +8,7 @@ from fake_trial import FakeClock, FakeProcess, fake_trial, write
 from refusal import refused
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from metasum.errors import UsageError
+from metasum.errors import StorageError, UsageError
 from metasum.sweeps import course, process
 from metasum.sweeps.config import SweepConfig
 from metasum.sweeps.queue import TrialQueue
@@ -155,6 +155,19 @@ def test_a_trial_that_is_ended_from_outside_is_begun_again(run):
     assert any("stopped from outside" in line for line in notes.lines)
 
 
+def test_of_two_claims_for_one_place_the_later_one_gives_way(tmp_path, monkeypatch):
+    file = read_sweep_file(write(tmp_path))
+    with open_storage(None, tmp_path) as storage:
+        first, second = (TrialQueue(storage, file, SweepConfig(), name="mine", count=3) for _ in range(2))
+        seen = first.free()
+        assert first.claim().place == 0
+        free = second.free
+        answers = [seen]  # what the second one saw before the first one's claim
+        monkeypatch.setattr(second, "free", lambda: answers.pop() if answers else free())
+        assert second.claim().place == 1
+        assert [trial.user_attrs["place"] for trial in first.trials() if trial.state.name == "RUNNING"] == [0, 1]
+
+
 def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(tmp_path):
     from optuna.exceptions import UpdateFinishedTrialError
 
@@ -258,15 +271,16 @@ def test_what_waiting_does_not_mend_is_said_at_once(error):
     assert clock.waits == []
 
 
-def test_a_database_that_goes_away_in_the_middle_is_one_sentence(run, tmp_path):
-    def start(*asked):
-        (tmp_path / "sweep.db").write_bytes(b"no database any more")
-        return fake_trial()(*asked)
+def test_a_database_that_goes_away_in_the_middle_is_one_sentence(run, tmp_path, monkeypatch):
+    from optuna.exceptions import StorageInternalError
 
-    from metasum.errors import StorageError
+    def beat(self, claim):
+        lost = OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        raise StorageInternalError("An exception is raised during the commit.") from lost
 
-    with pytest.raises(StorageError, match="does not answer"):
-        run(start=start, storage=f"sqlite:///{tmp_path / 'sweep.db'}")
+    monkeypatch.setattr(TrialQueue, "beat", beat)
+    with pytest.raises(StorageError, match=r"sweep.db does not answer: .*server closed the connection"):
+        run(storage=f"sqlite:///{tmp_path / 'sweep.db'}")
 
 
 def test_a_folder_of_sweeps_does_not_hide_the_function():
