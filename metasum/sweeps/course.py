@@ -15,9 +15,10 @@ from metasum.files import write_json, write_text
 from metasum.machine import usable_cores
 from metasum.spread import in_short
 from metasum.study.comparison import as_csv
+from metasum.sweeps.claim import Claim
 from metasum.sweeps.clock import Clock
 from metasum.sweeps.process import TrialProcess, numbers_of
-from metasum.sweeps.queue import Claim, TrialQueue
+from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.results import results_of
 from metasum.sweeps.sweep_file import SweepFile
 from metasum.training.interruption import Interruption
@@ -94,7 +95,7 @@ class Course:
                 with contextlib.suppress(OSError):
                     Path(earlier).rename(path)  # what the lost trial got done is gone on with
         with contextlib.suppress(UpdateFinishedTrialError):  # it was taken over already
-            self.queue.work_in(claim, str(path.resolve()))
+            claim.work_in(str(path.resolve()))
             arguments = [*self.file.arguments(claim.values), *self.arguments]
             self.active.append((claim, self.start(arguments, path, self.threads)))
             self._say(claim, " ".join(f"{name}={in_short(value)}" for name, value in claim.values.items()))
@@ -115,15 +116,15 @@ class Course:
     def _settle(self, claim: Claim, process: TrialProcess) -> bool:
         code = process.ended()
         metric = self.file.metric.name if self.file.metric and self.file.early_end else None
-        bad = [self.queue.report(claim, value) for value in (process.news(metric) if metric else ())]
+        bad = [claim.report(value) for value in (process.news(metric) if metric else ())]
         if any(bad) and process.ended() is None:
             process.stop()
             self._end(claim, "PRUNED", "ended early")
         elif code is None:
-            self.queue.beat(claim)
+            claim.beat()
             return False
         elif code in STOPPED:
-            self.queue.lose(claim.trial._trial_id)
+            claim.lose()
             self._say(claim, "was stopped from outside, and is begun again")
         elif code == 0:
             self._complete(claim, process)
@@ -149,7 +150,7 @@ class Course:
 
     def _end(self, claim: Claim, state: str, said: str, value: float | None = None, **notes: Any) -> None:
         seconds = round(self.clock.monotonic() - claim.began, 2)
-        self.queue.finish(claim, state, value, seconds=seconds, **notes)
+        claim.finish(state, value, seconds=seconds, **notes)
         self._say(claim, f"{said} ({seconds:.0f} s)")
         self.write()
 
@@ -163,7 +164,7 @@ class Course:
         for claim, process in self.active:
             process.wait()
             with contextlib.suppress(Exception):  # the storage may be gone: then others find out by themselves
-                self.queue.lose(claim.trial._trial_id)
+                claim.lose()
         self.active = []
 
     def write(self, *, final: bool = False) -> dict[str, Any]:

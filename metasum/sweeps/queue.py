@@ -12,13 +12,12 @@ times on a journal as on SQLite, and on SQLite (Optuna 5.0) `ask` gave one waiti
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from metasum.errors import UsageError
+from metasum.sweeps.claim import Claim, is_lost, lose
 from metasum.sweeps.clock import Clock
 from metasum.sweeps.config import SweepConfig
 from metasum.sweeps.owner import Watch
@@ -28,32 +27,11 @@ from metasum.sweeps.sweep_file import SweepFile
 if TYPE_CHECKING:
     from optuna import Study
     from optuna.storages import BaseStorage
-    from optuna.trial import FrozenTrial, Trial
-
-
-@dataclass
-class Claim:
-    """A trial that this process has to run."""
-
-    place: int
-    trial: Trial
-    values: dict[str, Any]
-    """Of the command's options."""
-    earlier: Sequence[str]
-    """Folders that lost trials of this place worked in, the last one first."""
-    began: float
-    """When it was claimed, by the queue's clock."""
-    beaten_at: float
-    """When it last gave a sign of life."""
-    reports: int = 0
-    """Evaluations that Optuna was told of."""
+    from optuna.trial import FrozenTrial
 
 
 class TrialQueue:
     """One sweep's places, seen by one of the processes that share them.
-
-    What is written of a trial that another process took for lost meanwhile raises Optuna's `UpdateFinishedTrialError`:
-    it is not ours any more.
 
     Args:
         storage: shared by all.
@@ -132,15 +110,15 @@ class TrialQueue:
             begun = next((trial for trial in reversed(lost) if len(trial.params) == len(self._file.parameters)), None)
             trial_id = self._storage.create_new_trial(self._study_id, self._begun(place, begun))
             if self._is_taken(trial_id, place):
-                self.lose(trial_id)
+                lose(self._storage, trial_id)
                 continue
             self.study.sampler = _sampler(self._file.method, self._config.seed, place)
             with contextlib.suppress(UpdateFinishedTrialError):
-                trial, now = Trial(self.study, trial_id), self._clock.monotonic()
+                trial = Trial(self.study, trial_id)
                 values = {one.name: one.suggested(trial) for one in self._file.parameters}
                 trial.set_user_attr("values", values)
                 earlier = [t.user_attrs["folder"] for t in reversed(lost) if "folder" in t.user_attrs]
-                return Claim(place, trial, values, earlier, began=now, beaten_at=now)
+                return Claim(place, trial, values, earlier, self._file, self._config.grace, self._clock)
         return None
 
     def _begun(self, place: int, lost: FrozenTrial | None) -> FrozenTrial:
@@ -166,62 +144,7 @@ class TrialQueue:
         for trial in self.trials():
             notes = trial.user_attrs
             if trial.state.name == "RUNNING" and self._watch.is_dead(notes["owner"], trial.number, notes["beat"]):
-                self.lose(trial._trial_id)
-
-    def lose(self, trial_id: int) -> None:
-        """Frees a trial's place: it is not run to its end."""
-        from optuna.exceptions import UpdateFinishedTrialError
-        from optuna.trial import TrialState
-
-        with contextlib.suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_user_attr(trial_id, "lost", True)
-            self._storage.set_trial_state_values(trial_id, TrialState.FAIL)
-
-    def beat(self, claim: Claim) -> None:
-        """A sign of life, from time to time."""
-        now = self._clock.monotonic()
-        if now - claim.beaten_at >= self._config.grace / 6:
-            claim.beaten_at = now
-            claim.trial.set_user_attr("beat", now)
-
-    def work_in(self, claim: Claim, folder: str) -> None:
-        """Writes down where a trial works."""
-        claim.trial.set_user_attr("folder", folder)
-
-    def report(self, claim: Claim, value: float) -> bool:
-        """Tells of the next evaluation; whether the trial is to be ended early, now or because of earlier ones."""
-        early_end, metric = self._file.early_end, self._file.metric
-        if early_end is None or metric is None or not math.isfinite(value):
-            return False
-        claim.reports += 1
-        claim.trial.report(value, claim.reports)
-        told = {
-            trial.number: [metric.sign * trial.intermediate_values[step] for step in sorted(trial.intermediate_values)]
-            for trial in self.trials()
-            if not is_lost(trial)
-        }
-        return early_end.stops(told[claim.trial.number], list(told.values()))
-
-    def finish(self, claim: Claim, state: str, value: float | None = None, **notes: Any) -> None:
-        """Writes down how a trial ended.
-
-        Args:
-            claim: which.
-            state: "COMPLETE", "PRUNED" or "FAIL".
-            value: of the metric; a sweep without one has 0.
-            notes: what else is kept of it.
-        """
-        from optuna.trial import TrialState
-
-        for key, note in notes.items():
-            claim.trial.set_user_attr(key, note)
-        values = [0.0 if value is None else value] if state == "COMPLETE" else None
-        self._storage.set_trial_state_values(claim.trial._trial_id, TrialState[state], values)
-
-
-def is_lost(trial: FrozenTrial) -> bool:
-    """Whether a trial's process died under it, or it gave way to an earlier one: its place is free."""
-    return trial.state.name == "FAIL" and bool(trial.user_attrs.get("lost"))
+                lose(self._storage, trial._trial_id)
 
 
 def _sampler(method: str, seed: int, place: int) -> Any:

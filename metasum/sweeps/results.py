@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from metasum.sweeps.queue import TrialQueue, is_lost
+from metasum.sweeps.claim import is_lost
+from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.sweep_file import SweepFile
 
 

@@ -10,6 +10,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from metasum.errors import StorageError, UsageError
 from metasum.sweeps import course, process
+from metasum.sweeps.claim import Claim, lose
 from metasum.sweeps.config import SweepConfig
 from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.run import sweep
@@ -179,7 +180,7 @@ def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(tmp_path):
         here = TrialQueue(storage, file, SweepConfig(grace=60), name="mine", count=1, clock=clock)
         assert here.claim() is None
         clock.sleep(50)
-        elsewhere.beat(lost)
+        lost.beat()
         assert here.claim() is None
         clock.sleep(50)
         assert here.claim() is None
@@ -188,8 +189,8 @@ def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(tmp_path):
         assert found is not None
         assert found.values == lost.values
         with pytest.raises(UpdateFinishedTrialError):  # it woke up too late
-            elsewhere.finish(lost, "COMPLETE", 1.0)
-        here.finish(found, "COMPLETE", 2.0)
+            lost.finish("COMPLETE", 1.0)
+        found.finish("COMPLETE", 2.0)
         assert [trial.value for trial in here.trials() if trial.state.name == "COMPLETE"] == [2.0]
 
 
@@ -202,7 +203,7 @@ def test_a_trial_that_another_process_took_over_is_ended_and_left_to_it(run, tmp
             with open_storage(None, tmp_path / "runs" / "sweeps" / "mine") as storage:
                 other = TrialQueue(storage, file, SweepConfig(), name="mine", count=3)
                 taken.append(other.trials()[0]._trial_id)
-                other.lose(taken[0])
+                lose(storage, taken[0])
         return fake_trial()(arguments, folder, threads)
 
     result = run(display=notes, start=start)
@@ -274,11 +275,11 @@ def test_what_waiting_does_not_mend_is_said_at_once(error):
 def test_a_database_that_goes_away_in_the_middle_is_one_sentence(run, tmp_path, monkeypatch):
     from optuna.exceptions import StorageInternalError
 
-    def beat(self, claim):
+    def beat(self):
         lost = OperationalError("UPDATE", {}, Exception("server closed the connection"))
         raise StorageInternalError("An exception is raised during the commit.") from lost
 
-    monkeypatch.setattr(TrialQueue, "beat", beat)
+    monkeypatch.setattr(Claim, "beat", beat)
     with pytest.raises(StorageError, match=r"sweep.db does not answer: .*server closed the connection"):
         run(storage=f"sqlite:///{tmp_path / 'sweep.db'}")
 
