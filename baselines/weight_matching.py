@@ -146,7 +146,7 @@ def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: 
 
 
 def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
-    return ChannelGroup({own: positions for own, positions in group.positions.items() if own != axis})
+    return type(group)({own: positions for own, positions in group.positions.items() if own != axis})
 
 
 def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasum.assembly.summing import sum_runs
-    from metasum.assembly.sweeping import sweep
     from metasum.assembly.training import train
     from metasum.config import MergeConfig, TrainConfig, settings
     from metasum.learners.networks import MetaSum
     from metasum.merging.disk.files import merge_files
     from metasum.networks.build import load_network
+    from metasum.sweeps.config import SweepConfig
+    from metasum.sweeps.run import sweep
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
     from metasum.weights.statistics import recalibrate
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MergeConfig": "metasum.config",
     "MetaSum": "metasum.learners.networks",
+    "SweepConfig": "metasum.sweeps.config",
     "TrainConfig": "metasum.config",
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
@@ -30,13 +32,14 @@ _HOMES = {
     "settings": "metasum.config",
     "sum_parameters": "metasum.weights.composition",
     "sum_runs": "metasum.assembly.summing",
-    "sweep": "metasum.assembly.sweeping",
+    "sweep": "metasum.sweeps.run",
     "train": "metasum.assembly.training",
 }
 
 __all__ = [
     "MergeConfig",
     "MetaSum",
+    "SweepConfig",
     "TrainConfig",
     "average_parameters",
     "functional_call",

@@ -233,7 +233,7 @@ def few_shot_tables(result: dict[str, Any]) -> list[Any]:
 
 def sweep_tables(result: dict[str, Any]) -> list[Any]:
     """The best ten trials, or all of a sweep without a metric, and what became of the others."""
-    from metasum.report.sweep_page import best_trials
+    from metasum.sweeps.page import best_trials
 
     finished = [row for row in result["trials"] if row["state"] == "complete"]
     name = result["metric"]["name"] if result["metric"] else None

@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from metasum.errors import CheckpointError, StorageError
-from metasum.weights.merging.dtypes import WRITTEN, TensorInfo
-from metasum.weights.merging.output import writing
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo
+from metasum.weights.tensor_files.output import writing
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:

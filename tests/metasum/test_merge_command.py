@@ -448,7 +448,7 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.merging.disk.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
     monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
     for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
@@ -467,7 +467,7 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
 
 def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.merging.disk.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
     monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
     merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()

@@ -19,13 +19,13 @@ from metasum.errors import ArchitectureError, MetaSumError, UsageError
 from metasum.machine import usable_cores
 from metasum.merging import method_named
 from metasum.merging.disk.checkpoint import Checkpoint, opened
-from metasum.merging.disk.dtypes import DTYPES, FLOATS
-from metasum.merging.disk.output import Output, check_apart, check_place, writing
 from metasum.merging.disk.plan import Fate, Planned, Span, plan
 from metasum.merging.disk.reading import OnDisk, Reader
 from metasum.merging.disk.workers import Workers
 from metasum.merging.method import Formula, Method, Part, TensorMethod
 from metasum.weights.composition import average_
+from metasum.weights.tensor_files.dtypes import DTYPES, FLOATS
+from metasum.weights.tensor_files.output import Output, check_apart, check_place, writing
 
 LARGEST_SPAN = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_SPAN = 1 << 16

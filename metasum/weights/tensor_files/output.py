@@ -14,8 +14,8 @@ from torch import Tensor
 
 from metasum.errors import UsageError
 from metasum.files import NO_LINK, replacing
-from metasum.merging.disk.dtypes import TensorInfo
-from metasum.merging.disk.header import write_header
+from metasum.weights.tensor_files.dtypes import TensorInfo
+from metasum.weights.tensor_files.header import write_header
 
 STRETCH = 128 * 2**20  # bytes
 _turn = threading.Lock()
