@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from metasum.baselines import weight_matching
 from metasum.baselines.weight_matching import WeightMatching, permute_network
 from metasum.errors import ArchitectureError, UsageError
 from metasum.merging.memory import Endpoint, merge
@@ -169,7 +168,7 @@ def test_a_wrong_permutation_is_refused_by_the_layer(monkeypatch):
     ]
     with pytest.raises(ArchitectureError, match=r"'norm' \(BatchNorm2d\)"):
         same_function(network, in_another_order(network, wrong), IMAGES)
-    monkeypatch.setattr(weight_matching, "channel_groups", lambda *_: wrong)
+    monkeypatch.setattr("metasum.networks.channels.channel_groups", lambda *_: wrong)
     for images in ([IMAGES], []):
         ends = [Endpoint(each, images) for each in (network, other)]
         with pytest.raises(ArchitectureError, match="computes other logits"):
