@@ -2,6 +2,10 @@
 
 The diagonal of the Fisher information is the mean, over single images, of the squared gradient of the
 log-likelihood, with labels drawn from the network's own prediction (section 3.2 there).
+
+`torch.func.vmap(grad)` in place of the loop was tried (VGG16 with batch norm, one core): 2.2 times as fast at 0.1
+million parameters and 1.4 times at 0.5, but 0.7 times at the 2 million of the default width, and no faster at 33, where
+16 images at once take 4 GB; and it refuses networks whose way depends on values.
 """
 
 from __future__ import annotations

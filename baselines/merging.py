@@ -17,6 +17,7 @@ from metasum.merging.method import Method
 from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of, with_parameters
 
+
 class MergingLearner(Learner):
     """Trains two networks independently; the sum is what a merging method makes of them.
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from metasum.config import option
 from metasum.errors import UsageError
 from metasum.learners.learner import Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.config import option
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from metasum.config import Option, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.method import Method
 from metasum.registry import Entry, Registry
-from metasum.config import Option, options_of
 
 if TYPE_CHECKING:
     from metasum.learners.learner import Learner

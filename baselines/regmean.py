@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from metasum.config import option
 from metasum.errors import DivergenceError
 from metasum.merging.method import ImagesConfig, Method
-from metasum.config import option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

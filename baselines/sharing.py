@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Sequence
 from typing import ClassVar
 
 from torch import Tensor, nn
 
+from metasum.config import Checked, NoSettings
 from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.config import Checked
 from metasum.types import Sides
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoConfig(Checked):
-    """Nothing is left open."""
 
 
 class SharingLearner(Learner):
     """After "the sum" is the shared network itself, with its statistics settled as everybody's are."""
 
-    Config: ClassVar[type[Checked]] = NoConfig
+    Config: ClassVar[type[Checked]] = NoSettings
     start = Start.SHARED
 
     @property

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from metasum.baselines.sharing import SharingLearner, share_parameters
+from metasum.config import Checked, option
 from metasum.errors import UsageError, unknown
 from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.config import Checked, option
 from metasum.types import Batch
 
 

@@ -2,11 +2,13 @@
 
 A hidden layer's channels may stand in any order without changing the function. Every network is brought into the
 order of the first that makes their weights most alike, by one assignment problem for each set of channels that must
-move together, again and again in random order until nothing is gained.
+move together, again and again in random order until nothing is gained. That the permuted network still computes what
+it did is looked at on its own images before it is used.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -17,10 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from metasum.merging.memory import Endpoint
-    from metasum.networks.channels import Axis
+    from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters
 
 SWEEPS = 100  # more than any network here has needed
+IMAGES = 8  # that a permuted network is looked at on
 
 
 class WeightMatching(Method):
@@ -34,24 +37,47 @@ class WeightMatching(Method):
     two_starts = True
 
     def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        """Raises ArchitectureError where it cannot tell which channels may be permuted."""
+        """See `Method.merge`.
+
+        Raises:
+            ArchitectureError: it cannot tell which channels may be permuted, or a permuted network computes another
+                function than before on its own images (on noise, where it comes without any).
+        """
         import torch
 
         from metasum.networks.channels import channel_groups
+        from metasum.networks.same_function import same_function
         from metasum.weights.composition import average_parameters
+        from metasum.weights.parameters import parameters_of
 
         first, *others = endpoints
-        groups = channel_groups(first.network)
+        groups = channel_groups(first.network, _few_images(first))
         generator = torch.Generator().manual_seed(self.seed)
-        aligned = [
-            permuted(other.parameters, groups, match(first.parameters, other.parameters, groups, generator=generator))
-            for other in others
-        ]
+        aligned = []
+        for other in others:
+            orders = match(first.parameters, other.parameters, groups, generator=generator)
+            moved = copy.deepcopy(other.network)
+            permute_network(moved, groups, orders)
+            same_function(other.network, moved, _few_images(other))
+            aligned.append({name: tensor.detach() for name, tensor in parameters_of(moved).items()})
         return average_parameters([first.parameters, *aligned])
 
 
+def _few_images(endpoint: Endpoint) -> Tensor:
+    """The network's own images, or noise in their shape: what computes the same does so on any."""
+    import torch
+
+    from metasum.networks.channels import example_image
+
+    if endpoint.images:
+        return endpoint.images[0][:IMAGES]
+    example = example_image(endpoint.network)
+    noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
+    return noise.to(example)
+
+
 def match(
-    reference: Parameters, other: Parameters, groups: Sequence[Sequence[Axis]], *, generator: torch.Generator
+    reference: Parameters, other: Parameters, groups: Sequence[ChannelGroup], *, generator: torch.Generator
 ) -> list[Tensor]:
     """The permutation of each group of channels of `other` that brings it closest to `reference`.
 
@@ -62,19 +88,20 @@ def match(
     import torch
     from scipy.optimize import linear_sum_assignment
 
-    sizes = [_channels(reference, group) for group in groups]
-    orders = [torch.arange(size) for size in sizes]
+    orders = [torch.arange(group.size) for group in groups]
     for _ in range(SWEEPS):
         gained = False
         for index in torch.randperm(len(groups), generator=generator).tolist():
-            gain = torch.zeros(sizes[index], sizes[index], dtype=torch.float64)
-            for axis in (axis for axis in groups[index] if axis.name in reference):
-                moved = permuted({axis.name: other[axis.name]}, groups, orders, but=axis)
-                rows, columns = (_rows(p[axis.name].detach(), axis, sizes[index]) for p in (reference, moved))
+            group = groups[index]
+            gain = torch.zeros(group.size, group.size, dtype=torch.float64)
+            for axis in (axis for axis in group.positions if axis.name in reference):
+                others = [g if g is not group else _without(g, axis) for g in groups]
+                moved = permuted({axis.name: other[axis.name]}, others, orders)
+                rows, columns = (_rows(p[axis.name].detach(), axis, group) for p in (reference, moved))
                 gain += (rows @ columns.T).double().cpu()
             order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
             changed = [*orders[:index], order, *orders[index + 1 :]]
-            names = {axis.name for axis in groups[index]}
+            names = {axis.name for axis in group.positions}
             before, after = (_likeness(reference, other, names, groups, which) for which in (orders, changed))
             if after > before + 1e-9 * abs(before):
                 orders, gained = changed, True
@@ -87,7 +114,7 @@ def _likeness(
     reference: Parameters,
     other: Parameters,
     names: Collection[str],
-    groups: Sequence[Sequence[Axis]],
+    groups: Sequence[ChannelGroup],
     orders: Sequence[Tensor],
 ) -> float:
     """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
@@ -97,39 +124,32 @@ def _likeness(
 
 
 def permuted(
-    tensors: Mapping[str, Tensor],
-    groups: Sequence[Sequence[Axis]],
-    orders: Sequence[Tensor],
-    *,
-    but: Axis | None = None,
+    tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping.
-
-    The axis `but` stays as it is.
-    """
+    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
     import torch
 
     moved = dict(tensors)
     for group, order in zip(groups, orders, strict=True):
-        for axis in group:
-            if axis.name in moved and axis != but:
+        for axis, positions in group.positions.items():
+            if axis.name in moved:
                 tensor = moved[axis.name]
-                block = tensor.shape[axis.dimension] // len(order)
-                index = (order[:, None] * block + torch.arange(block)).flatten().to(tensor.device)
-                moved[axis.name] = tensor.index_select(axis.dimension, index)
+                index = torch.arange(tensor.shape[axis.dimension])
+                index[positions.flatten()] = positions[order].flatten()
+                moved[axis.name] = tensor.index_select(axis.dimension, index.to(tensor.device))
     return moved
 
 
-def permute_network(network: nn.Module, groups: Sequence[Sequence[Axis]], orders: Sequence[Tensor]) -> None:
+def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> None:
     """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
     network.load_state_dict(permuted(network.state_dict(), groups, orders))
 
 
-def _channels(parameters: Parameters, group: Sequence[Axis]) -> int:
-    """How many channels the group has: the least size of its axes, since a flattened axis holds several a channel."""
-    return min(parameters[axis.name].shape[axis.dimension] for axis in group if axis.name in parameters)
+def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
+    return type(group)({own: positions for own, positions in group.positions.items() if own != axis})
 
 
-def _rows(tensor: Tensor, axis: Axis, channels: int) -> Tensor:
-    """One row for each channel: `[channels, everything else]`; of a flattened axis a channel owns a block."""
-    return tensor.movedim(axis.dimension, 0).reshape(channels, -1)
+def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
+    """One row for each channel of the group: `[channels, everything else]`."""
+    own = tensor.index_select(axis.dimension, group.positions[axis].flatten().to(tensor.device))
+    return own.movedim(axis.dimension, 0).reshape(group.size, -1)

@@ -1,4 +1,8 @@
-"""Runs docs/metasum.ipynb from top to bottom and stores it with its outputs: `uv run python docs/run_notebook.py`."""
+"""Runs docs/metasum.ipynb from top to bottom and stores it with its outputs: `uv run python docs/run_notebook.py`.
+
+`jupyter nbconvert --execute --inplace` was tried: it runs in docs/, where it leaves the runs that stop the next time,
+and stores this machine's Python version and, unless told not to, times of day.
+"""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory

@@ -7,37 +7,41 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from metasum.assembly.summing import sum_runs
-    from metasum.assembly.sweeping import sweep
-    from metasum.assembly.training import train
-    from metasum.config import MergeConfig, TrainConfig, settings
     from metasum.learners.networks import MetaSum
+    from metasum.merging.disk.config import MergeConfig
+    from metasum.merging.disk.files import merge_files
     from metasum.networks.build import load_network
+    from metasum.run.request import Request, settings
+    from metasum.run.training import train
+    from metasum.sweeps.config import SweepConfig
+    from metasum.sweeps.run import sweep
     from metasum.weights.composition import average_parameters, sum_parameters
     from metasum.weights.functional import functional_call
-    from metasum.weights.merging.files import merge_files
     from metasum.weights.statistics import recalibrate
 
 # Public names and where they live; each is imported when it is first used, so that `metasum --help` is quick.
 _HOMES = {
-    "MergeConfig": "metasum.config",
+    "MergeConfig": "metasum.merging.disk.config",
     "MetaSum": "metasum.learners.networks",
-    "TrainConfig": "metasum.config",
+    "SweepConfig": "metasum.sweeps.config",
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
     "load_network": "metasum.networks.build",
-    "merge_files": "metasum.weights.merging.files",
+    "merge_files": "metasum.merging.disk.files",
+    "Request": "metasum.run.request",
     "recalibrate": "metasum.weights.statistics",
-    "settings": "metasum.config",
+    "settings": "metasum.run.request",
     "sum_parameters": "metasum.weights.composition",
     "sum_runs": "metasum.assembly.summing",
-    "sweep": "metasum.assembly.sweeping",
-    "train": "metasum.assembly.training",
+    "sweep": "metasum.sweeps.run",
+    "train": "metasum.run.training",
 }
 
 __all__ = [
     "MergeConfig",
     "MetaSum",
-    "TrainConfig",
+    "Request",
+    "SweepConfig",
     "average_parameters",
     "functional_call",
     "load_network",

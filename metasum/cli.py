@@ -10,13 +10,13 @@ from typing import NoReturn
 import click
 
 from metasum.commands.few_shot import few_shot
-from metasum.commands.listings import benchmark, learners, tasks
+from metasum.commands.listings import benchmark, learners, methods, tasks
 from metasum.commands.merge import merge
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.studies import compare_baselines, experiment, sum_
 from metasum.commands.sweep import sweep
-from metasum.errors import Interrupted, MetaSumError, reason
 from metasum.config.flags import TolerantGroup
+from metasum.errors import Interrupted, MetaSumError, reason
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -38,7 +38,7 @@ def metasum() -> None:
 
 for command in (
     *(train, meta_train, sum_, evaluate, compare_baselines, experiment),
-    *(merge, few_shot, sweep, report, tasks, learners, benchmark),
+    *(merge, few_shot, sweep, report, tasks, learners, methods, benchmark),
 ):
     metasum.add_command(command)
 
@@ -56,9 +56,7 @@ def main() -> None:
     except Interrupted as error:
         if os.environ.get("WANDB_SWEEP_ID"):  # its agent ends runs that do badly, and gives up after a few failures
             _fail(str(error), 0, error)
-        again = shlex.join(a for a in sys.argv[1:] if a not in ("--resume", "--overwrite"))
-        resume = " --resume" if sys.argv[1] in ("train", "meta-train") else ""  # studies go on by themselves
-        _fail(f"{error} Continue with: metasum {again}{resume}", error.exit_code, error)
+        _fail(f"{error} Continue with: metasum {_again(sys.argv[1:])}", error.exit_code, error)
     except MetaSumError as error:
         _fail(str(error), error.exit_code, error)
     except (click.Abort, KeyboardInterrupt) as error:
@@ -70,9 +68,28 @@ def main() -> None:
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
     except Exception as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)
-        if isinstance(error, MemoryError) or "memory" in reason(error).lower():
+        if _of_memory(error):
             _fail(f"there is not enough memory ({reason(error)}); try a smaller --width or --batch-size.", 1, error)
         _fail(f"{type(error).__name__}: {reason(error)} (METASUM_DEBUG=1 shows where).", 1, error)
+
+
+# How PyTorch says it where it has no type for it: on the CPU, on Metal, and of memory that CUDA itself asks for.
+NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory")
+
+
+def _of_memory(error: Exception) -> bool:
+    """Whether there was not enough memory: by type, or by PyTorch's very words; others speak of memory, too."""
+    torch = sys.modules.get("torch")  # not imported for an error that has nothing to do with it
+    types = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return isinstance(error, types) or (isinstance(error, RuntimeError) and any(w in str(error) for w in NO_MEMORY))
+
+
+def _again(words: list[str]) -> str:
+    """The command that goes on with an interrupted one: without --overwrite, and with --resume where there is one."""
+    end = words.index("--") if "--" in words else len(words)  # what stands behind it is a sweep's trials'
+    kept = [word for word in words[:end] if word.partition("=")[0] not in ("--resume", "--overwrite")]
+    resume = ["--resume"] if words[0] in ("train", "meta-train") else []  # studies go on by themselves
+    return shlex.join([*kept, *resume, *words[end:]])
 
 
 def _talks() -> bool:

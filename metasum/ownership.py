@@ -26,7 +26,7 @@ LOOK = 1.0  # seconds between two looks at a folder that is waited for
 def owning(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> Iterator[None]:
     """For the block, `folder` is this process's alone; what a killed process left half-written in it is removed.
 
-    The folder is made where it is missing, and removed again where the block ends without having put anything there.
+    The folder is made where it is missing, and removed where it is empty in the end.
 
     Args:
         folder: of a run.
@@ -36,7 +36,6 @@ def owning(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> Ite
         OccupiedError: another process owns it. Nothing is changed.
         StorageError: the folder cannot be made, or nothing can be written there.
     """
-    missing = not folder.exists()
     handle = _taken(folder, note)
     try:
         remove_leftovers(folder)
@@ -45,7 +44,6 @@ def owning(folder: Path, *, note: Callable[[str], None] = lambda _: None) -> Ite
         with contextlib.suppress(OSError):
             if is_at(handle, folder / LOCK):  # not where the folder was moved away meanwhile
                 (folder / LOCK).unlink()
-            if missing:
                 folder.rmdir()  # fails where something is in it, as it should
         os.close(handle)
 
@@ -85,11 +83,13 @@ def _taken(folder: Path, note: Callable[[str], None]) -> int:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if isinstance(error, FileExistsError) and (folder.is_dir() or not os.path.lexists(folder)):
+                continue  # its owner failed, and removed the folder that it had made
             raise StorageError(f"cannot make the run folder {folder}: {error.strerror or error}.") from error
         try:
             handle = os.open(path, os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
         except FileNotFoundError:
-            continue  # its owner failed, and removed the folder that it had made
+            continue  # likewise
         except OSError as error:
             raise StorageError(f"cannot write into {folder}: {error.strerror or error}.") from error
         ours = lock(handle)

@@ -87,6 +87,13 @@ def learners_tables(result: dict[str, Any]) -> list[Any]:
     return [table_of(result["learners"])]
 
 
+def methods_tables(result: dict[str, Any]) -> list[Any]:
+    """Methods of merging."""
+    shown = ("name", "summary", "needs", "settings", "source")
+    text = lambda value: ", ".join(value) if isinstance(value, list) else value  # noqa: E731
+    return [table_of([{key: text(row[key]) for key in shown} for row in result["methods"]])]
+
+
 def comparison_tables(result: dict[str, Any]) -> list[Any]:
     """For each side, then for the costs: a row for each learner, mean ± standard deviation over its seeds."""
     if not result["summary"]:
@@ -226,7 +233,7 @@ def few_shot_tables(result: dict[str, Any]) -> list[Any]:
 
 def sweep_tables(result: dict[str, Any]) -> list[Any]:
     """The best ten trials, or all of a sweep without a metric, and what became of the others."""
-    from metasum.report.sweep_page import best_trials
+    from metasum.sweeps.page import best_trials
 
     finished = [row for row in result["trials"] if row["state"] == "complete"]
     name = result["metric"]["name"] if result["metric"] else None
@@ -256,8 +263,10 @@ def _failures(result: dict[str, Any]) -> list[str]:
 
 def merge_tables(result: dict[str, Any]) -> list[Any]:
     """What was merged, how quickly, and where it is."""
+    count = result["statistics"]
+    averaged = f"{count} running means and variances were averaged: they are no weights.\n" if count else ""
     return [
         f"{result['method']} of {len(result['files'])} file(s), {result['parameters']:,} parameters, "
         f"{result['bytes'] / 1e9:.2f} GB in {result['seconds']:.1f} s, "
-        f"with {result['peak_bytes'] / 2**20:.0f} MiB of memory\n{result['output']}"
+        f"with {result['peak_bytes'] / 2**20:.0f} MiB of memory\n{averaged}{result['output']}"
     ]

@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from tiny import blob_arrays, write_npz
 
 from metasum.cli import metasum as group
+from metasum.config import flat, from_dict
+from metasum.sweeps.sweep_file import read_sweep_file
+from metasum.tasks import registry
+from metasum.training.tracking import scalars
 
 FILES = sorted((Path(__file__).parent.parent / "wandb_sweeps").glob("*.yaml"))
 
@@ -60,6 +65,35 @@ def test_every_parameter_is_an_option_of_the_command(path):
     assert set(sweep["parameters"]) <= options
 
 
-def test_a_run_with_arguments_as_an_agent_writes_them(metasum, tiny):
-    outcome = metasum("train", *tiny, "--target=rows", "--support=lines", "--seed=2", "--json")
-    assert json.loads(outcome.out)["seed"] == 2
+SMALL = {
+    "train": {"steps": 2, "batch_size": 8, "calibration_batches": 1, "width": 0.04, "report": False},
+    "meta-train": {"meta_steps": 2, "meta_batch_size": 4, "width": 0.04},
+}
+"""What makes a training small; of the sweeps' own parameters, only `meta_steps` is among it."""
+
+
+@every_file
+def test_every_file_runs_with_arguments_as_an_agent_writes_them(metasum, tmp_path, path):
+    file = read_sweep_file(path)
+    small = SMALL[file.command[0]]
+    values = {one.name: one.at(0.9) if one.at else one.choices[-1] for one in file.parameters}
+    registry.DATASETS.pop("letters")
+    for seed, name in enumerate(("mnist", "cifar10", "svhn", "letters")):
+        write_npz(tmp_path / f"{name}.npz", blob_arrays(seed))
+    places = {"device": "cpu", "data_root": tmp_path, "out": tmp_path / "runs"}
+    outcome = metasum(*file.arguments(values | small | places), "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    settings = flat(from_dict(json.loads((Path(result["run"]) / "config.json").read_text())["settings"]))
+    assert {name: settings[name] for name in values} == values | {name: small[name] for name in small if name in values}
+    metric = file.metric.name if file.metric else "target_after"
+    assert metric in scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
+
+
+def test_none_whole_floats_and_booleans_arrive(metasum, tiny):
+    sent = ["--symmetric=True", "--clip=None", "--log_every=1.0", "--seed=3.0", "--target=rows", "--support=lines"]
+    outcome = metasum("train", *tiny, *sent, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    settings = flat(from_dict(json.loads((Path(result["run"]) / "config.json").read_text())["settings"]))
+    assert [repr(settings[name]) for name in ("symmetric", "clip", "log_every", "seed")] == ["True", "None", "1", "3"]

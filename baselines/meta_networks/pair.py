@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel
-from metasum.baselines.sharing import NoConfig, share_parameters
+from metasum.baselines.sharing import share_parameters
+from metasum.config import NoSettings
 from metasum.learners.learner import Backward, Learner, Start
 from metasum.learners.networks import MetaSum
 from metasum.networks.augmented import Augmented, augmented, augmented_names, last_parts
@@ -37,7 +38,7 @@ class MetaNetworksLearner(Learner):
     name = "meta-networks"
     summary = "Slow weights for both, and fast ones for each that a meta learner writes; those are added."
     paper = "Munkhdalai & Yu 2017, arXiv:1703.00837"
-    Config = NoConfig
+    Config = NoSettings
     start = Start.SHARED
     preset = {"augmented": True}
 

@@ -15,11 +15,11 @@ from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.learner import untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
+from metasum.config import UNSET, option
 from metasum.errors import ArchitectureError
 from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.config import UNSET, option
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 

@@ -13,6 +13,7 @@ from metasum.assembly.training import run_in
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, flat
 from metasum.errors import ArchitectureError, Interrupted, MetaSumError, UsageError, reason
+from metasum.ownership import in_turn
 from metasum.training.progress import Display
 from metasum.training.wandb_runs import Troubles, wandb_mode
 from metasum.types import Dataset, Sides
@@ -22,7 +23,7 @@ from metasum.types import Dataset, Sides
 class Cells:
     """Runs of several learners and seeds that share everything else: steps, data, order of batches, initialisation.
 
-    A failed cell is noted in `failed` and does not stop the others.
+    A failed cell is noted in `failed` and does not stop the others. One that another process works on is waited for.
     """
 
     config: TrainConfig
@@ -79,17 +80,20 @@ class Cells:
                 self._fail(path, learner, seed, "the networks that it merges could not be trained")
                 return None
         try:
-            result = run_in(
-                path,
-                settings_for(learner, self.config, seed=seed, **chosen),
-                self.datasets,
-                out=self.out,
-                resume=(path / "config.json").is_file(),
-                report=report,
-                endpoints=endpoints,
-                keep_weights=keep_weights,
-                display=display,
-                troubles=self.troubles,
+            result = in_turn(
+                lambda: run_in(
+                    path,
+                    settings_for(learner, self.config, seed=seed, **chosen),
+                    self.datasets,
+                    out=self.out,
+                    resume=None,
+                    report=report,
+                    endpoints=endpoints,
+                    keep_weights=keep_weights,
+                    display=display,
+                    troubles=self.troubles,
+                ),
+                display.note,
             )
             self._trained[path.name] = path
             return result

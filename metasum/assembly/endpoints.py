@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from metasum.baselines.merging import Endpoint
 from metasum.baselines.registry import LEARNERS
 from metasum.config import TrainConfig, flat, from_dict
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
+from metasum.merging.memory import Endpoint
 from metasum.networks.build import load_network
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask

@@ -14,6 +14,7 @@ from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import Interrupted, MetaSumError, UsageError, reason
 from metasum.files import check_folder_name, make_folder, write_json, write_text
+from metasum.merging import method_named
 from metasum.plugins import load_entry_points
 from metasum.study.comparison import as_csv
 from metasum.study.experiment import row_of, summarise
@@ -178,9 +179,15 @@ def _learners(learners: Sequence[str] | None, targets: int, slots: int) -> list[
                 f"learner {name!r} gives the support another initialisation; its target networks are those of "
                 "'independent', and so is their sum."
             )
-        if name == "slerp" and targets > 2:
-            raise UsageError(f"learner 'slerp' merges two networks, and there are {targets} targets.")
+        if not _merges(name, targets):
+            raise UsageError(f"learner {name!r} does not merge {targets} networks, one for each target.")
     if learners is not None:
         return list(learners)
     crowded = {name for name, entry in LEARNERS.items() if entry.numbered and targets > slots}
-    return [name for name in LEARNERS if name not in alike | crowded and not (name == "slerp" and targets > 2)]
+    return [name for name in LEARNERS if name not in alike | crowded and _merges(name, targets)]
+
+
+def _merges(learner: str, count: int) -> bool:
+    """Whether the learner can make one of so many networks."""
+    merger = LEARNERS[learner].merger
+    return merger is None or method_named(merger).exactly in (None, count)

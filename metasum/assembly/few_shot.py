@@ -15,6 +15,7 @@ from metasum.config.few_shot import FewShotConfig, numbers
 from metasum.errors import UsageError
 from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
+from metasum.ownership import in_turn
 from metasum.plugins import load_entry_points
 from metasum.spread import spread
 from metasum.tasks.few_shot import load_few_shot
@@ -75,7 +76,8 @@ def few_shot(
             asked += [place | row for row in _asked(cells, model)]
             reparameterised += [place | row for row in _reparameterised(cells, model)]
             if there is not None and few_shot_named(name).meta_trains:
-                then.append(place | {"before": result["accuracy"]} | _then(cells, there, model, name, seed))
+                further = in_turn(partial(_then, cells, there, model, name, seed), displays().note)
+                then.append(place | {"before": result["accuracy"]} | further)
     study = {
         "dataset": config.dataset,
         "ways": config.ways,
@@ -143,19 +145,19 @@ def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name:
     config = cells.config
     rate = config.learning_rate or few_shot_named(name).learning_rate
     own = dataclasses.replace(config, seed=seed, steps=config.then_steps, learning_rate=rate)
-    run = cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, model, there.dataset)
-    if run.finished:
-        return run.read_json("result.json")
-    new_before = dataclasses.asdict(there.measure(model))
-    there.train(model, run, own)
-    result = {
-        "after": dataclasses.asdict(cells.measure(model)),
-        "new_before": new_before,
-        "new_after": dataclasses.asdict(there.measure(model)),
-        "run": str(run.path),
-    }
-    run.save_weights("learner", model.state_dict())
-    write_json(run.path / "result.json", result)
+    with cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, model, there.dataset) as run:
+        if run.finished:
+            return run.read_json("result.json")
+        new_before = dataclasses.asdict(there.measure(model))
+        there.train(model, run, own)
+        result = {
+            "after": dataclasses.asdict(cells.measure(model)),
+            "new_before": new_before,
+            "new_after": dataclasses.asdict(there.measure(model)),
+            "run": str(run.path),
+        }
+        run.save_weights("learner", model.state_dict())
+        write_json(run.path / "result.json", result)
     return result
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -16,15 +17,17 @@ from metasum.baselines.meta_transfer.base_training import BaseTraining
 from metasum.baselines.meta_transfer.learner import ClassifierTuning, MetaTransfer, Pretraining
 from metasum.config import FewShotConfig
 from metasum.errors import CheckpointError
-from metasum.files import make_folder, write_json
+from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.protocol import Trainable
+from metasum.ownership import in_turn
 from metasum.tasks.episodes import ClassBatches, Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.description import describe_surroundings, reopen
 from metasum.training.few_shot import EpisodeAccuracy, FewShotEvaluator, episode_shares, mean_of
 from metasum.training.harness import Harness, Sampler
 from metasum.training.memory import peak_bytes
+from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
@@ -70,7 +73,13 @@ class FewShotCells:
             self.episodes(part)
 
     def run(self, learner: str, seed: int) -> tuple[dict[str, Any], FewShotLearner]:
-        """The result of one learner's run, and the learner; what is finished is taken as it is."""
+        """The result of one learner's run, and the learner.
+
+        What is finished is taken as it is, and what another process works on is waited for.
+        """
+        return in_turn(lambda: self._run(learner, seed), self._displays().note)
+
+    def _run(self, learner: str, seed: int) -> tuple[dict[str, Any], FewShotLearner]:
         entry = few_shot_named(learner)
         own = dataclasses.replace(
             self.config, seed=seed, learning_rate=self.config.learning_rate or entry.learning_rate
@@ -78,27 +87,27 @@ class FewShotCells:
         start = self._pretrained(seed) if entry.pretrained else nn.Sequential()
         model = self.seeded(lambda: entry.factory(own, start), seed)
         more = {"start_checksum": checksum(parameters_of(start))} if entry.pretrained else {}
-        run = self._open(f"{learner}-seed{seed}", own, settings_of(learner), {"learner": learner}, **more)
-        if run.finished:
-            load_into(model, run.path / "learner.safetensors")
-            return run.read_json("result.json"), model
-        trained: dict[str, Any] = {"steps": 0, "seconds": 0.0, "episodes_per_second": None, "peak_bytes": None}
-        if entry.meta_trains:
-            trained = self.train(model, run, own)
-        run.save_weights("learner", model.state_dict())
-        shares = self._shares(model)
-        write_json(run.path / EPISODES, {"shares": shares})
-        result = {
-            "learner": learner,
-            "seed": seed,
-            **trained,
-            "parameters": sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
-            "accuracy": dataclasses.asdict(mean_of(shares)),
-            "evaluated_on": own.evaluate_on,
-            "run": str(run.path),
-        }
-        write_json(run.path / "result.json", result)
-        return result, model
+        with self._open(f"{learner}-seed{seed}", own, settings_of(learner), {"learner": learner}, **more) as run:
+            if run.finished:
+                load_into(model, run.path / "learner.safetensors")
+                return run.read_json("result.json"), model
+            trained: dict[str, Any] = {"steps": 0, "seconds": 0.0, "episodes_per_second": None, "peak_bytes": None}
+            if entry.meta_trains:
+                trained = self.train(model, run, own)
+            run.save_weights("learner", model.state_dict())
+            shares = self._shares(model)
+            write_json(run.path / EPISODES, {"shares": shares})
+            result = {
+                "learner": learner,
+                "seed": seed,
+                **trained,
+                "parameters": sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
+                "accuracy": dataclasses.asdict(mean_of(shares)),
+                "evaluated_on": own.evaluate_on,
+                "run": str(run.path),
+            }
+            write_json(run.path / "result.json", result)
+            return result, model
 
     def train(self, model: FewShotLearner, run: RunFolder, config: FewShotConfig) -> dict[str, Any]:
         """Meta-trains on the dataset's training classes, or goes on where it was stopped; returns what it took."""
@@ -151,8 +160,8 @@ class FewShotCells:
 
     def opened(
         self, name: str, config: FewShotConfig, learner: str, model: FewShotLearner, dataset: FewShotDataset
-    ) -> RunFolder:
-        """The folder of a learner's further run on another dataset, from where it stands."""
+    ) -> contextlib.AbstractContextManager[RunFolder]:
+        """The folder of a learner's further run on another dataset, from where it stands, for a block to work in."""
         more = {"learner": learner, "then": dataset.name, "then_checksum": dataset.checksum}
         start = checksum(parameters_of(model))
         return self._open(name, config, settings_of(learner), more, start_checksum=start)
@@ -164,27 +173,27 @@ class FewShotCells:
         model: Pretraining = self.seeded(
             lambda: Pretraining(classes=classes, in_channels=own.in_channels, filters=own.filters), seed
         )
-        run = self._open(f"pretrained-seed{seed}", own, PRETRAINING, {})
-        if run.finished:
-            load_into(model.network, run.path / "learner.safetensors")
+        with self._open(f"pretrained-seed{seed}", own, PRETRAINING, {}) as run:
+            if run.finished:
+                load_into(model.network, run.path / "learner.safetensors")
+                return model.network
+            batches = ClassBatches(
+                self.dataset,
+                "train",
+                batch_size=PRETRAINING_BATCH,
+                generator=torch.Generator().manual_seed(seed),
+                in_channels=own.in_channels,
+                device=self.fabric.device,
+            )
+            base = BaseTraining(steps=own.base_steps, learning_rate=own.base_lr)
+            harness = self._harness(
+                model, batches, run, own, view=lambda it: ClassifierTuning(it.network, ways=own.ways, base=base)
+            )
+            harness.resume()
+            harness.train(title=f"pretraining on {classes} classes of {self.dataset.name}")
+            run.save_weights("learner", model.network.state_dict())
+            write_json(run.path / "result.json", {"steps": harness.steps, "seconds": round(harness.seconds, 2)})
             return model.network
-        batches = ClassBatches(
-            self.dataset,
-            "train",
-            batch_size=PRETRAINING_BATCH,
-            generator=torch.Generator().manual_seed(seed),
-            in_channels=own.in_channels,
-            device=self.fabric.device,
-        )
-        base = BaseTraining(steps=own.base_steps, learning_rate=own.base_lr)
-        harness = self._harness(
-            model, batches, run, own, view=lambda it: ClassifierTuning(it.network, ways=own.ways, base=base)
-        )
-        harness.resume()
-        harness.train(title=f"pretraining on {classes} classes of {self.dataset.name}")
-        run.save_weights("learner", model.network.state_dict())
-        write_json(run.path / "result.json", {"steps": harness.steps, "seconds": round(harness.seconds, 2)})
-        return model.network
 
     def seeded(self, make: Callable[[], Any], seed: int = 0) -> Any:
         """What `make` makes with this seed, on the device; the global random state stays as it was."""
@@ -222,18 +231,26 @@ class FewShotCells:
         depends_on: Iterable[str],
         more: Mapping[str, str],
         **description: Any,
-    ) -> RunFolder:
-        """The run folder `name`, made or found; raises UsageError where it holds a run of other settings."""
+    ) -> contextlib.AbstractContextManager[RunFolder]:
+        """The run folder `name`, made or found, for a block to work in.
+
+        Raises:
+            OccupiedError: another process works there.
+            UsageError: it holds a run of other settings.
+        """
         description |= {
             "settings": {setting: getattr(config, setting) for setting in depends_on} | dict(more),
             "data": {"name": self.dataset.name, "source": self.dataset.source, "checksum": self.dataset.checksum},
             **describe_surroundings(),
         }
-        make_folder(self._folder)
         path = self._folder / name
-        if path.exists():
-            return reopen(path, description, completed=_as_written)
-        return RunFolder.create(path, description, overwrite=False)
+        return opened(
+            path,
+            description,
+            lambda: reopen(path, description, completed=_as_written),
+            resume=None,
+            note=self._displays().note,
+        )
 
 
 def settings_of(learner: str) -> tuple[str, ...]:

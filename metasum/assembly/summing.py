@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from metasum.assembly.endpoints import FinishedRun, check_addable, describe_run, endpoints_of, open_run, tasks_of
-from metasum.baselines.mergers import MERGERS, merger_named
-from metasum.baselines.merging import Endpoint
 from metasum.config import MergingConfig, OptimisationConfig
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder, write_json
+from metasum.merging import memory, method_named
 from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
 from metasum.study.sums import Ground, Measured
@@ -80,7 +79,7 @@ def sum_runs(
     opened = [open_run(Path(run)) for run in runs]
     check_addable(opened, any_init=any_init)
     same_start = len({run.initial_checksum for run in opened}) == 1
-    if merger_named(operator).needs_initial and not same_start:
+    if method_named(operator, kind="operator").needs_base and not same_start:
         raise UsageError(
             f"--operator {operator} works on differences from one initialisation; these runs have several."
         )
@@ -90,7 +89,7 @@ def sum_runs(
     folder = Path(out) / "sums" / label
     _check_places(folder, export, overwrite)
     fabric = make_fabric(OptimisationConfig(device=device))
-    looked_at = [run.target for run in opened] if merger_named(operator).needs_images else []
+    looked_at = [run.target for run in opened] if method_named(operator).needs_images else []
     loaded = tasks_of(opened, [*names, *looked_at], data_root=data_root, device=fabric.device, download=download)
     tasks = {dataset: loaded[dataset] for dataset in names}
     make_folder(folder)
@@ -102,7 +101,7 @@ def sum_runs(
     measured: dict[str, Measured] = {}
     networks: dict[str, nn.Module] = {}
     for method in dict.fromkeys([operator, *ALWAYS]):
-        if same_start or not MERGERS[method].needs_initial:
+        if same_start or not method_named(method).needs_base:
             display.note(f"{method} of {len(opened)} networks on {', '.join(names)} …")
             networks[method] = merge(method, endpoints, opened[0], merging)
             measured[method] = ground.measure(networks[method])
@@ -132,7 +131,9 @@ def sum_runs(
 
 def _check_operator(operator: str, merging: MergingConfig) -> None:
     """Raises UsageError for an unknown operator, or a merging setting that it does not read."""
-    read = {name for method in (operator, *ALWAYS) for name in merger_named(method).settings}
+    method_named(operator, kind="operator")
+    configs = [method_named(method).Config for method in (operator, *ALWAYS)]
+    read = {setting.name for config in configs for setting in dataclasses.fields(config)}
     for setting in dataclasses.fields(merging):
         if setting.name not in read and getattr(merging, setting.name) != setting.default:
             raise UsageError(f"--{setting.name.replace('_', '-')} says nothing to --operator {operator}.")
@@ -172,11 +173,12 @@ def _findings(
     }
 
 
-def merge(operator: str, endpoints: Sequence[Endpoint], run: FinishedRun, merging: MergingConfig) -> nn.Module:
+def merge(operator: str, endpoints: Sequence[memory.Endpoint], run: FinishedRun, merging: MergingConfig) -> nn.Module:
     """The merged network, with nobody's statistics yet. `run`: the first, whose initialisation is θ_0."""
     device = next(run.network.parameters()).device
     initial = {name: tensor.to(device) for name, tensor in run.initial.items()}
-    return with_parameters(run.network, MERGERS[operator].make(merging, run.config.seed)(endpoints, initial))
+    method = method_named(operator).picked(merging, seed=run.config.seed)
+    return with_parameters(run.network, memory.merge(method, endpoints, initial))
 
 
 def _alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:

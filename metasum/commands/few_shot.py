@@ -17,7 +17,7 @@ from metasum.commands.shared import (
     words,
 )
 from metasum.config import FewShotConfig
-from metasum.flags import TolerantCommand, chosen, settings_flags
+from metasum.config.flags import TolerantCommand, chosen, settings_flags
 from metasum.tables import few_shot_tables, show
 
 

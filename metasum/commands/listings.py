@@ -1,4 +1,4 @@
-"""Commands that look around: tasks, learners, benchmark."""
+"""Commands that look around: tasks, learners, methods, benchmark."""
 
 from __future__ import annotations
 
@@ -9,19 +9,17 @@ from typing import Any
 import click
 
 from metasum.benchmark_tables import benchmark_tables
-from metasum.commands.shared import json_flag, load_plugins, plugin_flag, root_flag
-from metasum.config import BenchmarkConfig
-from metasum.flags import TolerantCommand, settings_flags
-from metasum.tables import learners_tables, show, tasks_tables
+from metasum.commands.shared import PluginCommand, json_flag, plugin_flag, root_flag
+from metasum.config import options_of
+from metasum.tables import learners_tables, methods_tables, show, tasks_tables
 
 
-@click.command(cls=TolerantCommand)
+@click.command(cls=PluginCommand)
 @root_flag
 @plugin_flag
 @json_flag
-def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
+def tasks(data_root: Path, as_json: bool) -> None:
     """List datasets and task pairs, with where each comes from."""
-    load_plugins(plugin)
     from metasum.tasks.registry import PAIRS, known_datasets
 
     result = {
@@ -34,19 +32,42 @@ def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
     show(result, as_json=as_json, parts=tasks_tables)
 
 
-@click.command(cls=TolerantCommand)
+@click.command(cls=PluginCommand)
 @plugin_flag
 @json_flag
-def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
+def learners(as_json: bool) -> None:
     """List ways of training, with where each comes from."""
-    load_plugins(plugin)
     from metasum.baselines.registry import LEARNERS
 
-    rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
+    rows = [
+        {"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.entries.items()
+    ]
     show({"learners": rows}, as_json=as_json, parts=learners_tables)
 
 
-@click.command(cls=TolerantCommand)
+@click.command(cls=PluginCommand)
+@plugin_flag
+@json_flag
+def methods(as_json: bool) -> None:
+    """List methods of merging, with what each needs and leaves open.
+
+    Those that need no more than files are methods of `metasum merge`; all are operators of `metasum sum`.
+    """
+    rows = [
+        {
+            "name": name,
+            "summary": method.summary,
+            "needs": method.needs(),
+            "settings": [setting.name for setting in options_of(method.Config)],
+            "paper": method.paper,
+            "source": METHODS.entries[name].source,
+        }
+        for name, method in METHODS.items()
+    ]
+    show({"methods": rows}, as_json=as_json, parts=methods_tables)
+
+
+@click.command(cls=PluginCommand)
 @settings_flags(BenchmarkConfig)
 @json_flag
 def benchmark(as_json: bool, **values: Any) -> None:

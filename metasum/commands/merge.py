@@ -3,87 +3,120 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from metasum.commands.shared import json_flag, overwrite_flag, quiet_flag
-from metasum.config import MergeConfig
+from metasum.commands.shared import PluginCommand, json_flag, overwrite_flag, plugin_flag, quiet_flag
+from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
-from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
+from metasum.merging import METHODS
+from metasum.merging.disk.config import MergeConfig
+from metasum.merging.method import Method, TensorMethod
 from metasum.tables import merge_tables, show
-from metasum.weights.merging.methods import method_named
+
+OF_FILES = [method for method in METHODS.values() if issubclass(method, TensorMethod)]
+LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if method.layered))
 
 
-@click.command(cls=TolerantCommand)
+def _line(method: type[Method]) -> str:
+    flags = ["--base"] * method.needs_base + [option.flag for option in options_of(method.Config)]
+    formula = (method.__doc__ or "").split(".")[0]
+    return f"      {method.name:<16} {formula}{': ' * bool(flags)}{', '.join(flags)}"
+
+
+HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in little memory.
+
+    FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
+    of any network and size. Floating-point tensors are merged, but for running means and variances, which are averaged;
+    integers must be the same in all, but for counters, which are the first file's. METHOD is one of
+
+    \b
+{chr(10).join(map(_line, OF_FILES))}
+
+    \b
+      metasum merge average a.safetensors b.safetensors -o both.safetensors
+      metasum merge ties a.safetensors b.safetensors --base start.safetensors --density 0.3 -o both.safetensors
+      metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
+    """
+
+
+def _settings() -> Iterator[tuple[str, type]]:
+    yield from ((method.name, method.Config) for method in METHODS.values() if issubclass(method, TensorMethod))
+    yield "", MergeConfig
+
+
+@click.command(cls=PluginCommand, settings=_settings, help=HELP)
 @click.argument("method")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
 @click.option(
     "--base", type=click.Path(path_type=Path), metavar="FILE", help="What the others were trained from (task vectors)."
 )
-@settings_flags(MergeConfig)
-@click.option("--only", multiple=True, metavar="PATTERN", help="Merge the parameters called so. Can be repeated.")
-@click.option(
-    "--skip",
-    multiple=True,
-    metavar="PATTERN",
-    help="Take the parameters called so from the first file, whatever the others hold. Can be repeated.",
-)
+@click.option("--seed", type=click.IntRange(0, 2**62 - 1), help="Seed of DARE's draws  [default: 0].")
 @click.option(
     "--layers",
     multiple=True,
     metavar="PATTERN=VALUE",
-    help="Another scaling, position or weights for the parameters called so; the last match counts. Can be repeated.",
+    help=f"Another value ({LAYERED}) for the parameters called so; the last match counts. Can be repeated.",
 )
+@plugin_flag
 @overwrite_flag
 @json_flag
 @quiet_flag
-def merge(**values: Any) -> None:
-    """Merge checkpoints of one architecture into one .safetensors file, in little memory.
-
-    FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
-    of any network and size. Floating-point tensors are merged; integers are the first file's. METHOD is one of
-
-    \b
-      sum              θ_1 + θ_2 + …
-      average          (θ_1 + … + θ_N) / N
-      weighted         w_1 θ_1 + w_2 θ_2 + …, --weights
-      task-arithmetic  θ_0 + λ Σ (θ_i - θ_0), --base and --scaling
-      ties             the same on the largest differences that agree in sign, --density
-      dare             the same on randomly thinned differences, --drop-rate
-      slerp            along the arc between two files, tensor by tensor, --position
-
-    \b
-      metasum merge average a.safetensors b.safetensors -o both.safetensors
-      metasum merge ties a.safetensors b.safetensors --base start.safetensors --density 0.3 -o both.safetensors
-      metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
-    """  # noqa: D301 (click reads the backspace)
-    name = values["method"]
-    for setting in sorted(by_hand(MergeConfig) - {*method_named(name).settings, "dtype", "threads"}):
-        raise UsageError(f"--{setting.replace('_', '-')} says nothing to method {name!r}.")
-    settings = MergeConfig(**chosen(MergeConfig, values))
+def merge(given: dict[str, Any], **values: Any) -> None:
+    of_files = {leaf.name for leaf in options_of(MergeConfig)}
+    settings = MergeConfig(**{name: value for name, value in given.items() if name in of_files})
+    method = _method(values, {name: value for name, value in given.items() if name not in of_files})
     import torch
 
+    from metasum.merging.disk.files import merge_files
     from metasum.training.interruption import Interruption
     from metasum.training.memory import peak_bytes, reset_peak
-    from metasum.weights.merging.files import merge_files
 
     reset_peak(torch.device("cpu"))
-    asked = ("files", "output", "base", "only", "skip", "layers", "overwrite")
-    with Interruption() as interruption, _bar(f"{name} of {len(values['files'])}", quiet=values["quiet"]) as progress:
+    title = f"{method.name} of {len(values['files'])}"
+    with Interruption() as interruption, _bar(title, quiet=values["quiet"]) as progress:
         merged = merge_files(
-            name,
-            **{key: values[key] for key in asked},
+            method,
+            **{key: values[key] for key in ("files", "output", "base", "overwrite")},
             settings=settings,
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
     result = {**merged._asdict(), "peak_bytes": peak_bytes(torch.device("cpu"))}
     show(result, as_json=values["as_json"], parts=merge_tables)
+
+
+def _method(values: dict[str, Any], given: dict[str, Any]) -> Method:
+    """The method that the flags describe; raises UsageError for one that says nothing to it."""
+    kind = METHODS.named(values["method"])
+    own = {leaf.name for leaf in options_of(kind.Config)}
+    for setting in sorted(set(given) - own):
+        raise UsageError(f"{flag_of(setting)} says nothing to method {kind.name!r}.")
+    if values["seed"] is not None and not kind.random:
+        raise UsageError(f"--seed says nothing to method {kind.name!r}.")
+    layers = _layers(values["layers"], kind)
+    return kind(kind.Config(**given), seed=values["seed"] or 0, layers=layers)
+
+
+def _layers(texts: Sequence[str], kind: type[Method]) -> list[tuple[str, Any]]:
+    """Pairs of a pattern and a value, from "PATTERN=VALUE"."""
+    option = next((option for option in options_of(kind.Config) if option.name == kind.layered), None)
+    pairs = []
+    for text in texts:
+        pattern, _, value = text.rpartition("=")
+        try:
+            numbers = tuple(float(word) for word in value.split(","))
+        except ValueError:
+            numbers = ()
+        if not pattern or not numbers or (option and not option.many and len(numbers) > 1):
+            raise UsageError(f"--layers takes PATTERN=VALUE, for instance '*.bias=0.5', not {text!r}.")
+        pairs.append((pattern, numbers if option and option.many else numbers[0]))
+    return pairs
 
 
 @contextmanager

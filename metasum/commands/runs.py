@@ -118,7 +118,11 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
     help="Batch-norm statistics: those in the file, or recomputed on training images of each dataset in turn.",
 )
 @click.option(
-    "--evaluate-on", type=click.Choice(("test", "validation")), default="test", show_default=True, help="Held-out images."
+    "--evaluate-on",
+    type=click.Choice(("test", "validation")),
+    default="test",
+    show_default=True,
+    help="Held-out images.",
 )
 @root_flag
 @plugin_flag

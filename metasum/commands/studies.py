@@ -23,9 +23,9 @@ from metasum.commands.shared import (
     tune_flag,
     words,
 )
-from metasum.config import MergingConfig, ProcessesConfig, TrainConfig, settings
+from metasum.config import OperatorConfig, ProcessesConfig, TrainConfig, settings
+from metasum.config.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.errors import MetaSumError
-from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.tables import comparison_tables, experiment_tables, show, sum_tables
 
 SHARED_WORK = tuple(field.name for field in dataclasses.fields(ProcessesConfig))
@@ -142,7 +142,7 @@ def experiment(**values: Any) -> None:
     show_default=True,
     help="What becomes of the networks: sum, average or another merging method's name.",
 )
-@settings_flags(MergingConfig)
+@settings_flags(OperatorConfig)
 @click.option("--any-init", is_flag=True, help="Add runs of different initialisations all the same.")
 @click.option(
     "--export",
@@ -174,7 +174,7 @@ def sum_(**values: Any) -> None:
       metasum sum runs/digits+letters/metasum-seed0 runs/printed-digits+letters/metasum-seed0
     """  # noqa: D301 (click reads the backspace)
     load_plugins(values["plugin"])
-    merging = MergingConfig(**chosen(MergingConfig, values))
+    merging = OperatorConfig(**chosen(OperatorConfig, values))
     from metasum.assembly.summing import sum_runs
     from metasum.training.progress import display_for
 

@@ -1,5 +1,8 @@
-"""Settings: what a field is, the sections that several rooms read, flags. No torch here: `--help` should not wait."""
+"""Settings: what a field is, the sections that several rooms read, flags. No torch here: `--help` should not wait.
 
-from metasum.config.field import UNSET, Checked, Option, flag_of, option, options_of
+(A room called `settings` would hide the function `metasum.settings` once it is imported.)
+"""
 
-__all__ = ["UNSET", "Checked", "Option", "flag_of", "option", "options_of"]
+from metasum.config.field import UNSET, Checked, NoSettings, Option, flag_of, option, options_of
+
+__all__ = ["UNSET", "Checked", "NoSettings", "Option", "flag_of", "option", "options_of"]

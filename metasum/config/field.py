@@ -17,7 +17,6 @@ from typing import Any
 
 from metasum.errors import UsageError, unknown
 
-
 UNSET: Any = dataclasses.MISSING
 """The default of a field that has none: it is filled in when a run is planned."""
 
@@ -165,3 +164,8 @@ class Checked:
         Args:
             given: names of the settings that somebody chose, here or in other sections.
         """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class NoSettings(Checked):
+    """Of whoever leaves nothing open."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from metasum.errors import UsageError, unknown
 from metasum.config.field import Option, options_of
+from metasum.errors import UsageError, unknown
 
 Settings = Callable[[], Iterable[tuple[str, type]]]
 """Gives settings dataclasses, each with who reads it ("" for everybody); called when a command runs, not before."""
@@ -117,7 +117,7 @@ def _merged(leaves: Sequence[Option]) -> Option:
 
 
 def _default_in_words(leaves: Sequence[tuple[str, Option]]) -> str:
-    """ [default: 0.5 (slots, quiet), else 0.0]; nothing where the help tells it, or None says nothing."""
+    """[default: 0.5 (slots, quiet), else 0.0]; nothing where the help tells it, or None says nothing."""
     told: dict[str, list[str]] = {}
     for reader, leaf in leaves:
         value = leaf.metadata["filled"] if leaf.required else leaf.default

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Literal
 
-from metasum.errors import UsageError
 from metasum.config.field import UNSET, Checked, option
 from metasum.config.words import Augmentation, Device, HeldOut, MemoryFormat, Precision, Schedule, Statistics
+from metasum.errors import UsageError
 
 RECIPE = "the pair's recipe"
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 
+from metasum.config import option
 from metasum.learners.joint import JointLearner, WeightsConfig
 from metasum.learners.learner import OperatorConfig, Start
 from metasum.learners.regularised import RegularisationConfig
-from metasum.config import option
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

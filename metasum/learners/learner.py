@@ -6,14 +6,14 @@ import dataclasses
 import enum
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias, get_args
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from metasum.learners.networks import MetaSum
 from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
+from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Buffers, Sides
 from metasum.weights.composition import OPERATORS, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.learners.adaptation import Clones
-from metasum.learners.joint import ObjectiveConfig
-from metasum.learners.learner import Backward, BackendConfig, Learner, OperatorConfig, Start
-from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step, sum_loss
 from metasum.config import option
 from metasum.config.words import Operator
+from metasum.learners.adaptation import Clones
+from metasum.learners.joint import ObjectiveConfig
+from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Start
+from metasum.learners.networks import MetaSum
+from metasum.learners.objective import independent_step, sum_loss
 from metasum.types import Batch
 
 

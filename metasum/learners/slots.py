@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metasum.config import option
 from metasum.errors import UsageError
 from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
-from metasum.config import option
 from metasum.types import Batch, Sides
 
 

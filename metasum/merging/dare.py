@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from metasum.config import option
 from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.task_arithmetic import SCALINGS
 from metasum.merging.ties import TIESConfig, elected, trimmings
-from metasum.config import option
 
 if TYPE_CHECKING:
     from torch import Tensor

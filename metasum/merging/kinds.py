@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from metasum.errors import ArchitectureError
-from metasum.merging.disk.dtypes import FLOATS, TensorInfo
+from metasum.weights.tensor_files.dtypes import FLOATS, TensorInfo
 
 STATISTIC = re.compile(r"(.*\.)?(running|moving)_(mean|var|variance|std)")
 MOMENT = re.compile(r"(?P<module>.*\.|)(mean|var|variance)")

@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
+from metasum.config import Checked, NoSettings, option
 from metasum.errors import UsageError, unknown
-from metasum.config import Checked, option
 
 if TYPE_CHECKING:
     from typing import Self
@@ -23,11 +23,6 @@ if TYPE_CHECKING:
 
     from metasum.merging.memory import Endpoint
     from metasum.types import Parameters
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class NoSettings(Checked):
-    """Of a method that leaves nothing open."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +98,18 @@ class Method(ABC):
         """Made of those attributes of `settings`, which may be anything, that it has settings for."""
         names = [field.name for field in dataclasses.fields(cls.Config) if hasattr(settings, field.name)]
         return cls(seed=seed, **{name: getattr(settings, name) for name in names})
+
+    @classmethod
+    def needs(cls) -> list[str]:
+        """In words, what it needs of networks beside their tensors."""
+        facts = {
+            f"{cls.exactly} networks": cls.exactly is not None,
+            "a base": cls.needs_base,
+            "images": cls.needs_images,
+            "the networks": cls.needs_networks,
+            "whole tensors": cls.whole_tensors,
+        }
+        return [words for words, holds in facts.items() if holds]
 
     def setting(self, parameter: str) -> Any:
         """The layered setting of one parameter."""

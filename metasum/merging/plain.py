@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
+from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.merging.method import Chunk, Formula, TensorMethod, Tensors
-from metasum.config import Checked, option
 
 if TYPE_CHECKING:
     from torch import Tensor

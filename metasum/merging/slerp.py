@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.config import Checked, option
+from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

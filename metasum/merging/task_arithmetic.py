@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from metasum.merging.method import Formula, TensorMethod, Tensors
 from metasum.config import Checked, option
+from metasum.merging.method import Formula, TensorMethod, Tensors
 
 SCALINGS = (0.3, 0.5, 0.7, 1.0)
 

@@ -10,14 +10,14 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from metasum.config import option
 from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
-from metasum.config import option
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-TOGETHER = 16  # tensors that are looked at in one reading where each is trimmed by itself: half a MiB for each network
+TOGETHER = 8  # tensors that are looked at in one reading where each is trimmed by itself; half a MiB each a network
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

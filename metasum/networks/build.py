@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metasum.config.sections import NetworkConfig
 from metasum.errors import CheckpointError, UsageError, unknown
 from metasum.networks.augmented import Augmented
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
-from metasum.config.sections import NetworkConfig
 from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.storage import load_into, read_metadata
 

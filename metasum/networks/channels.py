@@ -1,26 +1,29 @@
 """Which axes of a network's tensors hold the same channels, and so can only be permuted together.
 
-Found by following the channels through the network's graph (torch.fx): a convolution or linear layer starts a new
-group, normalisation and activations carry it on, an addition joins two, a flatten gives each channel a block.
+Found by running the network on one image while every tensor carries, element by element, the number of the channel
+it belongs to (`channel_rules.py` says what PyTorch's functions do to these). Wherever two channels meet in one element
+(an addition, a layer that is called twice, tied weights), they are one from then on.
+
+`torch_pruning.DependencyGraph` (1.6.1) was tried: exact for plain and residual networks, DenseNet and MobileNet, but
+without a word wrong for group norm, tied weights and a linear layer on an image, and stopped by grouped convolutions.
 """
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from torch import fx, nn
+from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError, reason
+from metasum.networks.channel_numbers import Numbering
+from metasum.networks.channel_rules import Following
 
-CARRIES = (
-    nn.ReLU, nn.LeakyReLU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.ELU, nn.Identity, nn.Dropout, nn.Dropout2d,
-    nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Flatten,
-)  # fmt: skip
-CARRYING_FUNCTIONS = (torch.relu, nn.functional.relu, torch.flatten, nn.functional.max_pool2d, nn.functional.dropout)
-ADDITIONS: tuple[Callable[..., Any], ...] = (operator.add, operator.iadd, torch.add)
+SIZES = (32, 8, 16, 28, 64, 96, 128, 224)  # of images, in the order in which they are tried
 
 
 class Axis(NamedTuple):
@@ -30,85 +33,112 @@ class Axis(NamedTuple):
     dimension: int
 
 
-def channel_groups(network: nn.Module) -> list[list[Axis]]:
-    """Groups of axes that move together; the input's channels and the output's stay where they are.
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that can stand in any order, as long as all axes that hold them are put in the same one."""
+
+    positions: dict[Axis, Tensor]
+    """For each axis int64 `[channels, n]`: where along the axis each channel's entries are. n is 1 in most axes, and
+    the number of pixels behind a flatten. An axis may hold channels of other groups, too (behind a concatenation)."""
+
+    @property
+    def size(self) -> int:
+        """How many channels there are."""
+        return len(next(iter(self.positions.values())))
+
+
+def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[ChannelGroup]:
+    """The groups of hidden channels, in the order in which they are computed.
+
+    Channels of the images and logits stay where they are and are in no group; so are those that a layer reads in an
+    order of its own (the input of a grouped convolution).
 
     Args:
-        network: made of convolutions, linear layers, batch norms, activations, pooling, flatten and additions.
+        network: is run once, in eval mode, and left as it was.
+        images: `[N, C, H, W]`, of which the first is read [default: zeros, of the first size that the network takes].
 
     Raises:
-        ArchitectureError: the network cannot be traced, or has a layer that is none of these; it is named.
+        ArchitectureError: the network does not take such images, or does something to channels that is not known
+            here; the layer and the function are named.
     """
+    names = defaultdict[int, list[str]](list)  # a tied tensor has several
+    for tensors in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
+        for name, tensor in tensors:
+            names[id(tensor)].append(name)
+    numbering = Numbering()
+    with torch.no_grad(), _in_eval_mode(network):
+        image = example_image(network) if images is None else images[:1]
+        following = Following(numbering, names, image)
+        with following.naming_layers(network):
+            try:
+                with following:
+                    outputs = network(image)
+            except ArchitectureError:
+                raise
+            except Exception as error:  # whatever the network's own code says to this image
+                raise ArchitectureError(
+                    f"the channels of this network cannot be followed ({reason(error)})."
+                ) from error
+        following.fix(outputs)
+    return _groups(numbering, names)
+
+
+def _groups(numbering: Numbering, names: dict[int, list[str]]) -> list[ChannelGroup]:
+    """Channels are interchangeable where the same axes hold them, equally often."""
+    held = defaultdict[int, list[tuple[int, int]]](list)  # by channel: (number of an axis or set, how often)
+    places = list[dict[int, list[int]]]()  # by axis: positions of each channel
+    axes = list(numbering.axes)
+    for number, channels in enumerate([*numbering.axes.values(), *numbering.sets]):
+        where = defaultdict[int, list[int]](list)
+        for position, channel in enumerate(numbering.roots(channels).tolist()):
+            where[channel].append(position)
+        places.append(where)
+        for channel, positions in where.items():
+            held[channel].append((number, len(positions)))
+    alike = defaultdict[tuple[tuple[int, int], ...], list[int]](list)
+    for channel in sorted(held.keys() - {0}):
+        alike[tuple(held[channel])].append(channel)
+    groups = []
+    for signature, channels_alike in alike.items():
+        positions_of = {
+            Axis(name, dimension): torch.tensor([places[number][channel] for channel in channels_alike])
+            for number, _ in signature
+            if number < len(axes)
+            for tensor, dimension in (axes[number],)
+            for name in names[tensor]
+        }
+        if positions_of:
+            groups.append(ChannelGroup(dict(sorted(positions_of.items()))))
+    return groups
+
+
+def example_image(network: nn.Module) -> Tensor:
+    """One image of zeros `[1, C, H, W]`, of the first of `SIZES` that the network, in eval mode, takes.
+
+    Raises:
+        ArchitectureError: it takes none of them.
+    """
+    first = next((tensor for tensor in network.parameters() if tensor.ndim >= 2), None)
+    if first is None:
+        raise ArchitectureError("the channels of a network without weights cannot be followed.")
+    for channels in dict.fromkeys((first.shape[1] if first.ndim == 4 else 1, 1, 3)):
+        for size in SIZES:
+            image = first.new_zeros(1, channels, size, size)
+            try:
+                with torch.no_grad():
+                    network(image)
+            except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
+                continue
+            return image
+    raise ArchitectureError("the channels of this network cannot be followed: give images that it takes.")
+
+
+@contextmanager
+def _in_eval_mode(network: nn.Module) -> Iterator[None]:
+    before = [(module, module.training) for module in network.modules()]
+    network.eval()
     try:
-        graph = fx.symbolic_trace(network).graph
-    except Exception as error:  # whatever the network's own code does with a stand-in for a tensor
-        raise ArchitectureError(f"the channels of this network cannot be followed ({reason(error)}).") from error
-    groups = _Groups()
-    at: dict[Any, int] = {}  # the group of each value's channels
-    for node in graph.nodes:
-        if node.op == "placeholder":
-            at[node] = groups.fixed
-        elif node.op == "output":
-            groups.join(at[node.args[0]], groups.fixed)
-        elif node.op == "call_module":
-            at[node] = _through(network.get_submodule(str(node.target)), str(node.target), at[node.args[0]], groups)
-        elif node.target in ADDITIONS:
-            at[node] = groups.join(*(at[value] for value in node.args))
-        elif node.target in CARRYING_FUNCTIONS or node.target in ("relu", "flatten"):
-            at[node] = at[node.args[0]]
-        else:
-            raise ArchitectureError(f"it is not known what {node.target} does to channels.")
-    return groups.movable()
-
-
-class _Groups:
-    """Sets of axes that can be joined. Group `fixed` holds those that must not move."""
-
-    def __init__(self) -> None:
-        self.fixed = 0
-        self._parent: list[int] = [0]
-        self._axes: list[list[Axis]] = [[]]
-
-    def new(self) -> int:
-        self._parent.append(len(self._parent))
-        self._axes.append([])
-        return self._parent[-1]
-
-    def add(self, group: int, *axes: Axis) -> None:
-        self._axes[self._root(group)] += axes
-
-    def join(self, *groups: int) -> int:
-        first, *others = sorted({self._root(group) for group in groups})
-        for other in others:
-            self._parent[other] = first
-            self._axes[first] += self._axes[other]
-        return first
-
-    def _root(self, group: int) -> int:
-        while self._parent[group] != group:
-            group = self._parent[group]
-        return group
-
-    def movable(self) -> list[list[Axis]]:
-        roots = {self._root(group) for group in range(len(self._parent))} - {self.fixed}
-        return [sorted(set(self._axes[root])) for root in sorted(roots)]
-
-
-def _through(module: nn.Module, name: str, group: int, groups: _Groups) -> int:
-    """The group that channels of `group` belong to behind `module`."""
-    if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1):
-        groups.add(group, Axis(f"{name}.weight", 1))
-        group = groups.new()
-        groups.add(group, Axis(f"{name}.weight", 0))
-        if module.bias is not None:
-            groups.add(group, Axis(f"{name}.bias", 0))
-        return group
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) or (
-        isinstance(module, nn.GroupNorm) and module.num_groups in (1, module.num_channels)
-    ):
-        vectors = [key for key, tensor in module.state_dict().items() if tensor.ndim == 1]
-        groups.add(group, *(Axis(f"{name}.{key}", 0) for key in vectors))
-        return group
-    if isinstance(module, CARRIES):
-        return group
-    raise ArchitectureError(f"it is not known what {name!r} ({type(module).__name__}) does to channels.")
+        yield
+    finally:
+        for module, training in before:
+            module.training = training

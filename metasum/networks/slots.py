@@ -34,19 +34,21 @@ class Slot:
     """
 
     def __init__(self, network: nn.Module, index: int, count: int) -> None:
-        sizes = {name: tensor.shape for name, tensor in network.state_dict().items()}
         self._parts: dict[str, dict[int, slice]] = {}  # by tensor and dimension
         for name, module in network.named_modules():
             if isinstance(module, nn.GroupNorm) and module.num_groups != module.num_channels:
                 raise ArchitectureError(f"{name!r} normalises several channels at once, and so ties slots together.")
         for group in channel_groups(network):
-            channels = min(sizes[axis.name][axis.dimension] for axis in group)
-            if channels < count:
-                raise ArchitectureError(f"{group[0].name!r} has {channels} channels, too few for {count} slots.")
-            for name, dimension in group:
-                block = sizes[name][dimension] // channels  # a flattened channel has several entries
-                part = slice(channels * index // count * block, channels * (index + 1) // count * block)
-                self._parts.setdefault(name, {})[dimension] = part
+            channels = group.size
+            own = slice(channels * index // count, channels * (index + 1) // count)
+            for axis, positions in group.positions.items():
+                if channels < count:
+                    raise ArchitectureError(f"{axis.name!r} has {channels} channels, too few for {count} slots.")
+                size = network.state_dict()[axis.name].shape[axis.dimension]
+                if not torch.equal(positions.flatten(), torch.arange(size)):
+                    raise ArchitectureError(f"{axis.name!r} mixes the channels of several layers; slots cut in one.")
+                block = size // channels  # a flattened channel has several entries
+                self._parts.setdefault(axis.name, {})[axis.dimension] = slice(own.start * block, own.stop * block)
 
     def take(self, network: nn.Module) -> nn.Module:
         """The thin network of this slot, with the weights that `network` has there; a copy, whose gradient is its own.

@@ -8,7 +8,6 @@ from metasum.files import read_json
 from metasum.report.few_shot_page import write_few_shot_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
-from metasum.report.sweep_page import write_sweep_report
 from metasum.training.run_folder import RunFolder
 
 
@@ -23,6 +22,8 @@ def redraw(folder: Path) -> Path:
         if "few_shot" in results:
             return write_few_shot_report(folder)
         if "sweep" in results:
+            from metasum.sweeps.page import write_sweep_report
+
             return write_sweep_report(folder)
         return write_experiment_report(folder) if "experiment" in results else write_comparison_report(folder)
     if (folder / "result.json").is_file() and not (folder / "config.json").is_file():

@@ -79,7 +79,7 @@ def reopen(
     *,
     completed: Callable[[Mapping[str, Any]], dict[str, Any]] = _of_a_run,
 ) -> RunFolder:
-    """The run folder at `path`, to continue it.
+    """The run folder at `path`, to continue it; nothing in it changes.
 
     Args:
         path: where it should be.

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-
 from metasum.errors import UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points

@@ -44,7 +44,10 @@ def finish(
     if keep_weights:
         _save_networks(run, final, plan.architecture, operator, merged_only="endpoints" in trained)
     if report:
-        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, Sides(plan.data.target, plan.data.support)))
+        write_json(
+            run.path / "analysis.json",
+            analyse(final, harness.evaluator.tasks, Sides(plan.data.target, plan.data.support)),
+        )
     result = {
         "learner": plan.learner,
         "target": plan.data.target,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from metasum.config import flag_of
 from metasum.errors import UsageError
 from metasum.run.meta_training import meta_datasets, meta_train
 from metasum.run.plan import Plan
 from metasum.run.request import COMMON, Request
-from metasum.config import flag_of
 from metasum.training.progress import Display
 from metasum.training.wandb_runs import Troubles
 from metasum.weights.storage import read_metadata

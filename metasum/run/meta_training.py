@@ -22,8 +22,8 @@ from metasum.run.description import FORMAT, describe_dataset, describe_surroundi
 from metasum.run.parts import initial_network
 from metasum.run.plan import Plan, check_read, fill, planned
 from metasum.run.request import Request
-from metasum.tasks.pairs import Recipe
 from metasum.tasks.distribution import TaskDistribution, Variations
+from metasum.tasks.pairs import Recipe
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask, validation_split
 from metasum.training.episodes import EpisodeEvaluator

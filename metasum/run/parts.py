@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from metasum.config.sections import NetworkConfig
 from metasum.errors import UsageError
 from metasum.learners.learner import Learner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
-from metasum.config.sections import NetworkConfig
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import Evaluator

@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import learner_named
-from metasum.errors import CheckpointError, UsageError
-from metasum.learners.learner import Learner, Start
-from metasum.networks.build import architecture, check_network_name
-from metasum.run.request import COMMON, SECTIONS, Request
 from metasum.config import Checked, flag_of, options_of
 from metasum.config.sections import (
     DataConfig,
@@ -22,7 +18,10 @@ from metasum.config.sections import (
     ProcessesConfig,
     TrackingConfig,
 )
-from metasum.tasks.pairs import Recipe
+from metasum.errors import CheckpointError, UsageError
+from metasum.learners.learner import Learner, Start
+from metasum.networks.build import architecture, check_network_name
+from metasum.run.request import COMMON, SECTIONS, Request
 from metasum.tasks.registry import load_dataset, pair_of
 from metasum.types import Dataset, Sides
 

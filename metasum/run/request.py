@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from metasum.baselines.registry import LEARNERS, known_options, learner_named
-from metasum.errors import unknown
 from metasum.config import Checked, Option, option, options_of
 from metasum.config.sections import (
     DataConfig,
@@ -18,6 +17,7 @@ from metasum.config.sections import (
     ProcessesConfig,
     TrackingConfig,
 )
+from metasum.errors import unknown
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

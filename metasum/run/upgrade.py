@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from metasum.baselines.registry import learner_named
+from metasum.config import Option, options_of
 from metasum.errors import CheckpointError, UsageError
 from metasum.run.plan import fill
 from metasum.run.request import COMMON, SECTIONS
-from metasum.config import Option, options_of
 
 
 def upgraded(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metasum.learners.learner import Learner
 from metasum.config.sections import EvaluationConfig
+from metasum.learners.learner import Learner
 from metasum.types import Batch, Sides, Task
 from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import settle_statistics

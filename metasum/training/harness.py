@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from metasum.config.sections import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
-from metasum.config.sections import MonitorConfig, OptimisationConfig
 from metasum.training.interruption import Interruption
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
@@ -242,14 +242,15 @@ class Harness(Generic[L, E]):
         """Continues from the run folder's checkpoint; without one, from the start.
 
         Raises:
-            CheckpointError: the checkpoint is damaged, or foreign.
+            CheckpointError: the checkpoint is damaged, or foreign; or a line of metrics.jsonl is damaged.
             ArchitectureError: it is of another architecture.
         """
         state = self.run.load_checkpoint()
-        if self.together.first:
-            self.run.forget_metrics_after(0 if state is None else state["step"])
-        if state is None:
-            return
+        if state is not None:
+            self._restore(state)
+        self.together.agreed(lambda: self.run.forget_metrics_after(self.step))
+
+    def _restore(self, state: dict[str, Any]) -> None:
         path = self.run.path / "last.ckpt"
         try:
             self.learner.load_state_dict(state["learner"])

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from metasum.config.sections import OptimisationConfig, ProcessesConfig
 from metasum.errors import UsageError
 from metasum.learners.learner import Trainable
-from metasum.config.sections import OptimisationConfig, ProcessesConfig
 from metasum.training.processes import Processes
 from metasum.weights.pieces import cut, in_pieces, put_together
 
@@ -87,7 +87,12 @@ def place(module: nn.Module, device: torch.device, memory_format: str | None) ->
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup: int, schedule: str) -> float:
-    """Share of the highest learning rate in step `step` (from 0): up to 1 over `warmup` steps, then down to 0."""
+    """Share of the highest learning rate in step `step` (from 0): up to 1 over `warmup` steps, then down to 0.
+
+    `torch.optim.lr_scheduler` was tried: its LinearLR and CosineAnnealingLR multiply from step to step, so that nearly
+    all rates differ in their last digits, and every run with them; LambdaLR has these very rates, but warns of a
+    mistake that nobody made where 16-mixed skips the first update, and saves no line.
+    """
     if step < warmup:
         return (step + 1) / (warmup + 1)
     progress = (step - warmup) / max(1, steps - warmup)

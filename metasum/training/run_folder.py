@@ -15,6 +15,7 @@ from torch import Tensor
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import read_json, replacing, write_json, write_text
 from metasum.ownership import LOCK
+from metasum.training.metrics import read_metrics
 from metasum.weights.storage import load_weights, save_weights
 
 CHECKPOINT_FORMAT = "metasum checkpoint 2"
@@ -103,29 +104,17 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; raises CheckpointError where one is damaged."""
-        records, whole = self._read_metrics()
-        if not whole:
-            raise CheckpointError(f"{self.path / 'metrics.jsonl'} is damaged in line {len(records) + 1}.")
-        return records
+        return read_metrics(self.path / "metrics.jsonl")
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drops what was logged after `step`, and a line that a killed process was writing."""
-        records, _ = self._read_metrics()
+        """Drops what was logged after `step`, and a last line that a killed process was writing.
+
+        Raises:
+            CheckpointError: another line is damaged; the file stays as it is.
+        """
+        records = read_metrics(self.path / "metrics.jsonl", torn=True)
         kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(kept))
-
-    def _read_metrics(self) -> tuple[list[dict[str, Any]], bool]:
-        """The records up to the first damaged one, and whether that was all."""
-        path, records = self.path / "metrics.jsonl", list[dict[str, Any]]()
-        for line in path.read_bytes().splitlines() if path.is_file() else []:
-            try:
-                record = json.loads(line)
-                if not isinstance(record["step"], int) or record["kind"] not in ("step", "evaluation"):
-                    return records, False
-            except (ValueError, KeyError, TypeError):
-                return records, False
-            records.append(record)
-        return records, True
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:
         """Writes `<name>.safetensors`."""

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
-from metasum.errors import UsageError, reason
 from metasum.config.sections import TrackingConfig
+from metasum.errors import UsageError, reason
 from metasum.training.run_folder import RunFolder
 from metasum.training.wandb_runs import Troubles, charts, forget_service, open_wandb, wandb_mode
 

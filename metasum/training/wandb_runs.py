@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metasum.config.sections import TrackingConfig
 from metasum.errors import reason
 from metasum.files import read_json, write_json
-from metasum.config.sections import TrackingConfig
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
 

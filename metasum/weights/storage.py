@@ -9,29 +9,28 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from metasum.errors import CheckpointError, StorageError
-from metasum.files import replacing
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo
+from metasum.weights.tensor_files.output import writing
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
     """Writes named tensors to a .safetensors file, whole or not at all.
 
     Raises:
-        StorageError: the file could not be written.
+        StorageError: the file could not be written, or a tensor is of a kind that such files do not hold.
     """
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as partial:
-        try:
-            partial.touch()
-            mode = partial.stat().st_mode
-            save_file(plain, partial, metadata=dict(metadata or {}))
-            partial.chmod(mode)  # safetensors leaves its files to their owner alone
-        except SafetensorError as error:
-            raise StorageError(f"cannot write {path}: {error}") from error
+    codes = {dtype: code for code, dtype in WRITTEN.items()}
+    unheld = next((name for name, tensor in tensors.items() if tensor.dtype not in codes), None)
+    if unheld is not None:
+        raise StorageError(f"cannot write {path}: {unheld!r} is {tensors[unheld].dtype}, which such files do not hold.")
+    infos = {name: TensorInfo(codes[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    with writing(path, infos, metadata or {}) as output:
+        for name, tensor in tensors.items():
+            output.write(name, 0, tensor.detach().cpu().contiguous().view(-1).view(torch.uint8))
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:

@@ -5,8 +5,8 @@ import torch
 from tiny import images, small_network
 from torch import nn
 
-from metasum.baselines.fisher import fisher_information, fisher_merger
-from metasum.baselines.merging import Endpoint
+from metasum.baselines.fisher import Fisher, fisher_information
+from metasum.merging.memory import Endpoint, merge
 from metasum.weights.composition import average_parameters
 from metasum.weights.parameters import parameters_of
 
@@ -24,11 +24,31 @@ def test_the_information_is_the_expected_square_of_the_score():
     torch.testing.assert_close(found["1.weight"], expected, rtol=0.1, atol=0.002)
 
 
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(3), nn.Identity()])
+def test_the_information_is_that_of_all_images_at_once(norm):
+    """Against `torch.func`, with the labels that the same generator draws."""
+    network = small_network(1).eval()
+    network[1] = norm.double().eval()
+    x, parameters = images(5), {name: tensor.detach() for name, tensor in parameters_of(network).items()}
+
+    def log_likelihood(parameters, image, label):
+        return (torch.func.functional_call(network, parameters, (image[None],)).log_softmax(-1)[0] * label).sum()
+
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        labels = torch.cat([torch.multinomial(p, 1, generator=generator) for p in network(x).softmax(-1)])
+    gradients = torch.func.vmap(torch.func.grad(log_likelihood), in_dims=(None, 0, 0))
+    scores = gradients(parameters, x, nn.functional.one_hot(labels, 4).double())
+    found = fisher_information(network, x, torch.Generator().manual_seed(2))
+    for name, score in scores.items():
+        torch.testing.assert_close(found[name], score.square().mean(0))
+
+
 def test_the_mean_is_weighted_by_the_information():
     networks = [small_network(seed).eval() for seed in (1, 2)]
     batches = [images(8, seed=1)], [images(8, seed=2)]
     ends = [Endpoint(*pair) for pair in zip(networks, batches, strict=True)]
-    merged = fisher_merger(images=5, seed=3)(ends, ends[0].parameters)
+    merged = merge(Fisher(merging_images=5, seed=3), ends, ends[0].parameters)
     generator = torch.Generator().manual_seed(3)
     first, second = (fisher_information(end.network, end.images[0][:5], generator) for end in ends)
     for name, tensor in merged.items():
@@ -44,7 +64,7 @@ def test_what_only_one_network_uses_is_taken_from_it():
     x = torch.randn(50, 1, 1, 2, dtype=torch.float64)
     dark = x * torch.tensor([1.0, 0.0])
     ends = [Endpoint(networks[0], [dark]), Endpoint(networks[1], [x])]
-    merged = fisher_merger(images=50, seed=0)(ends, ends[0].parameters)
+    merged = merge(Fisher(merging_images=50, seed=0), ends, ends[0].parameters)
     torch.testing.assert_close(merged["1.weight"][:, 1], networks[1][1].weight[:, 1].detach())
     assert not torch.allclose(merged["1.weight"][:, 0], networks[1][1].weight[:, 0])
 
@@ -52,7 +72,7 @@ def test_what_only_one_network_uses_is_taken_from_it():
 def test_what_nobody_uses_is_averaged_and_nothing_is_left_behind():
     networks = [small_network(seed).eval() for seed in (1, 2)]
     ends = [Endpoint(network, [torch.zeros(4, 1, 8, 8, dtype=torch.float64)]) for network in networks]
-    merged = fisher_merger(images=4, seed=0)(ends, ends[0].parameters)
+    merged = merge(Fisher(merging_images=4, seed=0), ends, ends[0].parameters)
     average = average_parameters([end.parameters for end in ends])
     torch.testing.assert_close(merged["0.weight"], average["0.weight"])
     assert all(p.grad is None for network in networks for p in network.parameters())

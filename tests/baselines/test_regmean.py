@@ -6,9 +6,9 @@ from tiny import images, small_network
 from torch import nn
 from torch.nn.functional import conv2d
 
-from metasum.baselines.merging import Endpoint
-from metasum.baselines.regmean import input_products, regmean_merger
+from metasum.baselines.regmean import RegMean, input_products
 from metasum.errors import DivergenceError
+from metasum.merging.memory import Endpoint, merge
 from metasum.weights.composition import average_parameters
 
 
@@ -21,7 +21,7 @@ def test_a_linear_layer_is_the_least_squares_solution():
     networks = [nn.Sequential(nn.Flatten(), nn.Linear(4, 3)) for _ in range(2)]
     x = [torch.randn(30, 1, 2, 2, dtype=torch.float64) for _ in range(2)]
     ends = ends_of(networks, x)
-    merged = regmean_merger(shrinkage=1.0, images=30)(ends, ends[0].parameters)["1.weight"]
+    merged = merge(RegMean(shrinkage=1.0, merging_images=30), ends, ends[0].parameters)["1.weight"]
     rows = [batch.flatten(1) for batch in x]
     answers = [r @ network[1].weight.detach().T for r, network in zip(rows, networks, strict=True)]
     expected = torch.linalg.lstsq(torch.cat(rows), torch.cat(answers)).solution.T
@@ -37,7 +37,7 @@ def test_a_convolution_is_the_least_squares_solution_on_its_patches(keywords):
     networks = [nn.Sequential(nn.Conv2d(2, 3, 3, bias=False, **keywords)) for _ in range(2)]
     x = [torch.randn(20, 2, 7, 7, dtype=torch.float64) for _ in range(2)]
     ends = ends_of(networks, x)
-    weight = regmean_merger(shrinkage=1.0, images=20)(ends, ends[0].parameters)["0.weight"].requires_grad_()
+    weight = merge(RegMean(shrinkage=1.0, merging_images=20), ends, ends[0].parameters)["0.weight"].requires_grad_()
     probe = nn.Conv2d(2, 3, 3, bias=False, **keywords).double()
     loss = 0
     for network, batch in zip(networks, x, strict=True):
@@ -63,10 +63,10 @@ def test_products_are_the_mean_over_what_each_output_sees():
 def test_the_same_network_twice_is_that_network_and_no_off_diagonal_is_a_weighted_mean():
     network = small_network(1)
     ends = ends_of([network, network], [images(seed=1), images(seed=2)])
-    for name, tensor in regmean_merger(shrinkage=0.9, images=6)(ends, ends[0].parameters).items():
+    for name, tensor in merge(RegMean(shrinkage=0.9, merging_images=6), ends, ends[0].parameters).items():
         torch.testing.assert_close(tensor, ends[0].parameters[name])
     pair = ends_of([small_network(1), small_network(2)], [images(seed=1), images(seed=2)])
-    merged = regmean_merger(shrinkage=0.0, images=6)(pair, pair[0].parameters)["7.weight"]
+    merged = merge(RegMean(shrinkage=0.0, merging_images=6), pair, pair[0].parameters)["7.weight"]
     first, second = (input_products(end.network, end.images[0])["7.weight"].diagonal() for end in pair)
     ours, theirs = (end.parameters["7.weight"] for end in pair)
     torch.testing.assert_close(merged, (first * ours + second * theirs) / (first + second))
@@ -74,13 +74,13 @@ def test_the_same_network_twice_is_that_network_and_no_off_diagonal_is_a_weighte
 
 def test_fewer_images_than_inputs_still_have_an_answer_and_the_rest_is_averaged():
     ends = ends_of([small_network(1), small_network(2)], [images(2, seed=1), images(2, seed=2)])
-    merged = regmean_merger(shrinkage=1.0, images=2)(ends, ends[0].parameters)
+    merged = merge(RegMean(shrinkage=1.0, merging_images=2), ends, ends[0].parameters)
     assert all(tensor.isfinite().all() for tensor in merged.values())
     average = average_parameters([end.parameters for end in ends])
     for name in ("0.bias", "1.weight", "1.bias", "5.bias"):
         torch.testing.assert_close(merged[name], average[name])
     dark = ends_of([small_network(1), small_network(2)], [torch.zeros(3, 1, 8, 8).double()] * 2)
-    merged = regmean_merger(shrinkage=1.0, images=3)(dark, dark[0].parameters)
+    merged = merge(RegMean(shrinkage=1.0, merging_images=3), dark, dark[0].parameters)
     torch.testing.assert_close(merged["0.weight"], average["0.weight"])
 
 
@@ -90,4 +90,4 @@ def test_what_is_not_a_number_is_said():
         broken[0].weight.fill_(float("inf"))
     ends = ends_of([broken, small_network(2)], [images(seed=1), images(seed=2)])
     with pytest.raises(DivergenceError, match="NaN or infinite"):
-        regmean_merger(shrinkage=0.9, images=6)(ends, ends[0].parameters)
+        merge(RegMean(shrinkage=0.9, merging_images=6), ends, ends[0].parameters)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
-from metasum.baselines.merging import Endpoint
-from metasum.baselines.weight_matching import match, permute_network, permuted, weight_matching_merger
+from metasum.baselines.weight_matching import WeightMatching, match, permute_network, permuted
 from metasum.config import NetworkConfig
 from metasum.errors import ArchitectureError
+from metasum.merging.memory import Endpoint, merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
 from metasum.tasks.registry import load_dataset
@@ -40,30 +40,26 @@ def used(network):
     return network.eval()
 
 
-def random_orders(network, groups, seed=0):
+def random_orders(groups, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    sizes = [
-        min(dict(network.named_parameters())[a.name].shape[a.dimension] for a in g if a.name.endswith("weight"))
-        for g in groups
-    ]
-    return [torch.randperm(size, generator=generator) for size in sizes]
+    return [torch.randperm(group.size, generator=generator) for group in groups]
 
 
 @pytest.mark.parametrize("kind", ["vgg16", "resnet"])
-@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
 def test_a_permuted_network_computes_the_same_function(kind, norm):
-    network = used(network_of(kind, norm=norm))
+    network = used(network_of(kind, norm=norm, **({"width": 0.5} if norm == "group" else {})))
     x = torch.randn(3, 1, 32, 32)
     before = network(x).detach()
     groups = channel_groups(network)
     moved = copy.deepcopy(network)
-    permute_network(moved, groups, random_orders(network, groups))
+    permute_network(moved, groups, random_orders(groups))
     torch.testing.assert_close(moved(x), before, rtol=0, atol=1e-5)
     assert not torch.equal(next(moved.parameters()), next(network.parameters()))
 
 
 def test_the_groups_of_the_tiny_network():
-    conv, hidden = channel_groups(small_network())
+    conv, hidden = (group.positions for group in channel_groups(small_network()))
     assert set(conv) == {
         *(Axis(name, 0) for name in ("0.weight", "0.bias", "1.weight", "1.bias", "1.running_mean", "1.running_var")),
         Axis("5.weight", 1),
@@ -83,11 +79,12 @@ def test_the_flatten_moves_in_blocks():
 @pytest.mark.parametrize("kind", ["vgg16", "resnet"])
 def test_matching_undoes_a_permutation(kind):
     network = used(network_of(kind))
+    x = torch.randn(3, 1, 32, 32)
     groups = channel_groups(network)
     moved = copy.deepcopy(network)
-    permute_network(moved, groups, random_orders(network, groups))
-    ends = [Endpoint(network, []), Endpoint(moved, [])]
-    merged = weight_matching_merger(seed=0)(ends, ends[0].parameters)
+    permute_network(moved, groups, random_orders(groups))
+    ends = [Endpoint(network, [x]), Endpoint(moved, [x])]
+    merged = merge(WeightMatching(seed=0), ends, ends[0].parameters)
     for name, tensor in parameters_of(network).items():
         torch.testing.assert_close(merged[name], tensor.detach())
 
@@ -132,33 +129,47 @@ def trained(seed, task):
 @pytest.mark.parametrize("seeds", [(1, 2), (3, 4)])
 def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds):
     task = ImageTask(load_dataset("digits", root=Path()))
-    ends = [Endpoint(trained(seed, task), []) for seed in seeds]
+    ends = [Endpoint(trained(seed, task), list(task.calibration(1))) for seed in seeds]
 
     def right(parameters):
         network = recalibrate(with_parameters(ends[0].network, parameters), task.calibration(4))
         return accuracy(network, task.evaluation())
 
     average = right(average_parameters([end.parameters for end in ends]))
-    assert right(weight_matching_merger(seed=0)(ends, ends[0].parameters)) > average + 0.15
+    assert right(merge(WeightMatching(seed=0), ends, ends[0].parameters)) > average + 0.15
 
 
 def refusing(network):
     with pytest.raises(ArchitectureError) as caught:
-        channel_groups(network)
+        channel_groups(network, torch.randn(1, 4, 8, 8))
     return str(caught.value)
 
 
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 def test_what_it_cannot_follow_is_named():
-    assert "'block_1.1' (GroupNorm)" in refusing(network_of("vgg16", norm="group", width=0.5))
-    assert "'0' (Conv2d)" in refusing(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)))
+    start = nn.Conv2d(4, 4, 3)
+    refused = refusing(nn.Sequential(start, Function(lambda x: x.cumsum(1)), nn.Conv2d(4, 2, 3)))
+    assert "'1' (Function)" in refused
+    assert "cumsum" in refused
+    assert "(in sum)" in refusing(nn.Sequential(start, Function(lambda x: x if x.sum() > 0 else -x)))
+    assert "'1' (LayerNorm)" in refusing(nn.Sequential(start, nn.LayerNorm([4, 6, 6])))
+    assert "cannot be followed" in refusing(nn.Conv2d(5, 4, 3))
 
-    class Branching(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
 
-    class Multiplying(nn.Module):
-        def forward(self, x):
-            return x * 2
-
-    assert "cannot be followed" in refusing(Branching())
-    assert "not known what" in refusing(Multiplying())
+def test_without_images_a_size_that_the_network_takes_is_found():
+    assert [group.size for group in channel_groups(small_network())] == [3, 5]
+    with pytest.raises(ArchitectureError, match="give images"):
+        channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(7, 3), nn.Linear(3, 2)))
+    network = small_network().train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    channel_groups(network)
+    assert all(module.training for module in network.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())

@@ -124,6 +124,10 @@ def test_damaged_metrics(metasum, tiny, tmp_path, line):
     assert metasum("train", *tiny, "--resume").code == 0, "what a killed process left is dropped"
     (run / "metrics.jsonl").write_bytes(line + b"\n" + whole)
     refused(metasum("report", run), 1, "metrics.jsonl is damaged in line 1")
+    (run / "result.json").unlink()
+    refused(metasum("train", *tiny, "--resume"), 1, f"{run / 'metrics.jsonl'} is damaged in line 1")
+    assert (run / "metrics.jsonl").read_bytes() == line + b"\n" + whole, "nothing is lost"
+    (run / "result.json").write_text("{}")
     (run / "metrics.jsonl").unlink()
     refused(metasum("report", run), 1, "metrics.jsonl is missing or lacks its lines")
 

@@ -80,9 +80,12 @@ def test_a_plugin_that_fails(metasum, tiny, tmp_path, text, words):
     [
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), ["not enough memory", "--width"]),
         (MemoryError(), ["not enough memory"]),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), ["not enough memory"]),
+        (RuntimeError("unsupported memory format option"), ["RuntimeError: unsupported memory format option (METASUM"]),
+        (ValueError("memory_format must be one of"), ["ValueError: memory_format must be one of (METASUM_DEBUG=1"]),
         (LookupError("surprise\nsecond line"), ["LookupError: surprise (METASUM_DEBUG=1 shows where)"]),
     ],
-    ids=["allocator", "memory", "anything"],
+    ids=["allocator", "memory", "cuda", "memory format", "memory_format", "anything"],
 )
 def test_what_nobody_foresaw_is_one_line_too(metasum, tiny, tmp_path, monkeypatch, error, words):
     def failing(*_args, **_keywords):

@@ -112,7 +112,7 @@ def test_three_targets(experiment, data_root):
 
 
 def test_a_sum_that_fails_leaves_the_others(experiment, monkeypatch):
-    monkeypatch.setattr("metasum.baselines.slerp.slerp", lambda *_: 1 / 0)
+    monkeypatch.setattr("metasum.merging.slerp._on_the_arc", lambda *_: 1 / 0)
     outcome = experiment("--no-tune", "--json")
     assert outcome.code == 1
     result = json.loads(outcome.out)

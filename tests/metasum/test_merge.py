@@ -1,6 +1,8 @@
 """Merged files hold, bit for bit, what merging in memory gives, however they are cut and on however many threads."""
 
+import dataclasses
 import json
+from unittest import mock
 
 import pytest
 import torch
@@ -10,20 +12,21 @@ from safetensors.torch import load_file
 from tiny import small_network
 
 from metasum import merge_files
-from metasum.baselines.merging import Endpoint
-from metasum.baselines.slerp import slerp_merger
-from metasum.baselines.task_arithmetic import task_arithmetic_merger
-from metasum.baselines.ties import ties_merger
 from metasum.config import MergeConfig
+from metasum.merging import METHODS as METHODS_BY_NAME
+from metasum.merging import method_named
+from metasum.merging.draws import BLOCK, kept_entries
+from metasum.merging.kinds import statistics_among
+from metasum.merging.memory import Endpoint, merge, merge_parameters
+from metasum.merging.method import TensorMethod
+from metasum.merging.selection import Selection, just_below
 from metasum.networks.build import load_network
 from metasum.weights.composition import average_parameters
-from metasum.weights.merging.selection import Selection, just_below
-from metasum.weights.merging.thinning import BLOCK, kept_entries
 
 METHODS = {
     "sum": {},
     "average": {},
-    "weighted": {"weights": "0.3,1.3"},
+    "weighted": {"weights": (0.3, 1.3)},
     "slerp": {},
     "task-arithmetic": {},
     "ties": {},
@@ -33,13 +36,19 @@ METHODS = {
 }
 
 
-def merged(method, files, output, **settings):
-    """The result of a merge in threads and pieces that the settings name."""
-    based = method.split()[0] in ("task-arithmetic", "ties", "dare")
-    base = files[0].with_name("base.safetensors") if based else None
-    extra = {name: settings.pop(name) for name in ("piece", "only", "skip", "layers", "overwrite") if name in settings}
-    config = MergeConfig(**METHODS[method] | settings)
-    merge_files(method.split()[0], files, output, base=base, settings=config, **extra)
+def made(method, **settings):
+    """The method of that name, with settings of its own, a seed, or layers."""
+    return method_named(method.split()[0])(**METHODS[method] | settings)
+
+
+def merged(method, files, output, *, piece=None, **settings):
+    """The result of a merge, in as many threads and spans as the settings say."""
+    names = {field.name for field in dataclasses.fields(MergeConfig)}
+    config = MergeConfig(**{name: settings.pop(name) for name in names & settings.keys()})
+    own = made(method, **settings)
+    base = files[0].with_name("base.safetensors") if own.needs_base else None
+    with mock.patch("metasum.merging.disk.files.LARGEST_SPAN", piece or 1 << 17):
+        merge_files(own, files, output, base=base, settings=config)
     return load_file(output)
 
 
@@ -178,7 +187,7 @@ INPUTS = {
 @pytest.mark.parametrize("piece", [None, 17])
 def test_every_kind_of_input(tmp_path, files, kind, located, piece, monkeypatch):
     if not located:  # as where there is no /proc
-        monkeypatch.setattr("metasum.weights.merging.checkpoint.locate", lambda path, tensors: {})
+        monkeypatch.setattr("metasum.merging.disk.checkpoint.locate", lambda path, tensors: {})
     inputs = [INPUTS[kind](tmp_path / f"in{seed}", state_of(seed)) for seed in (1, 2)]
     result = merged("average", inputs, tmp_path / "out.safetensors", piece=piece)
     same(result, merged_in_memory("average", [state_of(1), state_of(2)], state_of(0)))
@@ -194,19 +203,52 @@ def parameters_saved(tmp_path, count=2):
     return ends[1:], ends[0].parameters, [tmp_path / f"{name}.safetensors" for name in "abc"[:count]]
 
 
-@pytest.mark.parametrize(
-    ("method", "merger"),
-    [
-        ("task-arithmetic", task_arithmetic_merger(scaling=0.4)),
-        ("ties", ties_merger(density=0.2, scaling=0.4)),
-        ("slerp", slerp_merger(position=0.5)),
-    ],
-)
-def test_the_same_as_the_baselines(tmp_path, method, merger):
+WHOLE = {  # methods, and the kinds of files that they are defined on: bfloat16 ones are computed in float32
+    f"{method}, {str(dtype).removeprefix('torch.')}": (method, dtype)
+    for method in METHODS
+    for dtype in (torch.float32, torch.float64, torch.bfloat16)
+}
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_files_and_memory_give_the_same_bits(tmp_path, kind, threads):
+    """Of a tensor that is cut into spans, small ones, statistics and integers."""
+    method, dtype = WHOLE[kind]
+
+    def state(seed):
+        wide = torch.randn(200_000, generator=torch.Generator().manual_seed(seed))
+        floats = {"wide": wide.view(400, 500), **normalised(seed), **state_of(seed)}
+        return {name: t.to(dtype) if t.is_floating_point() else t for name, t in floats.items()}
+
+    states = [state(seed) for seed in range(3)]
+    for own, name in zip(states, ("base", "a", "b"), strict=True):
+        save(tmp_path / f"{name}.safetensors", own)
+    files = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    on_disk = merged(method, files, tmp_path / "out.safetensors", piece=1 << 16, threads=2)
+    own, before = made(method), torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        in_memory = merge_parameters(own, states[1:], states[0] if own.needs_base else None)
+    finally:
+        torch.set_num_threads(before)
+    assert list(in_memory) == list(states[1])
+    same(on_disk, in_memory)
+
+
+def test_every_method_of_tensors_is_compared_with_files():
+    of_tensors = {name for name in METHODS_BY_NAME if issubclass(method_named(name), TensorMethod)}
+    assert of_tensors == {method.split()[0] for method in METHODS}
+
+
+@pytest.mark.parametrize("method", ["task-arithmetic", "ties", "dare", "slerp"])
+def test_finished_networks_merge_as_their_files_do(tmp_path, method):
     ends, initial, files = parameters_saved(tmp_path)
-    result = merged(method, files, tmp_path / "out.safetensors", piece=7)
-    for name, tensor in merger(ends, initial).items():
-        torch.testing.assert_close(result[name], tensor, rtol=1e-12, atol=1e-14)
+    before = [end.network.state_dict() for end in ends]
+    before = [{name: tensor.clone() for name, tensor in state.items()} for state in before]
+    same(merged(method, files, tmp_path / "out.safetensors", piece=7), merge(made(method), ends, initial))
+    for end, state in zip(ends, before, strict=True):
+        same(end.network.state_dict(), state)
 
 
 def test_the_average_is_the_operators(tmp_path):
@@ -268,14 +310,14 @@ def test_ties_keeps_everything_at_density_1_and_nan_where_it_was(tmp_path):
 
 
 def test_dare_drops_as_often_as_asked_and_by_its_seed_alone(tmp_path, files):
-    kept = kept_entries(5, 2 * BLOCK, drop_rate=0.9, seed=1, name="w", file=0)
+    kept = kept_entries(5, 2 * BLOCK, drop_rate=0.9, seed=1, name="w", network=0)
     assert float(kept.float().mean()) == pytest.approx(0.1, abs=0.003)
-    pieces = [kept_entries(5 + at, 1000, drop_rate=0.9, seed=1, name="w", file=0) for at in range(0, 5000, 1000)]
+    pieces = [kept_entries(5 + at, 1000, drop_rate=0.9, seed=1, name="w", network=0) for at in range(0, 5000, 1000)]
     assert torch.equal(torch.cat(pieces), kept[:5000])
-    for changed in ({"seed": 2}, {"name": "v"}, {"file": 1}):
-        other = kept_entries(5, 1000, **{"drop_rate": 0.9, "seed": 1, "name": "w", "file": 0} | changed)
+    for changed in ({"seed": 2}, {"name": "v"}, {"network": 1}):
+        other = kept_entries(5, 1000, **{"drop_rate": 0.9, "seed": 1, "name": "w", "network": 0} | changed)
         assert not torch.equal(other, kept[:1000])
-    assert kept_entries(0, 1000, drop_rate=0.0, seed=0, name="w", file=0).all()
+    assert kept_entries(0, 1000, drop_rate=0.0, seed=0, name="w", network=0).all()
     one, again, other = (
         merged("dare", files, tmp_path / f"{number}.safetensors", seed=seed) for number, seed in enumerate((0, 0, 1))
     )
@@ -314,7 +356,7 @@ def test_just_below(value):
 
 def test_patterns_choose_what_is_merged(tmp_path, files):
     first, second = state_of(1), state_of(2)
-    result = merged("sum", files, tmp_path / "o.safetensors", only=["conv.*", "scale"], skip=["*.bias"])
+    result = merged("sum", files, tmp_path / "o.safetensors", only=("conv.*", "scale"), skip=("*.bias",))
     for name in ("conv.weight", "scale"):
         assert torch.equal(result[name], first[name] + second[name])
     for name in ("conv.bias", "head.weight"):
@@ -336,7 +378,7 @@ def test_ties_trims_only_what_it_merges(tmp_path, files):
 
 
 def test_layers_have_settings_of_their_own(tmp_path, files):
-    layers = ["*=0.5,0.5", "conv.*=1,0", "*.bias=0,2"]
+    layers = [("*", (0.5, 0.5)), ("conv.*", (1.0, 0.0)), ("*.bias", (0.0, 2.0))]
     result = merged("weighted", files, tmp_path / "o.safetensors", layers=layers)
     first, second = state_of(1), state_of(2)
     assert torch.equal(result["conv.weight"], first["conv.weight"])
@@ -345,11 +387,11 @@ def test_layers_have_settings_of_their_own(tmp_path, files):
     for method, usual in (("task-arithmetic", {}), ("ties", {"density": 1.0}), ("dare", {"drop_rate": 0.0})):
         one, other = (
             merged(method, files, tmp_path / f"{number}-{method}.safetensors", **usual, **given)
-            for number, given in enumerate(({"layers": ["conv.*=0.9"]}, {"scaling": 0.9}))
+            for number, given in enumerate(({"layers": [("conv.*", 0.9)]}, {"scaling": 0.9}))
         )
         assert torch.equal(one["conv.weight"], other["conv.weight"])
         assert not torch.equal(one["head.weight"], other["head.weight"])
-    arc = merged("slerp", files, tmp_path / "arc.safetensors", layers=["head.*=1.0"])
+    arc = merged("slerp", files, tmp_path / "arc.safetensors", layers=[("head.*", 1.0)])
     torch.testing.assert_close(arc["head.weight"], second["head.weight"])
     assert not torch.allclose(arc["conv.weight"], second["conv.weight"])
 
@@ -390,3 +432,62 @@ def test_a_merged_network_of_metasum_is_a_network(metasum, tiny, tmp_path):
     parameters = [dict(load_network(file).named_parameters()) for file in pair]
     for name, parameter in load_network(tmp_path / "out.safetensors").named_parameters():
         assert torch.equal(parameter, (parameters[0][name] + parameters[1][name]) / 2)
+
+
+def normalised(seed, *, spread=1.0):
+    """A layer and its batch norm, whose statistics dwarf its weights; the variance is 0.1 times `seed`."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "conv.weight": torch.randn(16, 24, generator=generator) * spread,
+        "bn.weight": torch.randn(16, generator=generator) * spread,
+        "bn.running_mean": 100 * torch.randn(16, generator=generator),
+        "bn.running_var": torch.full((16,), 0.1 * seed if seed else 1.0),
+        "old.weight": torch.randn(16, generator=generator) * spread,
+        "old.mean": 100 * torch.randn(16, generator=generator),
+        "old.var": torch.full((16,), 0.1 * seed if seed else 1.0),
+    }
+
+
+def normalised_files(tmp_path, **given):
+    for seed, name in enumerate(("base", "a", "b")):
+        save(tmp_path / f"{name}.safetensors", normalised(seed, **given))
+    return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+
+
+STATISTICS = ("bn.running_mean", "bn.running_var", "old.mean", "old.var")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_are_averaged_whatever_the_method(tmp_path, method):
+    result = merged(method, normalised_files(tmp_path), tmp_path / "out.safetensors", piece=5)
+    first, second = normalised(1), normalised(2)
+    for name in STATISTICS:
+        assert torch.equal(result[name], (first[name] + second[name]) / 2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_statistics_do_not_change_what_becomes_of_weights(tmp_path, method):
+    files = normalised_files(tmp_path)
+    whole = merged(method, files, tmp_path / "whole.safetensors")
+    for number, name in enumerate(("base", "a", "b")):
+        state = {key: tensor for key, tensor in normalised(number).items() if key not in STATISTICS}
+        save(tmp_path / f"{name}.safetensors", state)
+    for name, tensor in merged(method, files, tmp_path / "weights.safetensors").items():
+        assert torch.equal(whole[name], tensor), name
+
+
+def test_what_is_called_mean_is_a_statistic_only_beside_a_weight_of_its_shape():
+    shapes = {"a.mean": (3,), "a.weight": (3,), "b.mean": (3,), "b.weight": (4,), "c.var": (3, 3), "running_var": (2,)}
+    assert statistics_among(shapes | {"c.weight": (3, 3)}) == {"a.mean", "running_var"}
+
+
+def test_that_statistics_were_averaged_is_said(metasum, tmp_path):
+    pair = normalised_files(tmp_path)
+    outcome = metasum("merge", "sum", *pair, "-o", tmp_path / "out.safetensors")
+    assert "4 running means and variances were averaged" in outcome.out
+    with safe_open(tmp_path / "out.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["merge"])["statistics"] == "4 tensors averaged"
+    flags = ["--skip", "*running_*", "--skip", "old.*", "--overwrite"]
+    outcome = metasum("merge", "sum", *pair, "-o", tmp_path / "out.safetensors", *flags)
+    assert "averaged" not in outcome.out
+    assert torch.equal(load_file(tmp_path / "out.safetensors")["bn.running_var"], normalised(1)["bn.running_var"])

@@ -20,10 +20,13 @@ from safetensors.torch import load_file
 
 from metasum import merge_files
 from metasum.commands.merge import _bar
-from metasum.errors import Cancelled, CheckpointError, StorageError
-from metasum.weights.merging.crew import Crew
-from metasum.weights.merging.methods import METHODS
-from metasum.weights.merging.recipes import RECIPES
+from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
+from metasum.merging import methods
+from metasum.merging.disk.workers import Workers
+from metasum.merging.method import TensorMethod
+from metasum.merging.plain import Weighted
+from metasum.merging.task_arithmetic import TaskArithmetic
+from metasum.options import options_of
 
 
 @pytest.fixture
@@ -79,14 +82,22 @@ def test_the_output_is_readable_as_any_new_file_is(folder):
     assert (folder / "out.safetensors").stat().st_mode & 0o777 == 0o644
 
 
-def test_every_method_is_listed_and_has_its_arithmetic(metasum):
-    assert METHODS.keys() == RECIPES.keys()
+def test_every_method_of_tensors_is_listed_with_its_flags(metasum):
     text = metasum("merge", "--help").out
     lines = [line.split() for line in text.splitlines()]
-    for name, method in METHODS.items():
-        assert name in [line[0] for line in lines if len(line) > 1]
-        for setting in method.settings:
-            assert f"--{setting.replace('_', '-')}" in text
+    for name, method in methods().items():
+        assert (name in [line[0] for line in lines if len(line) > 1]) is issubclass(method, TensorMethod)
+        for option in options_of(method.Config) if issubclass(method, TensorMethod) else ():
+            assert option.flag in text
+
+
+def test_a_method_that_needs_more_than_files_says_so(metasum, folder):
+    for name in ("fisher", "regmean"):
+        outcome = metasum("merge", name, *PAIR, "-o", "out.safetensors")
+        refused(
+            outcome, 2, f"{name} needs images and the networks, more than files hold", f"metasum sum --operator {name}"
+        )
+    refused(metasum("merge", "weight-matching", *PAIR, "-o", "o.safetensors"), 2, "weight-matching needs the networks")
 
 
 BASED = ("ties", "a.safetensors", "--base", "base.safetensors")
@@ -104,16 +115,16 @@ BASED = ("ties", "a.safetensors", "--base", "base.safetensors")
         (["weighted", *PAIR], ["one weight for each of the 2 files"]),
         (["weighted", *PAIR, "--weights", "1,2,3"], ["one weight for each of the 2 files"]),
         (["weighted", *PAIR, "--weights", "1,x"], ["--weights takes numbers", "'1,x'"]),
-        (["weighted", *PAIR, "--weights", "1,nan"], ["--weights takes numbers", "'1,nan'"]),
+        (["weighted", *PAIR, "--weights", "1,nan"], ["--weights takes a finite number, not nan"]),
         (["weighted", *PAIR, "--weights", "1,1", "--layers", "*=1"], ["one weight for each of the 2 files"]),
         ([*BASED, "--density", "0"], ["--density must be greater than 0"]),
         ([*BASED, "--layers", "conv.*=-1"], ["--scaling must be greater than 0"]),
         ([*BASED, "--layers", "conv.*"], ["--layers takes PATTERN=VALUE", "'conv.*'"]),
         ([*BASED, "--layers", "cnv.*=1"], ["--layers cnv.*: no parameter is called so"]),
         ([*BASED, "--trim", "pertensor"], ["did you mean 'per-tensor'?"]),
-        (["sum", *PAIR, "--layers", "conv.*=1"], ["--layers says nothing here"]),
+        (["sum", *PAIR, "--layers", "conv.*=1"], ["--layers says nothing to sum"]),
         (["sum", *PAIR, "--only", "cnv.*"], ["--only cnv.*: no parameter is called so, as conv."]),
-        (["sum", *PAIR, "--skip", "batches"], ["--skip batches: no parameter is called so"]),
+        (["sum", *PAIR, "--skip", "batch"], ["--skip batch: no parameter is called so"]),
         (["sum", *PAIR, "--dtype", "float31"], ["did you mean 'float32'?"]),
         (["sum", *PAIR, "--threads", "0"], ["--threads must be at least 1"]),
         (["sum", *PAIR, "-o", "out.pt"], ["--output out.pt", ".safetensors"]),
@@ -154,6 +165,84 @@ def test_files_that_do_not_fit_together(metasum, folder, changed, words):
     save(folder / "b.safetensors", {name: tensor for name, tensor in state.items() if tensor is not None})
     refused(metasum("merge", "sum", *PAIR, "-o", "out.safetensors"), 1, "do not fit together", *words)
     assert left(folder) == []
+
+
+def quantised(seed):
+    """A layer as GPTQ stores it: integers with a scale for every group."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.qweight": torch.randint(-9, 9, (8, 4), dtype=torch.int32, generator=generator),
+        "fc.scales": torch.rand(2, 4, generator=generator).half(),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def float8(seed):
+    """A layer as it is published in float8: each block of 128 with a factor."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.weight": torch.randn(8, 8, generator=generator).to(torch.float8_e4m3fn),
+        "fc.weight_scale_inv": torch.rand(1, 1, generator=generator),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def bits_and_bytes(seed):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "fc.weight": torch.randint(0, 255, (8, 1), dtype=torch.uint8, generator=generator),
+        "fc.weight.absmax": torch.rand(4, generator=generator),
+        "head.weight": torch.randn(3, 4, generator=generator),
+    }
+
+
+def low_rank(first, second):
+    def make(seed):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = {first: (2, 8), second: (8, 2), "head.weight": (3, 4)}
+        return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+    return make
+
+
+TOGETHER = {
+    "gptq": (quantised, ["fc.*"], ["'fc.qweight'", "differs between a.safetensors and b", "dequantised", "--skip"]),
+    "gptq, scales merged": (quantised, ["fc.qweight"], ["'fc.qweight'", "only together with 'fc.scales'"]),
+    "float8": (float8, ["fc.*"], ["'fc.weight', [8, 8] float8_e4m3fn", "only together with 'fc.weight_scale_inv'"]),
+    "float8, scales merged": (float8, ["fc.weight"], ["'fc.weight'", "only together with 'fc.weight_scale_inv'"]),
+    "bitsandbytes": (bits_and_bytes, ["fc.*"], ["'fc.weight', [8, 1] uint8", "differs"]),
+    "bitsandbytes, scales merged": (bits_and_bytes, ["fc.weight"], ["only together with 'fc.weight.absmax'"]),
+    "peft": (low_rank("q.lora_A.weight", "q.lora_B.weight"), ["q.*"], ["'q.lora_A.weight'", "low-rank", "--skip"]),
+    "kohya": (low_rank("q.lora_down.weight", "q.lora_up.weight"), ["q.*"], ["'q.lora_down.weight'"]),
+    "diffusers": (low_rank("to_q_lora.down.weight", "to_q_lora.up.weight"), ["to_q*"], ["'to_q_lora.down.weight'"]),
+}
+
+
+@pytest.mark.parametrize("kind", TOGETHER)
+def test_what_means_something_only_together_is_refused(metasum, folder, kind):
+    make, skipped, words = TOGETHER[kind]
+    for seed, name in enumerate(PAIR):
+        save(folder / name, make(seed))
+    partly = [] if "scales" not in kind else ["--skip", skipped[0]]
+    refused(metasum("merge", "average", *PAIR, "-o", "out.safetensors", *partly), 1, *words)
+    assert left(folder) == []
+    everything = ["fc.*" if "scales" in kind else skipped[0]]
+    assert metasum("merge", "average", *PAIR, "-o", "out.safetensors", "--skip", *everything).code == 0
+    result = load_file("out.safetensors")
+    for name, tensor in make(0).items():
+        expected = (tensor + make(1)[name]) / 2 if name == "head.weight" else tensor
+        assert torch.equal(result[name].float(), expected.float()), name
+
+
+def test_integers_may_be_the_same_and_counters_differ(metasum, folder):
+    same = {"positions": torch.arange(500), "w": torch.ones(3)}
+    for seed, name in enumerate(PAIR):
+        save(folder / name, same | {"bn.num_batches_tracked": torch.tensor(seed)})
+    flags = ["--threads", 2, "--json"]
+    assert metasum("merge", "average", *PAIR, "-o", "out.safetensors", *flags).code == 0
+    assert torch.equal(load_file("out.safetensors")["positions"], torch.arange(500))
+    save(folder / PAIR[1], same | {"bn.num_batches_tracked": torch.tensor(1), "positions": torch.arange(1, 501)})
+    refused(metasum("merge", "average", *PAIR, "-o", "o.safetensors"), 1, "'positions', [500] int64, differs")
 
 
 def with_header(path, change):
@@ -265,6 +354,29 @@ def test_a_sharded_checkpoint_that_is_not_whole(metasum, folder, kind):
     assert left(folder) == ["many"]
 
 
+@pytest.mark.parametrize("name", ["model.safetensors.index.fp16.json", "weights.json"])
+def test_an_index_of_another_name(metasum, folder, name):
+    save_sharded(folder / "many", state_of(2)).rename(folder / "many" / name)
+    inputs = [f"many/{name}"] if name == "weights.json" else ["many", f"many/{name}"]
+    for number, given in enumerate(inputs):
+        outcome = metasum("merge", "sum", "a.safetensors", given, "-o", f"{number}.safetensors")
+        assert outcome.code == 0, outcome
+        expected = state_of(1)["head.weight"] + state_of(2)["head.weight"]
+        assert torch.equal(load_file(f"{number}.safetensors")["head.weight"], expected)
+    refused(metasum("merge", "sum", "a.safetensors", "two", "-o", "o.safetensors"), 1, "no checkpoint two")
+    if len(inputs) == 2:
+        (folder / "many" / name).with_name("model.safetensors.index.json").write_text("{}")
+        refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "o.safetensors"), 1, "with 2 .json indices")
+
+
+def test_settings_that_a_method_does_not_have_are_refused_from_python_too():
+    with pytest.raises(UsageError, match="unknown setting of task-arithmetic 'weights'; known: scaling"):
+        TaskArithmetic(weights=(1.0, 2.0))
+    with pytest.raises(UsageError, match="--weights takes numbers, separated by commas, not '1,2'"):
+        Weighted(weights="1,2")
+    assert Weighted(weights=[1, 2]).config.weights == (1, 2)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "keep"])
 def test_values_too_large_for_what_is_written(metasum, folder, dtype):
     narrow = torch.float32 if dtype == "float16" else torch.float16
@@ -283,7 +395,9 @@ def test_a_folder_with_several_checkpoints(metasum, folder):
     )
 
 
-def test_a_file_that_shrinks_while_it_is_read(folder):
+def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 64)
+
     def shrink():
         os.truncate("b.safetensors", 500)
         return False
@@ -291,7 +405,7 @@ def test_a_file_that_shrinks_while_it_is_read(folder):
     save(folder / "a.safetensors", {"w": torch.zeros(3_000_000)})
     save(folder / "b.safetensors", {"w": torch.zeros(3_000_000)})
     with pytest.raises(CheckpointError, match=r"b.safetensors became shorter"):
-        merge_files("sum", PAIR, "out.safetensors", piece=64, cancelled=shrink)  # asked after a tenth of a second
+        merge_files("sum", PAIR, "out.safetensors", cancelled=shrink)  # asked after a tenth of a second
     assert left(folder) == []
 
 
@@ -334,10 +448,11 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
     for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
-    merge_files("sum", PAIR, "other.safetensors", piece=11)
+    merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 
@@ -352,8 +467,9 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
 
 def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
     merge_files("sum", PAIR, "one.safetensors")
-    monkeypatch.setattr("metasum.weights.merging.output.STRETCH", 100)
-    merge_files("sum", PAIR, "other.safetensors", piece=13)
+    monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
+    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
 
@@ -366,8 +482,8 @@ def test_the_first_error_stops_every_thread():
         time.sleep(0.001)
         done.append(item)
 
-    with Crew(3, cancelled=None, progress=None) as crew, pytest.raises(StorageError, match="no room"):
-        crew.spread(work, range(1000))
+    with Workers(3, cancelled=None, progress=None) as workers, pytest.raises(StorageError, match="no room"):
+        workers.spread(work, range(1000))
     assert len(done) < 100
 
 
@@ -388,7 +504,7 @@ def test_a_limit_on_the_size_of_files(folder):
 SLOW = textwrap.dedent("""
     import os, time
     import metasum.cli
-    from metasum.weights.merging.checkpoint import Place
+    from metasum.merging.disk.checkpoint import Place
 
     def slowly(self, start, into):
         os.write(2, b"reading\\n")
@@ -431,7 +547,9 @@ def test_what_a_kill_leaves_is_gone_after_the_next_call(many):
     process = started()
     process.kill()
     process.communicate(timeout=30)
-    assert left(many) == [".out.safetensors.partial"]
+    [partial] = left(many)
+    assert partial.startswith(".out.safetensors.")
+    assert partial.endswith(".partial")
     merge_files("sum", PAIR, "out.safetensors")
     assert left(many) == ["out.safetensors"]
 

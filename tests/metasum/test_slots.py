@@ -81,11 +81,21 @@ def test_a_thin_network_says_its_own_size():
     assert "BatchNorm2d(2," in shown
 
 
+class Concatenating(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (torch.nn.Linear(size, 4) for size in (64, 64, 8))
+
+    def forward(self, x):
+        return self.third(torch.cat([self.first(x.flatten(1)), self.second(x.flatten(1))], dim=1))
+
+
 @pytest.mark.parametrize(
     ("network", "count", "words"),
     [
         (lambda: small_network(), 4, "3 channels"),
         (lambda: network_of("vgg16", norm="group"), 2, "several channels"),
+        (lambda: Concatenating(), 2, "mixes the channels of several layers"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_by_name(network, count, words):

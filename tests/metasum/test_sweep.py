@@ -1,35 +1,23 @@
-"""`metasum sweep`: W&B's files on Optuna."""
+"""`metasum sweep`: the course of a sweep, with trials that take no time."""
 
 import json
-import math
-import os
-import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
-import yaml
+from fake_trial import FakeClock, FakeProcess, fake_trial, write
 from refusal import refused
+from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
-from metasum.assembly.sweeping import sweep
-from metasum.errors import UsageError
-from metasum.study.sweep import process
-from metasum.study.sweep.distributions import parameter
-from metasum.study.sweep.queue import TrialQueue
-from metasum.study.sweep.storage import open_storage
-from metasum.study.sweep.sweep_file import read_sweep_file
+from metasum.errors import StorageError, UsageError
+from metasum.ownership import owning
+from metasum.sweeps import course, process
+from metasum.sweeps.claim import Claim, lose
+from metasum.sweeps.config import SweepConfig
+from metasum.sweeps.queue import TrialQueue
+from metasum.sweeps.run import sweep
+from metasum.sweeps.storage import WAITS, open_storage, patiently
+from metasum.sweeps.sweep_file import read_sweep_file
 from metasum.training.progress import SilentDisplay
-
-FAKE = Path(__file__).parents[1] / "fixtures" / "fake_trial.py"
-GRID = {
-    "method": "grid",
-    "metric": {"name": "mean_after", "goal": "maximize"},
-    "command": ["metasum", "train", "${args}"],
-    "parameters": {"x": {"values": [1, 3, 2]}},
-}
 
 
 class Notes(SilentDisplay):
@@ -41,107 +29,27 @@ class Notes(SilentDisplay):
 
 
 @pytest.fixture
-def fake(monkeypatch, tmp_path):
-    """Trials take a moment; returns what they wrote down."""
-    monkeypatch.setattr(process, "METASUM", (sys.executable, str(FAKE)))
+def log(monkeypatch, tmp_path):
+    """What the trials wrote down."""
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
     return lambda: (tmp_path / "log").read_text().splitlines()
 
 
-def write(tmp_path, **changes):
-    path = tmp_path / "mine.yaml"
-    path.write_text("# Which x?\n" + yaml.safe_dump({k: v for k, v in (GRID | changes).items() if v is not None}))
-    return path
+@pytest.fixture
+def run(log, tmp_path):
+    """Runs the sweep that differs from GRID in some sections; the settings are those of SweepConfig."""
+
+    def go(changes=None, *, out=tmp_path / "runs", arguments=(), display=None, start=None, **settings):
+        file, how = write(tmp_path, **(changes or {})), SweepConfig(**{"report": False} | settings)
+        start = start or fake_trial()
+        return sweep(file, how, arguments=arguments, out=out, display=display, start=start, clock=FakeClock())
+
+    return go
 
 
-def draws(asked, count=400):
-    import optuna
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    one = parameter("x", asked)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
-    return [one.value(one.suggested(study.ask())) for _ in range(count)]
-
-
-@pytest.mark.parametrize(
-    ("asked", "reference"),
-    [
-        ({"distribution": "uniform", "min": 2, "max": 6}, lambda r: r.uniform(2, 6)),
-        ({"min": 0.5, "max": 1.5}, lambda r: r.uniform(0.5, 1.5)),
-        ({"min": 2, "max": 5}, lambda r: r.integers(2, 6)),
-        ({"distribution": "q_uniform", "min": 0, "max": 1, "q": 0.25}, lambda r: r.integers(0, 5) / 4),
-        ({"distribution": "log_uniform", "min": -2, "max": 1}, lambda r: math.exp(r.uniform(-2, 1))),
-        ({"distribution": "log_uniform_values", "min": 0.1, "max": 10}, lambda r: 10 ** r.uniform(-1, 1)),
-        ({"distribution": "q_log_uniform_values", "min": 1, "max": 100}, lambda r: round(100 ** r.uniform(0, 1))),
-        ({"distribution": "inv_log_uniform", "min": 0, "max": 2}, lambda r: math.exp(-r.uniform(0, 2))),
-        ({"distribution": "inv_log_uniform_values", "min": 0.1, "max": 10}, lambda r: 10 ** r.uniform(-1, 1)),
-        ({"distribution": "normal", "mu": 3, "sigma": 2}, lambda r: r.normal(3, 2)),
-        ({"distribution": "q_normal", "mu": 0, "sigma": 5, "q": 2}, lambda r: 2 * round(r.normal(0, 5) / 2)),
-        ({"distribution": "log_normal", "mu": 0, "sigma": 0.5}, lambda r: r.lognormal(0, 0.5)),
-        ({"distribution": "beta", "a": 2, "b": 5}, lambda r: r.beta(2, 5)),
-        ({"distribution": "q_beta", "a": 2, "b": 2, "q": 0.1}, lambda r: round(10 * r.beta(2, 2)) / 10),
-        ({"values": [1, 2, 4]}, lambda r: r.choice([1, 2, 4])),
-    ],
-    ids=lambda value: value.get("distribution") if isinstance(value, dict) else "",
-)
-def test_each_distribution_draws_what_wandb_documents(asked, reference):
-    from scipy.stats import ks_2samp
-
-    generator = np.random.default_rng(1)
-    found, expected = draws(asked), [reference(generator) for _ in range(4000)]
-    assert ks_2samp(found, expected).pvalue > 1e-3
-    if "q" in asked:
-        assert all(abs(value / asked["q"] - round(value / asked["q"])) < 1e-9 for value in found)
-
-
-def test_constants_and_words_come_through_as_they_are():
-    for value in (None, True, 3, 0.5, "mnist"):
-        assert draws({"value": value}, 1) == [value]
-    assert set(draws({"values": [None, False, "a"]}, 50)) == {None, False, "a"}
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"method": "gird"}, "did you mean 'grid'"),
-        ({"command": ["python", "train.py", "${args}"]}, "metasum train or metasum meta-train"),
-        ({"command": ["metasum", "train", "${args_json}"]}, "${args_json}"),
-        ({"command": None}, "metasum train or metasum meta-train"),
-        ({"metric": None, "method": "bayes"}, "no metric"),
-        ({"metric": {"name": "a", "goal": "most"}}, "unknown goal 'most'"),
-        ({"parameters": {"x": {"min": 0.5, "max": 1}}}, "a grid needs values"),
-        ({"parameters": {"x": {}}}, "neither value"),
-        ({"parameters": {"x": {"parameters": {"y": {"value": 1}}}}}, "nested"),
-        ({"parameters": {"x": {"distribution": "unifrom", "min": 0, "max": 1}}}, "did you mean 'uniform'"),
-        ({"parameters": {"x": {"values": [1], "probabilities": [1]}}}, "'probabilities'"),
-        ({"parameters": {"x": {"distribution": "uniform", "min": 3}}}, "needs 'max'"),
-        ({"method": "random", "parameters": {"x": {"distribution": "uniform", "min": 3, "max": 1}}}, "no sense"),
-        (
-            {"method": "random", "parameters": {"x": {"distribution": "log_uniform_values", "min": 0, "max": 1}}},
-            "no sense",
-        ),
-        ({"early_terminate": {"type": "median"}}, "hyperband only"),
-        ({"early_terminate": {"type": "hyperband"}}, "min_iter"),
-        ({"metric": {"name": "a", "target": "much"}}, "target is 'much'"),
-        ({"early_terminate": {"type": "hyperband", "min_iter": 1, "eta": "x"}}, "eta must be an integer"),
-        ({"erly_terminate": {}}, "did you mean 'early_terminate'"),
-        ({"method": "random"}, "--count"),
-    ],
-)
-def test_what_a_file_cannot_ask_for_is_refused_by_name(metasum, tmp_path, changes, words):
-    refused(metasum("sweep", write(tmp_path, **changes), "--out", tmp_path / "runs"), 2, words)
-    assert not (tmp_path / "runs").exists()
-
-
-def test_a_file_that_is_none_is_refused(metasum, tmp_path):
-    refused(metasum("sweep", tmp_path / "none.yaml"), 2, "none.yaml")
-    (tmp_path / "bad.yaml").write_text("method: [")
-    refused(metasum("sweep", tmp_path / "bad.yaml"), 2, "not YAML")
-
-
-def test_a_grid_is_run_once_each_and_written_down(metasum, fake, tmp_path):
+def test_a_grid_is_run_once_each_and_written_down(metasum, run, log, tmp_path):
     notes = Notes()
-    result = sweep(write(tmp_path), out=tmp_path / "runs", display=notes)
+    result = run(display=notes, report=True)
     assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2]
     assert [row["mean_after"] for row in result["trials"]] == [0.01, 0.03, 0.02]
     assert result["best"] == [1, 2, 0]
@@ -157,137 +65,169 @@ def test_a_grid_is_run_once_each_and_written_down(metasum, fake, tmp_path):
     assert metasum("report", folder).code == 0
     assert (folder / "report.html").read_text() == page
     assert any("mean_after 0.03" in line for line in notes.lines)
-    assert sweep(write(tmp_path), out=tmp_path / "runs")["trials"] == result["trials"]  # nothing is run again
-    assert len(fake()) == 6
+    assert run()["trials"] == result["trials"]  # nothing is run again
+    assert len(log()) == 6
 
 
-def test_a_real_trial_reaches_its_run_folder(metasum, tiny, tmp_path):
-    changes = {"parameters": {"seed": {"values": [0, 1]}, "symmetric": {"value": True}}}
-    outcome = metasum("sweep", write(tmp_path, **changes), "--jobs", 2, "--out", tmp_path / "s", "--json", "--", *tiny)
-    assert outcome.code == 0, outcome.err
-    for row in json.loads(outcome.out)["trials"]:
-        config = json.loads((Path(row["run"]) / "config.json").read_text())
-        assert config["settings"]["seed"] == row["values"]["seed"]
-        assert config["settings"]["objective"]["symmetric"] is True
-        accuracy = json.loads((Path(row["run"]) / "result.json").read_text())["accuracy"]
-        assert row["mean_after"] == (accuracy["target"]["after"] + accuracy["support"]["after"]) / 2
-
-
-def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, fake, tmp_path):
-    file = write(tmp_path, parameters={"x": {"values": [1, 13, 2]}})
-    outcome = metasum("sweep", file, "--out", tmp_path / "runs")
-    assert outcome.code == 1
-    assert "1 of 3 trials failed, the first: thirteen brings bad luck" in outcome.err
-    result = sweep(file, out=tmp_path / "runs")
+def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, run, tmp_path, monkeypatch):
+    result = run({"parameters": {"x": {"values": [1, 13, 2]}}}, report=True)
     assert [row["state"] for row in result["trials"]] == ["complete", "fail", "complete"]
     assert result["trials"][1]["error"] == "thirteen brings bad luck"
     assert "thirteen brings bad luck" in (tmp_path / "runs" / "sweeps" / "mine" / "report.html").read_text()
+    again = ("sweep", tmp_path / "mine.yaml", "--out", tmp_path / "runs", "--no-report")
+    outcome = metasum(*again)  # nothing is left to run
+    assert outcome.code == 1
+    assert "1 of 3 trials failed, the first: thirteen brings bad luck" in outcome.err
 
 
-def test_a_metric_that_no_run_has_is_a_failure_that_names_those_it_has(fake, tmp_path):
-    result = sweep(write(tmp_path, metric={"name": "accuracy", "goal": "maximize"}), out=tmp_path / "runs")
+def test_a_metric_that_no_run_has_is_a_failure_that_names_those_it_has(run):
+    result = run({"metric": {"name": "accuracy", "goal": "maximize"}})
     assert all(row["state"] == "fail" for row in result["trials"])
-    assert "'accuracy'" in result["trials"][0]["error"]
+    assert "accuracy is not in its result" in result["trials"][0]["error"]
     assert "mean_after" in result["trials"][0]["error"]
 
 
-def test_bayes_searches_where_it_is_good(fake, tmp_path):
-    changes = {"method": "bayes", "parameters": {"x": {"min": 0.0, "max": 10.0}}}
-    result = sweep(write(tmp_path, **changes), count=14, out=tmp_path / "runs")
+def test_bayes_searches_where_it_is_good(run):
+    result = run({"method": "bayes", "parameters": {"x": {"min": 0.0, "max": 10.0}}}, count=14)
     found = [row["values"]["x"] for row in result["trials"]]
     assert len(set(found[:10])) == 10
     assert min(found[11:]) > 8  # the ten first are drawn at random
     assert result["importances"] == {"x": 1.0}
 
 
-def test_random_search_depends_on_the_seed_alone(fake, tmp_path):
+def test_random_search_depends_on_the_seed_alone(run, tmp_path):
     changes = {"method": "random", "run_cap": 4, "parameters": {"x": {"min": 0.0, "max": 1.0}}}
     runs = [
-        [row["values"]["x"] for row in sweep(write(tmp_path, **changes), seed=seed, jobs=jobs, out=out)["trials"]]
+        [row["values"]["x"] for row in run(changes, seed=seed, jobs=jobs, out=out)["trials"]]
         for seed, jobs, out in ((0, 1, tmp_path / "a"), (0, 2, tmp_path / "b"), (1, 1, tmp_path / "c"))
     ]
     assert runs[0] == runs[1]
     assert not set(runs[0]) & set(runs[2])
 
 
-def test_hyperband_ends_bad_trials_early(fake, tmp_path, monkeypatch):
-    monkeypatch.setenv("FAKE_SECONDS", "4")
+@pytest.mark.parametrize(("cap", "count", "trials"), [(1, None, 1), (5, None, 3), (1, 2, 1), (2, 1, 1), (None, 2, 2)])
+def test_a_sweep_never_has_more_runs_than_its_cap_its_grid_or_count(run, cap, count, trials):
+    result = run({"run_cap": cap}, count=count)
+    assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2][:trials]
+    assert result["count"] == trials
+
+
+def test_hyperband_ends_bad_trials_early(run, log):
     changes = {
         "early_terminate": {"type": "hyperband", "min_iter": 1, "eta": 2},
-        "parameters": {"x": {"values": [5, 1, 2, 8]}},
+        "parameters": {"x": {"values": [5, 8, 1, 2, 6]}},
     }
-    result = sweep(write(tmp_path, **changes), out=tmp_path / "runs")
-    assert [row["state"] for row in result["trials"]] == ["complete", "pruned", "pruned", "complete"]
-    assert sum(line.startswith("ended") for line in fake()) == 2
+    result = run(changes)
+    assert [row["state"] for row in result["trials"]] == ["complete", "complete", "pruned", "pruned", "complete"]
+    assert sum(line.startswith("ended") for line in log()) == 3
 
 
-def test_no_trial_is_begun_once_the_target_is_reached(fake, tmp_path):
-    metric = {"name": "mean_after", "goal": "maximize", "target": 0.025}
-    result = sweep(write(tmp_path, metric=metric), out=tmp_path / "runs")
+def test_no_trial_is_begun_once_the_target_is_reached(run):
+    result = run({"metric": {"name": "mean_after", "goal": "maximize", "target": 0.025}})
     assert [row["values"]["x"] for row in result["trials"]] == [1, 3]
 
 
-def test_another_file_under_the_same_name_is_refused(fake, tmp_path):
-    sweep(write(tmp_path), out=tmp_path / "runs")
+def test_another_file_under_the_same_name_is_refused(run):
+    run()
     with pytest.raises(UsageError, match="another sweep file"):
-        sweep(write(tmp_path, parameters={"x": {"values": [7]}}), out=tmp_path / "runs")
+        run({"parameters": {"x": {"values": [7]}}})
     with pytest.raises(UsageError, match="other arguments"):
-        sweep(write(tmp_path), out=tmp_path / "runs", arguments=["--y=1"])
+        run(arguments=["--y=1"])
+    with pytest.raises(UsageError, match="another --seed"):
+        run(seed=1)
 
 
-def test_jobs_are_bounded_by_cores_and_memory(fake, tmp_path, monkeypatch):
+def test_jobs_are_bounded_by_cores_and_memory(run, log, tmp_path, monkeypatch):
     notes = Notes()
-    sweep(write(tmp_path), jobs=1000, out=tmp_path / "runs", display=notes)
+    run(jobs=1000, display=notes)
     assert "--jobs 1000" in notes.lines[0]
     import psutil
 
     monkeypatch.setattr(psutil, "virtual_memory", lambda: type("Memory", (), {"available": 0}))
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1, 2})
-    monkeypatch.setenv("FAKE_SECONDS", "0.5")
+    monkeypatch.setattr(course, "usable_cores", lambda: 3)
     (tmp_path / "log").unlink()
-    sweep(write(tmp_path), jobs=3, out=tmp_path / "others")
-    assert [line.split()[0] for line in fake()] == ["began", "ended"] * 3  # one after the other
+    run(jobs=3, out=tmp_path / "others")
+    assert [line.split()[0] for line in log()] == ["began", "ended"] * 3  # one after the other
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_stopped_sweep_goes_on(fake, tmp_path, number):
-    file, log = write(tmp_path), tmp_path / "log"
-    code = (
-        "import sys; from metasum.study.sweep import process; from metasum.cli import main; "
-        f"process.METASUM = (sys.executable, {str(FAKE)!r}); main()"
-    )
-    command = [sys.executable, "-c", code, "sweep", str(file), "--out", str(tmp_path / "runs"), "--quiet"]
-    first = subprocess.Popen(command, env=os.environ | {"FAKE_SECONDS": "30"}, stderr=subprocess.PIPE, text=True)
-    while not log.is_file() and first.poll() is None:
-        time.sleep(0.1)
-    first.send_signal(number)
-    said = first.communicate(timeout=60)[1]
-    if number == signal.SIGINT:
-        assert first.returncode == 130
-        assert "Continue with: metasum sweep" in said
-    result = sweep(file, out=tmp_path / "runs")
-    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
+def test_a_trial_that_is_ended_from_outside_is_begun_again(run):
+    starts, notes = [fake_trial(code=130), fake_trial()], Notes()
+    result = run({"parameters": {"x": {"values": [1]}}}, display=notes, start=lambda *asked: starts.pop(0)(*asked))
     assert result["lost"] == 1
-    lines = fake()
-    assert [line.split()[:2] for line in lines if line.startswith("ended")] == [["ended", x] for x in "132"]
-    assert lines[1].endswith("resumed")  # in the folder that the lost trial began
+    assert any("stopped from outside" in line for line in notes.lines)
 
 
-def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(fake, tmp_path):
-    file = read_sweep_file(write(tmp_path, parameters={"x": {"values": [1]}}))
+def test_a_lost_trial_that_somebody_still_works_on_keeps_its_folder(run, log, tmp_path):
+    file, place = (
+        read_sweep_file(write(tmp_path, parameters={"x": {"values": [1]}})),
+        tmp_path / "runs" / "sweeps" / "mine",
+    )
+    with open_storage(None, place) as storage:
+        queue = TrialQueue(storage, file, SweepConfig(), name="mine", count=1)
+        queue._watch.own = queue._watch.own.rpartition(":")[0] + ":0"  # had our number before us, and is dead
+        queue.claim().work_in(str(place / "trials" / "0000"))
+    notes = Notes()
+    with owning(place / "trials" / "0000" / "a+b" / "fake"):  # its trial has not noticed yet
+        result = run({"parameters": {"x": {"values": [1]}}}, display=notes)
+    assert [row["state"] for row in result["trials"]] == ["complete"]
+    assert not log()[0].endswith("resumed")
+    assert any("somebody still works in" in line for line in notes.lines)
+
+
+def test_of_two_claims_for_one_place_the_later_one_gives_way(tmp_path, monkeypatch):
+    file = read_sweep_file(write(tmp_path))
     with open_storage(None, tmp_path) as storage:
-        elsewhere = TrialQueue(storage, file, name="mine", count=1)
-        elsewhere._owner = "elsewhere:1:0"
+        first, second = (TrialQueue(storage, file, SweepConfig(), name="mine", count=3) for _ in range(2))
+        seen = first.free()
+        assert first.claim().place == 0
+        free = second.free
+        answers = [seen]  # what the second one saw before the first one's claim
+        monkeypatch.setattr(second, "free", lambda: answers.pop() if answers else free())
+        assert second.claim().place == 1
+        assert [trial.user_attrs["place"] for trial in first.trials() if trial.state.name == "RUNNING"] == [0, 1]
+
+
+def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(tmp_path):
+    from optuna.exceptions import UpdateFinishedTrialError
+
+    file, clock = read_sweep_file(write(tmp_path, parameters={"x": {"values": [1]}})), FakeClock()
+    with open_storage(None, tmp_path) as storage:
+        elsewhere = TrialQueue(storage, file, SweepConfig(), name="mine", count=1, clock=clock)
+        elsewhere._watch.own = "elsewhere:1:0"
         lost = elsewhere.claim()
-        here = TrialQueue(storage, file, name="mine", count=1, grace=0.2)
+        here = TrialQueue(storage, file, SweepConfig(grace=60), name="mine", count=1, clock=clock)
         assert here.claim() is None
-        time.sleep(0.3)
+        clock.sleep(50)
+        lost.beat()
+        assert here.claim() is None
+        clock.sleep(50)
+        assert here.claim() is None
+        clock.sleep(50)
         found = here.claim()
         assert found is not None
         assert found.values == lost.values
-        assert not elsewhere.finish(lost, "COMPLETE", 1.0)  # it woke up too late
-        assert here.finish(found, "COMPLETE", 2.0)
+        with pytest.raises(UpdateFinishedTrialError):  # it woke up too late
+            lost.finish("COMPLETE", 1.0)
+        found.finish("COMPLETE", 2.0)
         assert [trial.value for trial in here.trials() if trial.state.name == "COMPLETE"] == [2.0]
+
+
+def test_a_trial_that_another_process_took_over_is_ended_and_left_to_it(run, tmp_path, monkeypatch):
+    notes, taken = Notes(), []
+
+    def start(arguments, folder, threads):
+        if not taken:  # another process, which takes us for dead, marks the trial as lost
+            file = read_sweep_file(tmp_path / "mine.yaml")
+            with open_storage(None, tmp_path / "runs" / "sweeps" / "mine") as storage:
+                other = TrialQueue(storage, file, SweepConfig(), name="mine", count=3)
+                taken.append(other.trials()[0]._trial_id)
+                lose(storage, taken[0])
+        return fake_trial()(arguments, folder, threads)
+
+    result = run(display=notes, start=start)
+    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
+    assert result["lost"] == 1
+    assert any("taken over" in line for line in notes.lines)
 
 
 @pytest.mark.parametrize(
@@ -298,19 +238,78 @@ def test_a_silent_process_elsewhere_is_taken_for_dead_after_its_grace(fake, tmp_
         ("sqlite:////none/at/all.db", 1, "cannot open"),
     ],
 )
-def test_a_storage_that_cannot_be_is_one_sentence_without_the_password(metasum, tmp_path, url, code, words):
+def test_a_storage_that_cannot_be_is_one_sentence_at_once_without_the_password(
+    metasum, tmp_path, monkeypatch, url, code, words
+):
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("waited for what will not change"))
     outcome = metasum("sweep", write(tmp_path), "--storage", url, "--out", tmp_path / "runs")
     refused(outcome, code, words)
     assert "secret" not in outcome.err
 
 
-def test_a_wide_range_of_integers_takes_no_room(tmp_path):
-    changes = {"method": "random", "parameters": {"x": {"min": 0, "max": 2**40}}}
-    (one,) = read_sweep_file(write(tmp_path, **changes)).parameters
-    assert isinstance(one.choices, range)
+def failing(*errors):
+    """Raises the errors, one a call, and then gives 1."""
+    left = list(errors)
+
+    def make():
+        if left:
+            raise left.pop(0)
+        return 1
+
+    return make
 
 
-def test_evaluations_that_a_continued_run_takes_back_are_told_once(tmp_path):
+def test_what_another_process_makes_at_the_same_moment_is_waited_for():
+    clock = FakeClock()
+    errors = [
+        OperationalError("CREATE TABLE", {}, Exception("table studies already exists")),
+        OperationalError("INSERT", {}, Exception("database is locked")),
+        IntegrityError("INSERT", {}, Exception("duplicate key value violates unique constraint")),
+        RuntimeError("Error: did not possess lock"),
+    ]
+    assert patiently(failing(*errors), clock) == 1
+    assert clock.waits == list(WAITS[:4])
+    with pytest.raises(OperationalError):
+        patiently(failing(*[errors[1]] * (len(WAITS) + 1)), clock)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ProgrammingError("CREATE TABLE lock", {}, Exception("permission denied for schema public")),
+        OperationalError("CREATE TABLE", {}, Exception("attempt to write a readonly database")),
+        OperationalError("SELECT 1", {}, Exception("connection refused")),
+        RuntimeError("The runtime optuna version 5 is no longer compatible with the table schema"),
+        ImportError("no driver"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_said_at_once(error):
+    clock = FakeClock()
+    with pytest.raises(type(error)):
+        patiently(failing(error), clock)
+    assert clock.waits == []
+
+
+def test_a_database_that_goes_away_in_the_middle_is_one_sentence(run, tmp_path, monkeypatch):
+    from optuna.exceptions import StorageInternalError
+
+    def beat(self):
+        lost = OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        raise StorageInternalError("An exception is raised during the commit.") from lost
+
+    monkeypatch.setattr(Claim, "beat", beat)
+    with pytest.raises(StorageError, match=r"sweep.db does not answer: .*server closed the connection"):
+        run(storage=f"sqlite:///{tmp_path / 'sweep.db'}")
+
+
+def test_a_folder_of_sweeps_does_not_hide_the_function():
+    import metasum
+    import metasum.sweeps.queue
+
+    assert callable(metasum.sweep)
+
+
+def test_evaluations_that_a_continued_run_takes_back_are_told_once(log, tmp_path):
     run = tmp_path / "a+b" / "run"
     run.mkdir(parents=True)
 
@@ -319,22 +318,10 @@ def test_evaluations_that_a_continued_run_takes_back_are_told_once(tmp_path):
         records = [{"kind": "evaluation", "step": step, "accuracy": sides} for step in steps]
         return "".join(json.dumps(record) + "\n" for record in records)
 
-    trial = process.TrialProcess(["train", "--help"], tmp_path, threads=1)
-    trial.wait()
+    trial = process.TrialProcess(["train", "--x=1"], tmp_path, 1, launch=FakeProcess)
     (run / "metrics.jsonl").write_text(lines(1, 2, 3) + lines(4)[:20])
     assert len(trial.news("mean_after")) == 3
     (run / "metrics.jsonl").write_text(lines(1, 2))
     assert trial.news("mean_after") == []
     (run / "metrics.jsonl").write_text(lines(1, 2, 3, 4))
     assert trial.news("mean_after") == [0.5]
-
-
-def test_a_trial_that_is_ended_from_outside_is_begun_again(fake, tmp_path, monkeypatch):
-    stopping = "import os, sys; first = not os.path.exists({0!r}); open({0!r}, 'w'); first and sys.exit(130)"
-    script = tmp_path / "script.py"
-    script.write_text(stopping.format(str(tmp_path / "was here")) + f"; exec(open({str(FAKE)!r}).read())")
-    notes = Notes()
-    monkeypatch.setattr(process, "METASUM", (sys.executable, str(script)))
-    result = sweep(write(tmp_path, parameters={"x": {"values": [1]}}), out=tmp_path / "runs", display=notes)
-    assert result["lost"] == 1
-    assert any("stopped from outside" in line for line in notes.lines)

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from metasum import settings, train
+from metasum import cli, settings, train
 from metasum.errors import DivergenceError, Interrupted
 from metasum.learners.joint import JointLearner
 from metasum.training.optimisation import learning_rate_factor
@@ -178,6 +179,29 @@ def test_an_interrupted_run_saves_and_says_how_to_go_on(metasum, tiny, tmp_path,
     assert metasum("train", *tiny, "--resume").code == 0
     assert len(calls) == 6, "three steps before, three after"
     assert_same_weights(run_folder(tmp_path), run_folder(tmp_path, "whole"))
+
+
+@pytest.mark.parametrize("flags", [["--overwrite"], ["--overwrite=true"], ["--overwrite=True", "--resume=false"]])
+def test_the_command_that_continues_an_interrupted_one_works(metasum, tiny, monkeypatch, flags):
+    step = JointLearner.training_step
+
+    def interrupted(self, *batches, **keywords):
+        os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *batches, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JointLearner, "training_step", interrupted)
+        outcome = metasum("train", *tiny, *flags)
+    assert outcome.code == 130
+    again = shlex.split(outcome.err.rpartition("Continue with: metasum ")[2])
+    outcome = metasum(*again, "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["steps"] == 6
+
+
+def test_what_a_sweep_hands_on_to_its_trials_stays_in_the_command_that_continues_it():
+    words = ["sweep", "a.yaml", "--jobs", "2", "--", "--steps=3", "--overwrite"]
+    assert cli._again(words) == "sweep a.yaml --jobs 2 -- --steps=3 --overwrite"
 
 
 def test_a_run_that_a_sweeps_agent_stops_did_not_fail(metasum, tiny, monkeypatch):

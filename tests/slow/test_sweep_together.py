@@ -1,6 +1,7 @@
-"""Several processes that begin one sweep at the same instant, one of them killed in the middle of a trial."""
+"""Sweeps in processes: real trials, a stop, several that begin at the same instant and one of them killed."""
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -9,26 +10,31 @@ import time
 from pathlib import Path
 
 import pytest
+from fake_trial import FakeClock, fake_trial, write
 from postgres import binaries, postgres
 
-from metasum.study.sweep.queue import TrialQueue
-from metasum.study.sweep.storage import open_storage
-from metasum.study.sweep.sweep_file import read_sweep_file
+from metasum.sweeps.config import SweepConfig
+from metasum.sweeps.queue import TrialQueue
+from metasum.sweeps.run import sweep
+from metasum.sweeps.storage import open_storage
+from metasum.sweeps.sweep_file import read_sweep_file
 
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).parents[1] / "fixtures" / "fake_trial.py"
 PROCESSES, TRIALS = 3, 9
 DRIVER = """
 import pathlib, sys, time
-from metasum.assembly.sweeping import sweep
-from metasum.study.sweep import process
+from functools import partial
+from metasum.sweeps.config import SweepConfig
+from metasum.sweeps.process import TrialProcess, launch
+from metasum.sweeps.run import sweep
 import optuna, scipy.stats  # what takes long comes before the start
 fake, file, out, storage, go, count = sys.argv[1:]
-process.METASUM = (sys.executable, fake)
+start = partial(TrialProcess, launch=partial(launch, program=(sys.executable, fake)))
 pathlib.Path(out + ".ready").touch()
 while not pathlib.Path(go).exists():
     time.sleep(0.01)
-sweep(file, out=out, storage=storage, count=int(count))
+sweep(file, SweepConfig(storage=storage, count=int(count), report=False), out=out, start=start)
 """
 SWEEP = """
 method: random
@@ -91,7 +97,7 @@ def test_no_trial_is_lost_or_run_to_its_end_twice(tmp_path, kind):
             for process in processes:
                 process.kill()
         with open_storage(storage, tmp_path) as shared:
-            queue = TrialQueue(shared, read_sweep_file(file), name="many", count=TRIALS)
+            queue = TrialQueue(shared, read_sweep_file(file), SweepConfig(), name="many", count=TRIALS)
             complete = [trial for trial in queue.trials() if trial.state.name == "COMPLETE"]
     assert sorted(trial.user_attrs["place"] for trial in complete) == list(range(TRIALS))
     lines = [line.split()[:2] for line in log.read_text().splitlines()]
@@ -108,3 +114,52 @@ def wait_for_a_trial(log, processes):
         time.sleep(0.05)
     owner = int(log.read_text().splitlines()[0].split()[2])
     return next(process for process in processes if process.pid == owner)
+
+
+def test_a_real_trial_reaches_its_run_folder(metasum, tiny, tmp_path):
+    changes = {"parameters": {"seed": {"values": [0, 1]}, "symmetric": {"value": True}}}
+    outcome = metasum("sweep", write(tmp_path, **changes), "--jobs", 2, "--out", tmp_path / "s", "--json", "--", *tiny)
+    assert outcome.code == 0, outcome.err
+    for row in json.loads(outcome.out)["trials"]:
+        config = json.loads((Path(row["run"]) / "config.json").read_text())
+        assert config["settings"]["seed"] == row["values"]["seed"]
+        assert config["settings"]["objective"]["symmetric"] is True
+        accuracy = json.loads((Path(row["run"]) / "result.json").read_text())["accuracy"]
+        assert row["mean_after"] == (accuracy["target"]["after"] + accuracy["support"]["after"]) / 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_sweep_goes_on(monkeypatch, tmp_path, number):
+    file, log = write(tmp_path), tmp_path / "log"
+    monkeypatch.setenv("FAKE_LOG", str(log))
+    code = (
+        "import sys; from functools import partial; from metasum.cli import main; "
+        "from metasum.sweeps import process, run; "
+        f"launch = partial(process.launch, program=(sys.executable, {str(FAKE)!r})); "
+        "run.sweep = partial(run.sweep, start=partial(process.TrialProcess, launch=launch)); main()"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        code,
+        "sweep",
+        str(file),
+        "--out",
+        str(tmp_path / "runs"),
+        "--quiet",
+        "--no-report",
+    ]
+    first = subprocess.Popen(command, env=os.environ | {"FAKE_SECONDS": "30"}, stderr=subprocess.PIPE, text=True)
+    while not log.is_file() and first.poll() is None:
+        time.sleep(0.1)
+    first.send_signal(number)
+    said = first.communicate(timeout=60)[1]
+    if number == signal.SIGINT:
+        assert first.returncode == 130
+        assert "Continue with: metasum sweep" in said
+    result = sweep(file, SweepConfig(report=False), out=tmp_path / "runs", start=fake_trial(), clock=FakeClock())
+    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
+    assert result["lost"] == 1
+    lines = log.read_text().splitlines()
+    assert [line.split()[:2] for line in lines if line.startswith("ended")] == [["ended", x] for x in "132"]
+    assert lines[1].endswith("resumed")  # in the folder that the lost trial began

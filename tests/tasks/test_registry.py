@@ -120,6 +120,11 @@ def test_a_pair_nobody_registered_has_the_default_recipe():
     assert pair_of("x", "y").recipe == Recipe()
 
 
+def test_the_digits_are_those_that_the_results_were_made_with(tmp_path):
+    """They come from a file beside the code; the other two are drawn in the fonts of the installed matplotlib."""
+    assert load_dataset("digits", root=tmp_path).checksum == "0a62ffba49d560e5"
+
+
 @pytest.mark.parametrize("name", ["digits", "letters", "printed-digits"])
 def test_embedded_datasets_are_the_same_every_time(name, tmp_path):
     one, again = (load_dataset(name, root=tmp_path) for _ in range(2))

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
-from metasum.merging.disk.dtypes import TensorInfo
-from metasum.merging.disk.header import read_header
 from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
+from metasum.weights.tensor_files.dtypes import TensorInfo
+from metasum.weights.tensor_files.header import read_header
 
 _turn = threading.Lock()
 

@@ -14,18 +14,18 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from metasum.config import MergeConfig
 from metasum.errors import ArchitectureError, MetaSumError, UsageError
 from metasum.machine import usable_cores
-from metasum.merging import method_named
+from metasum.merging import METHODS
 from metasum.merging.disk.checkpoint import Checkpoint, opened
-from metasum.merging.disk.dtypes import DTYPES, FLOATS
-from metasum.merging.disk.output import Output, check_apart, check_place, writing
+from metasum.merging.disk.config import MergeConfig
 from metasum.merging.disk.plan import Fate, Planned, Span, plan
 from metasum.merging.disk.reading import OnDisk, Reader
 from metasum.merging.disk.workers import Workers
 from metasum.merging.method import Formula, Method, Part, TensorMethod
 from metasum.weights.composition import average_
+from metasum.weights.tensor_files.dtypes import DTYPES, FLOATS
+from metasum.weights.tensor_files.output import Output, check_apart, check_place, writing
 
 LARGEST_SPAN = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_SPAN = 1 << 16
@@ -83,7 +83,7 @@ def merge_files(
     """
     started = time.perf_counter()
     settings, output = settings or MergeConfig(), Path(output)
-    method = _for_files(method_named(method)() if isinstance(method, str) else method, len(files), base is not None)
+    method = _for_files(METHODS.named(method)() if isinstance(method, str) else method, len(files), base is not None)
     check_place(output, overwrite)
     with ExitStack() as stack:
         checkpoints = [stack.enter_context(opened(Path(file))) for file in files]
@@ -123,8 +123,10 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     """The method; raises UsageError where it needs something else than so many files, with or without a base."""
     method.check(files, what="files")
     if not isinstance(method, TensorMethod):
-        wanted = "images of each network's dataset" if method.needs_images else "the networks, not only their tensors"
-        raise UsageError(f"{method.name} needs {wanted}; for finished runs: metasum sum --operator {method.name}.")
+        raise UsageError(
+            f"{method.name} needs {' and '.join(method.needs())}, more than files hold; for finished runs there is "
+            f"`metasum sum --operator {method.name}`."
+        )
     if method.needs_base and not base:
         raise UsageError(f"{method.name} needs --base FILE: the model that the others were trained from.")
     if base and not method.needs_base:

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import torch
 
-from metasum.config import MergeConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.merging.disk.checkpoint import Checkpoint
-from metasum.merging.disk.dtypes import CODES, FLOATS, TensorInfo
+from metasum.merging.disk.config import MergeConfig
 from metasum.merging.kinds import check_apart, must_be_alike, statistics_among
 from metasum.merging.method import Part
+from metasum.weights.tensor_files.dtypes import CODES, FLOATS, TensorInfo
 
 
 class Fate(enum.Enum):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError, reason
-from metasum.merging.disk.dtypes import CODES, TensorInfo
+from metasum.weights.tensor_files.dtypes import CODES, TensorInfo
 
 
 def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor]]:

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from metasum.merging.disk.checkpoint import Checkpoint, Place
-from metasum.merging.disk.dtypes import DTYPES
 from metasum.merging.disk.plan import Fate, Planned, Span, spans_of
 from metasum.merging.disk.workers import Workers
 from metasum.merging.method import Chunk, Part, Tensors
+from metasum.weights.tensor_files.dtypes import DTYPES
 
 
 class Reader:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, BinaryIO, NamedTuple
 
 from metasum.errors import CheckpointError
-from metasum.merging.disk.dtypes import DTYPES, TensorInfo
+from metasum.weights.tensor_files.dtypes import DTYPES, TensorInfo
 
 LONGEST = 100_000_000  # bytes of a header; safetensors reads none that is longer
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from metasum.study.sweep.queue import TrialQueue, is_lost
-from metasum.study.sweep.sweep_file import SweepFile
+from metasum.sweeps.claim import is_lost
+from metasum.sweeps.queue import TrialQueue
+from metasum.sweeps.sweep_file import SweepFile
 
 
 def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def _best(file: SweepFile, rows: list[dict[str, Any]]) -> list[int]:
     """Places of finished trials, the best first; none without a metric."""
     if file.metric is None:
         return []
-    name, sign = file.metric.name, -1 if file.metric.goal == "maximize" else 1
+    name, sign = file.metric.name, file.metric.sign
     finished = [row for row in rows if row["state"] == "complete"]
     return [row["place"] for row in sorted(finished, key=lambda row: sign * row[name])]
 

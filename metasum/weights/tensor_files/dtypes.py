@@ -31,6 +31,8 @@ OTHERS: dict[str, torch.dtype] = {
 """Those that are taken from the first file."""
 
 DTYPES = FLOATS | OTHERS
+WRITTEN: dict[str, torch.dtype] = DTYPES | {"C64": torch.complex64}
+"""Those that files can hold; complex numbers are in no merge."""
 CODES = {dtype: code for code, dtype in DTYPES.items()}
 
 
@@ -48,11 +50,11 @@ class TensorInfo(NamedTuple):
 
     @property
     def itemsize(self) -> int:
-        return DTYPES[self.code].itemsize
+        return WRITTEN[self.code].itemsize
 
     @property
     def bytes(self) -> int:
         return self.entries * self.itemsize
 
     def __str__(self) -> str:
-        return f"{list(self.shape)} {str(DTYPES[self.code]).removeprefix('torch.')}"
+        return f"{list(self.shape)} {str(WRITTEN[self.code]).removeprefix('torch.')}"

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metasum.errors import CheckpointError
 from metasum.files import make_folder, read_json
-from metasum.study.sweep.sweep_file import RUN_FOLDERS
+from metasum.sweeps.sweep_file import RUN_FOLDERS
+from metasum.training.metrics import read_metrics
 from metasum.training.tracking import scalars
 
 METASUM = (sys.executable, "-m", "metasum")
 OUTPUT = "output.txt"
+
+
+def launch(
+    arguments: Sequence[str], output: Path, threads: int, *, program: Sequence[str] = METASUM
+) -> subprocess.Popen[bytes]:
+    """Starts a program; its output is appended to a file. OMP_NUM_THREADS, where it is set, precedes `threads`."""
+    with output.open("ab") as file:
+        return subprocess.Popen(
+            [*program, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env={"OMP_NUM_THREADS": str(threads)} | os.environ,
+            start_new_session=True,  # Ctrl-C is ours to hand on
+            preexec_fn=_die_with_parent() if sys.platform.startswith("linux") else None,
+        )
 
 
 class TrialProcess:
@@ -28,26 +44,24 @@ class TrialProcess:
     Args:
         arguments: the command and its options.
         folder: where it works; a run that an earlier process began there is continued.
-        threads: that PyTorch is given, unless OMP_NUM_THREADS says another number.
+        threads: that PyTorch may use.
+        launch: starts the process.
     """
 
-    def __init__(self, arguments: Sequence[str], folder: Path, *, threads: int) -> None:
-        self.folder, self.started = folder, time.monotonic()
-        self.peak_bytes = 0
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        threads: int,
+        *,
+        launch: Callable[[Sequence[str], Path, int], subprocess.Popen[bytes]] = launch,
+    ) -> None:
+        self.folder, self.peak_bytes = folder, 0
         self._pattern = RUN_FOLDERS[arguments[0]]
         self._told, self._looked_at = -1, (0, 0)  # the last step that was told; time and size of the file then
         make_folder(folder)
         resume = ["--resume"] if self._run_file("config.json") is not None else []
-        with (folder / OUTPUT).open("ab") as output:
-            self._process = subprocess.Popen(
-                [*METASUM, *arguments, "--out", str(folder), *resume],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                env={"OMP_NUM_THREADS": str(threads)} | os.environ,
-                start_new_session=True,  # Ctrl-C is ours to hand on
-                preexec_fn=_die_with_parent() if sys.platform.startswith("linux") else None,
-            )
+        self._process = launch([*arguments, "--out", str(folder), *resume], folder / OUTPUT, threads)
 
     def ended(self) -> int | None:
         """The exit code; None while it works."""
@@ -87,14 +101,11 @@ class TrialProcess:
         if (now.st_mtime_ns, now.st_size) == self._looked_at:
             return values
         self._looked_at = (now.st_mtime_ns, now.st_size)
-        for line in path.read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # still being written, or taken back by a run that is continued
-                continue
-            if record["kind"] == "evaluation" and record["step"] > self._told:
-                self._told = record["step"]
-                values += [value for name, value in scalars(record).items() if name == metric]
+        with contextlib.suppress(CheckpointError):  # whoever continues that run will say so
+            for record in read_metrics(path, torn=True):
+                if record["kind"] == "evaluation" and record["step"] > self._told:
+                    self._told = record["step"]
+                    values += [value for name, value in scalars(record).items() if name == metric]
         return values
 
     def result(self) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,30 +11,38 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from metasum.errors import StorageError, UsageError, reason
 from metasum.files import make_folder
+from metasum.sweeps.clock import Clock
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 T = TypeVar("T")
-ATTEMPTS = 8  # several processes that make the tables of one database at once stand in each other's way
+WAITS = tuple(0.1 * 2**attempt for attempt in range(7))  # seconds before each further attempt, 12.7 in all
+PASSING = re.compile(r"already exists|\b(dead)?lock(ed)?\b", re.IGNORECASE)  # what databases say in these cases
 
 
 @contextmanager
-def open_storage(where: str | None, folder: Path) -> Iterator[BaseStorage]:
+def open_storage(where: str | None, folder: Path, *, clock: Clock = time) -> Iterator[BaseStorage]:
     """Optuna's storage, closed in the end.
 
     Args:
         where: a database's URL (`sqlite:///FILE`, `postgresql://USER@HOST/NAME`), or the path of a journal file, which
             may lie on a folder that machines share [default: `journal.log` in `folder`].
         folder: of the sweep.
+        clock: waits before a further attempt, where other processes make the same tables at this moment.
 
     Raises:
         UsageError: a URL that nobody knows, or whose driver is not installed.
-        StorageError: it cannot be opened.
+        StorageError: it cannot be opened, or failed later on, inside the block.
     """
-    storage = _database(where) if where is not None and "://" in where else _journal(where, folder)
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    storage = _database(where, clock) if where is not None and "://" in where else _journal(where, folder)
     try:
         yield storage
+    except (SQLAlchemyError, StorageInternalError) as error:
+        raise StorageError(f"{_shown(where or '')} does not answer: {reason(error.__cause__ or error)}.") from error
     finally:
         storage.remove_session()
         engine = getattr(storage, "engine", None)
@@ -41,19 +50,20 @@ def open_storage(where: str | None, folder: Path) -> Iterator[BaseStorage]:
             engine.dispose()
 
 
-def _database(url: str) -> BaseStorage:
+def _database(url: str, clock: Clock) -> BaseStorage:
+    from optuna.exceptions import StorageInternalError
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return patiently(lambda: RDBStorage(_with_driver(url), engine_kwargs=options))
+        return patiently(lambda: RDBStorage(_with_driver(url), engine_kwargs=options), clock)
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(f"--storage {_shown(url)}: no such kind of database.") from error
     except ImportError as error:
         extra = "pip install 'metasum[postgresql]'" if url.startswith("postgresql") else reason(error)
         raise UsageError(f"--storage {_shown(url)} needs a driver: {extra}.") from error
-    except (SQLAlchemyError, OSError) as error:
+    except (SQLAlchemyError, StorageInternalError, RuntimeError, OSError) as error:
         raise StorageError(f"cannot open {_shown(url)}: {reason(error)}.") from error
 
 
@@ -69,24 +79,24 @@ def _journal(where: str | None, folder: Path) -> BaseStorage:
         raise StorageError(f"{path} cannot be opened as a sweep's journal: {reason(error)}.") from error
 
 
-def patiently(make: Callable[[], T]) -> T:
-    """What `make` makes; tried again, a little later, while others make the same thing.
+def patiently(make: Callable[[], T], clock: Clock) -> T:
+    """What `make` makes; tried again, a little later, while other processes that make the same thing stand in its way.
 
-    Raises:
-        SQLAlchemyError: it failed every time; `ArgumentError` and what is not a database's error at once.
+    Every other error is raised at once: waiting helps against no wrong address, missing driver or missing permission.
     """
-    from sqlalchemy.exc import ArgumentError, DBAPIError
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import DBAPIError, IntegrityError
 
-    for attempt in range(ATTEMPTS):
+    for wait in WAITS:
         try:
             return make()
-        except ArgumentError:
-            raise
-        except (DBAPIError, RuntimeError):
-            if attempt == ATTEMPTS - 1:
+        except (DBAPIError, StorageInternalError, RuntimeError) as error:
+            cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+            said = str(getattr(cause, "orig", cause))  # without the statement, which holds names that users chose
+            if not isinstance(cause, IntegrityError) and not PASSING.search(said):
                 raise
-            time.sleep(0.1 * 2**attempt)
-    raise AssertionError
+        clock.sleep(wait)
+    return make()
 
 
 def _with_driver(url: str) -> str:

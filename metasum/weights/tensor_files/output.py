@@ -13,9 +13,9 @@ from pathlib import Path
 from torch import Tensor
 
 from metasum.errors import UsageError
-from metasum.files import replacing
-from metasum.merging.disk.dtypes import TensorInfo
-from metasum.merging.disk.header import write_header
+from metasum.files import NO_LINK, replacing
+from metasum.weights.tensor_files.dtypes import TensorInfo
+from metasum.weights.tensor_files.header import write_header
 
 STRETCH = 128 * 2**20  # bytes
 _turn = threading.Lock()
@@ -45,7 +45,7 @@ def writing(path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str
     """
     header, offsets = write_header(tensors, metadata)
     with replacing(path) as partial:
-        handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0), 0o666)
+        handle = os.open(partial, os.O_RDWR | NO_LINK)
         try:
             _reserve(handle, len(header) + sum(info.bytes for info in tensors.values()))
             _write_at(handle, memoryview(header), 0)

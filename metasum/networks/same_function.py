@@ -1,0 +1,77 @@
+"""Whether two networks compute the same function: looked at on images, since looking at weights is not proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from metasum.errors import ArchitectureError, UsageError
+
+TOLERANCE = 1e-3  # of the largest logit: sums in another order differ by rounding
+TOLERANCE_ON_GPU = 1e-2  # where convolutions may round to TF32's three digits
+
+
+def same_function(first: nn.Module, second: nn.Module, images: Tensor) -> float:
+    """The largest difference between the logits of two networks that should compute the same function.
+
+    Args:
+        first: in eval mode, like the second; neither is changed.
+        second: of the same architecture, its channels perhaps in another order.
+        images: `[N, C, H, W]`, at least one; a few are enough.
+
+    Returns:
+        max |first(x) − second(x)| over images and logits. No gradient is recorded.
+
+    Raises:
+        ArchitectureError: it is more than rounding explains (a thousandth of the largest logit in float32). The first
+            layer that computes other values, in whatever order, is named.
+        UsageError: there is no image.
+    """
+    if not len(images):
+        raise UsageError("whether two networks compute the same function can only be seen on at least one image.")
+    with torch.no_grad():
+        logits, others = first(images), second(images)
+        difference, scale = float((logits - others).abs().max()), float(logits.abs().max())
+        share = max(TOLERANCE if logits.device.type == "cpu" else TOLERANCE_ON_GPU, 16 * torch.finfo(logits.dtype).eps)
+        if difference <= share * scale:
+            return difference
+        layer = _first_different(first, second, images, share)
+    raise ArchitectureError(
+        f"with its channels in another order the network computes other logits (by {difference:.2g}, of at most "
+        f"{scale:.2g}); the first layer that differs is {layer}."
+    )
+
+
+def _first_different(first: nn.Module, second: nn.Module, images: Tensor, share: float) -> str:
+    """The first layer, in the order in which they run, whose values are not those of the other network's."""
+    with _values(first) as ours, _values(second) as theirs:
+        first(images)
+        second(images)
+    for (name, one), (_, other) in zip(ours, theirs, strict=False):
+        if one.shape != other.shape or not (one - other).abs().max() <= share * one.abs().max():  # NaN, too
+            return f"{name!r} ({type(first.get_submodule(name)).__name__})"
+    return "none of its modules: its own code depends on the order"
+
+
+@contextmanager
+def _values(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
+    """Within the block the values of each layer, sorted for each image, and so the same in whatever order."""
+    found = list[tuple[str, Tensor]]()
+
+    def hook(name: str):  # type: ignore[no-untyped-def]
+        def keep(module: nn.Module, inputs: object, output: object) -> None:
+            if isinstance(output, Tensor):
+                found.append((name, output.float().flatten(1).sort(dim=1).values))
+
+        return keep
+
+    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
+    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,1 @@
+"""Writing and reading .safetensors files piece by piece."""
