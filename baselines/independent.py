@@ -6,11 +6,12 @@ arXiv:2203.05482) average, here on different datasets.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from metasum.config import Checked
 from metasum.learners.learner import Backward, Learner, OperatorConfig, PlainOperatorConfig, Start
 from metasum.learners.objective import independent_step
 from metasum.types import Batch
@@ -22,7 +23,7 @@ class IndependentLearner(Learner):
     name = "independent"
     summary = "Trains each network alone: the plain sum."
     paper = "Wortsman et al. 2022, arXiv:2203.05482"
-    Config = OperatorConfig
+    Config: ClassVar[type[Checked]] = OperatorConfig
 
     @classmethod
     def needs_whole(cls, config: Any) -> None:

@@ -44,7 +44,7 @@ HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in 
     """
 
 
-def _settings() -> Iterator[tuple[str, type]]:
+def _settings() -> Iterator[tuple[str, type[Any]]]:
     yield from ((method.name, method.Config) for method in METHODS.values() if issubclass(method, TensorMethod))
     yield "", MergeConfig
 

@@ -73,7 +73,7 @@ def train(given: dict[str, Any], **values: Any) -> None:
     show(result, as_json=values["as_json"], parts=train_tables)
 
 
-def _meta_settings() -> Iterator[tuple[str, type]]:
+def _meta_settings() -> Iterator[tuple[str, type[Any]]]:
     from metasum.learners.meta import MetaConfig
     from metasum.run.request import SECTIONS
 
@@ -81,7 +81,7 @@ def _meta_settings() -> Iterator[tuple[str, type]]:
     yield from (("", SECTIONS[name]) for name in ("data", "network", "optimisation", "monitor", "tracking"))
 
 
-OF_A_PAIR = ("target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size", "support_init_seed")
+OF_A_PAIR: tuple[str, ...] = ("target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size", "support_init_seed")
 OF_A_PAIR += ("tangent", "augmented", "operator", "steps", "learning_rate", "wandb_network")
 
 

@@ -62,7 +62,7 @@ jobs_flag = click.option(
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Runs at a time, each in a process of its own with its share of the cores; fewer where memory does not suffice.",
+    help="Runs at a time, each in a process with its share of the cores; fewer where memory does not suffice.",
 )
 overwrite_flag = click.option("--overwrite", is_flag=True, help="Replace a result that is there.")
 device_flag = click.option(
@@ -79,7 +79,7 @@ def load_plugins(files: Sequence[Path]) -> None:
         run_plugin(file)
 
 
-def run_settings() -> Iterator[tuple[str, type]]:
+def run_settings() -> Iterator[tuple[str, type[Any]]]:
     """Every dataclass of a run's settings, with the learner that reads it."""
     from metasum.run.request import run_settings as found
 

@@ -1,8 +1,8 @@
 """A setting: a field of a frozen dataclass that carries its own help, unit and range.
 
 Flags, lines of a sweep file, keywords in Python and all checks are read off these fields, so that a setting has one
-name everywhere. A type is `str`, `int`, `float`, `bool`, a `Literal` of words, or `tuple[T, ...]` of one of these (commas
-separate its parts on the command line); `T | None` where None has a meaning of its own, which the help tells.
+name everywhere. A type is `str`, `int`, `float`, `bool`, a `Literal` of words, or `tuple[T, ...]` of one of these (with
+commas between its parts on the command line); `T | None` where None has a meaning of its own, which the help tells.
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ class Option:
             raise UsageError(f"{self.flag} takes {names[self.kind]}, not {value!r}.")
         if self.words and value not in self.words:
             raise unknown(f"value for {self.flag}", str(value), self.words)
-        if self.kind in (int, float):
+        if isinstance(value, int | float) and not isinstance(value, bool):
             self._check_range(value)
-        return float(value) if self.kind is float else value
+            return float(value) if self.kind is float else value
+        return value
 
     def _check_range(self, value: float) -> None:
         bounds = self.metadata["bounds"]
@@ -132,12 +133,16 @@ def flag_of(name: str) -> str:
 
 
 @functools.cache
-def options_of(settings: type) -> tuple[Option, ...]:
-    """The fields of a settings dataclass, in reading order."""
+def _cached_options(settings: Any) -> tuple[Option, ...]:
     return tuple(_options_of(settings))
 
 
-def _options_of(settings: type) -> Iterator[Option]:
+def options_of(settings: Any) -> tuple[Option, ...]:
+    """The fields of a settings dataclass (the class), in reading order."""
+    return _cached_options(settings)
+
+
+def _options_of(settings: Any) -> Iterator[Option]:
     hints = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         hint, optional, many = hints[field.name], False, False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import click
 from metasum.config.field import Option, options_of
 from metasum.errors import UsageError, unknown
 
-Settings = Callable[[], Iterable[tuple[str, type]]]
+Settings = Callable[[], Iterable[tuple[str, type[Any]]]]
 """Gives settings dataclasses, each with who reads it ("" for everybody); called when a command runs, not before."""
 
 
@@ -94,7 +96,7 @@ class SettingsCommand(click.Command):
 def _plugin_files(args: Sequence[str]) -> list[Path]:
     """The values of `--plugin` before `--`."""
     before = list(args[: args.index("--")] if "--" in args else args)
-    apart = [value for flag, value in zip(before, before[1:], strict=False) if flag == "--plugin"]
+    apart = [value for flag, value in itertools.pairwise(before) if flag == "--plugin"]
     return [Path(value) for value in (*apart, *(a.partition("=")[2] for a in before if a.startswith("--plugin=")))]
 
 
@@ -110,8 +112,6 @@ def _flag(leaves: Sequence[tuple[str, Option]]) -> click.Option:
 
 def _merged(leaves: Sequence[Option]) -> Option:
     """One that takes what any of them takes."""
-    import dataclasses
-
     words = tuple(dict.fromkeys(word for leaf in leaves for word in leaf.words)) if leaves[0].words else ()
     return dataclasses.replace(leaves[0], words=words, optional=any(leaf.optional for leaf in leaves))
 

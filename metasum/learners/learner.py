@@ -50,6 +50,24 @@ class Trainable(Protocol):
     def buffers(self) -> Iterator[Tensor]: ...
 
 
+class TrainedLearner(Trainable, Protocol):
+    """What a run trains, measures and saves: a `Learner`, or something that stands for one."""
+
+    @property
+    def operators(self) -> tuple[str, ...]: ...
+
+    @property
+    def trains_sum(self) -> bool: ...
+
+    def target_network(self) -> nn.Module: ...
+
+    def support_network(self) -> nn.Module: ...
+
+    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]: ...
+
+    def sum_statistics(self) -> Buffers | None: ...
+
+
 class Start(enum.Enum):
     """Where target and support network start from."""
 
@@ -131,7 +149,7 @@ class Learner(nn.Module, ABC):
 
     @classmethod
     def needs_whole(cls, config: Any) -> str | None:
-        """Why its networks cannot be trained in pieces (`--fsdp`): a setting's flag, or a few words; None if they can."""
+        """What keeps its networks from being trained in pieces (`--fsdp`), a flag or a few words; None if nothing."""
         return "what it does to them"
 
     @abstractmethod

@@ -95,8 +95,8 @@ class _SumInPieces(DetachedSum):
 class ShardedLearner:
     """Trains one learner, in pieces, and is measured and saved as another, whole: the same two networks.
 
-    What `before_measuring` has put together answers for the networks, in the first process alone; it lies in the machine's
-    memory, from where it visits the device layer by layer.
+    What `before_measuring` has put together answers for the networks, in the first process alone; it lies in the
+    machine's memory, from where it visits the device layer by layer.
 
     Args:
         pieces: whose pair is a `ShardedMetaSum`.

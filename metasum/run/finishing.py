@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from metasum.files import write_json
-from metasum.learners.learner import Learner
+from metasum.learners.learner import TrainedLearner
 from metasum.run.plan import Plan
 from metasum.training.analysis import analyse
 from metasum.training.evaluation import Evaluator, FinalEvaluation
@@ -18,7 +18,7 @@ from metasum.types import Sides
 
 
 def finish(
-    harness: Harness[Learner, Evaluator],
+    harness: Harness[TrainedLearner, Evaluator],
     plan: Plan,
     trained: dict[str, Any],
     *,

@@ -12,7 +12,7 @@ from torch import nn
 
 from metasum.config.sections import NetworkConfig
 from metasum.errors import UsageError
-from metasum.learners.learner import Learner
+from metasum.learners.learner import Learner, TrainedLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.synchronised import synchronise
@@ -91,14 +91,14 @@ def make_tasks(plan: Plan, datasets: Sides[Dataset], device: torch.device) -> Si
 
 
 def make_harness(
-    learner: Learner,
+    learner: TrainedLearner,
     tasks: Sides[ImageTask],
     plan: Plan,
     fabric: Fabric,
     run: RunFolder,
     display: Display,
     record: Callable[[dict[str, Any]], None],
-) -> Harness[Learner, Evaluator]:
+) -> Harness[TrainedLearner, Evaluator]:
     """The training loop of one run; all its randomness comes from the run's seed."""
     generator = torch.Generator().manual_seed(plan.seed)
     return Harness(

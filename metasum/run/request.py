@@ -46,7 +46,7 @@ COMMON: dict[str, Option] = {
 }
 
 
-def run_settings() -> Iterator[tuple[str, type]]:
+def run_settings() -> Iterator[tuple[str, type[Any]]]:
     """Every dataclass of a run's settings, with the learner that reads it ("" for all): what flags are made of."""
     yield from (("", section) for section in (RunConfig, *SECTIONS.values()))
     for name, learner in LEARNERS.items():

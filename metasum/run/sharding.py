@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from metasum.errors import UsageError
-from metasum.learners.learner import Learner
+from metasum.learners.learner import TrainedLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
 from metasum.run.parts import new_learner
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_learner(networks: MetaSum, plan: Plan, fabric: Fabric) -> Learner:
+def make_learner(networks: MetaSum, plan: Plan, fabric: Fabric) -> TrainedLearner:
     """The plan's learner, on the device or, with `--fsdp`, this process's piece of it.
 
     Args:

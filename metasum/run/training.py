@@ -13,7 +13,7 @@ from torch import Tensor
 from metasum.baselines.registry import learner_named
 from metasum.errors import UsageError
 from metasum.files import check_folder_name
-from metasum.learners.learner import Learner, Start
+from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import start_of
 from metasum.plugins import load_entry_points
@@ -168,7 +168,7 @@ class _Course:
         self._parameters = sum(parameter.numel() for parameter in networks.target.parameters())
         self._initial = _state(networks)
         self._networks = networks
-        self._learner: Learner = make_learner(networks, plan, together.fabric)
+        self._learner = make_learner(networks, plan, together.fabric)
         self._tasks = make_tasks(plan, datasets, together.fabric.device)
 
     def opened(self) -> contextlib.AbstractContextManager[RunFolder]:

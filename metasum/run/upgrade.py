@@ -28,7 +28,7 @@ def upgraded(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _from_format_1(settings: Any) -> dict[str, Any]:
-    """Format 1 had the settings of all learners in sections of their own, None for what was left open, and lists as text.
+    """Format 1 had sections for the settings of all learners, None for what was left open, and lists as text.
 
     Raises:
         CheckpointError: these are no settings of a run.

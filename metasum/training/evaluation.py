@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.config.sections import EvaluationConfig
-from metasum.learners.learner import Learner
+from metasum.learners.learner import TrainedLearner
 from metasum.types import Batch, Sides, Task
 from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import settle_statistics
@@ -102,7 +102,7 @@ class Evaluator:
         self.tasks = Sides(target, support)
         self._settings, self._autocast = settings, autocast
 
-    def on_the_way(self, learner: Learner, *, limit: int | None = None) -> Evaluation:
+    def on_the_way(self, learner: TrainedLearner, *, limit: int | None = None) -> Evaluation:
         """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
         with self._autocast():
             alone = Sides(learner.target_network(), learner.support_network())
@@ -110,7 +110,7 @@ class Evaluator:
             summed = settled_sum(learner, alone, self._images(), statistics=self._settings.statistics)
             return _evaluation(before, self._confusions(summed, limit))
 
-    def everything(self, learner: Learner) -> FinalEvaluation:
+    def everything(self, learner: TrainedLearner) -> FinalEvaluation:
         """Accuracies on all images, under every operator, and the sum itself; each sum is made once."""
         own = (learner.operators[0], self._settings.statistics)
         after: dict[tuple[str, str], Sides[Tensor]] = {}
@@ -146,7 +146,7 @@ class Evaluator:
 
 
 def settled_sum(
-    learner: Learner,
+    learner: TrainedLearner,
     alone: Sides[nn.Module],
     images: Sides[Sequence[Tensor]],
     *,
