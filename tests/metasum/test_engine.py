@@ -1,6 +1,7 @@
 """Engines: the cells of a study in order, what fails with what, several at once, stopping, and what is said."""
 
 import io
+import multiprocessing.forkserver
 import os
 import signal
 import subprocess
@@ -365,6 +366,16 @@ def test_a_second_signal_kills(tmp_path):
         run(several(1), Cell("a", Hang(tmp_path)))
     later.join()
     assert gone(int(file.read_text()))
+
+
+def test_signals_for_all_processes_of_a_job_do_not_end_the_one_that_starts_them(tmp_path):
+    """Else the next study would have to import everything again, and cells that end now would lose their exit codes."""
+    assert run(several(1), Cell("a", Add())) == {"a": 0}
+    server = multiprocessing.forkserver._forkserver._forkserver_pid
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(server, number)
+    assert run(several(1), Cell("kill", Fail("kill")))["kill"].error.startswith("its process was killed")
+    assert multiprocessing.forkserver._forkserver._forkserver_pid == server
 
 
 @pytest.mark.slow
