@@ -158,8 +158,10 @@ def test_a_cell_is_tried_again_until_somebody_else_has_left(tmp_path):
     free, tries = tmp_path / "free", tmp_path / "tries"
     later = threading.Timer(0.2, free.touch)
     later.start()
-    assert run(Sequential(poll=0.01), Cell("busy", Until(free, tries))) == {"busy": "free"}
+    said = io.StringIO()
+    assert run(Sequential(poll=0.01), Cell("busy", Until(free, tries)), display=StudyLines(said)) == {"busy": "free"}
     later.join()
+    assert said.getvalue().count("works in here") == 1
     assert len(tries.read_text()) > 2
 
 
