@@ -150,7 +150,7 @@ def test_a_cell_that_somebody_else_works_on_is_waited_for(engine, tmp_path):
     cells = [Cell("busy", Until(free, tries)), Cell("after it", Take(), ("busy",)), Cell("free", Touch(free, tries))]
     outcomes = run(engine, *cells, display=StudyLines(said))
     assert outcomes == {"busy": "free", "after it": {"busy": "free"}, "free": None}
-    assert said.getvalue().count("busy: process 7 works in here. It is waited for.") == 1
+    assert said.getvalue().count("busy: process 7 on node3 works in runs/a; waiting for it") == 1
     assert "fail" not in said.getvalue()
 
 
@@ -161,7 +161,7 @@ def test_a_cell_is_tried_again_until_somebody_else_has_left(tmp_path):
     said = io.StringIO()
     assert run(Sequential(poll=0.01), Cell("busy", Until(free, tries)), display=StudyLines(said)) == {"busy": "free"}
     later.join()
-    assert said.getvalue().count("works in here") == 1
+    assert said.getvalue().count("works in runs/a") == 1
     assert len(tries.read_text()) > 2
 
 

@@ -21,7 +21,8 @@ from metasum.training.progress import Display
 class Occupied:
     """Another process does this work just now."""
 
-    sentence: str
+    who: str
+    """In words: who works where."""
 
 
 def attempt(name: str, work: Callable[[], Any], display: Display) -> Outcome | Occupied:
@@ -45,7 +46,7 @@ def attempt(name: str, work: Callable[[], Any], display: Display) -> Outcome | O
     except Interrupted:
         raise
     except OccupiedError as error:
-        return Occupied(str(error))
+        return Occupied(f"{error.owner} works in {error.folder}")
     except (Exception, SystemExit) as error:  # noqa: BLE001 (whatever one cell dies of, the others go on)
         if os.environ.get("METASUM_DEBUG") == "1":
             display.note(traceback.format_exc())

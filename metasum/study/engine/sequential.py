@@ -66,7 +66,7 @@ def settle(schedule: Schedule, cell: Cell, outcome: Outcome | Occupied, display:
     if isinstance(outcome, Occupied):
         display.put_back(cell.name)
         if schedule.put_back(cell):
-            display.note(f"{cell.name}: {outcome.sentence} It is waited for.")
+            display.note(f"{cell.name}: {outcome.who}; waiting for it")
         return
     for name, ended in schedule.end(cell, outcome).items():
         display.ended(name, ended)
