@@ -42,10 +42,15 @@ class SilentDisplay:
 
 
 class LineDisplay:
-    """A line for every tenth of the way and every evaluation, for logs and pipes."""
+    """A line for every tenth of the way and every evaluation, for logs and pipes.
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._steps, self._next = stream, 0, 0
+    Args:
+        stream: where the lines go.
+        prefix: with which each of them begins.
+    """
+
+    def __init__(self, stream: TextIO, *, prefix: str = "") -> None:
+        self._stream, self._prefix, self._steps, self._next = stream, prefix, 0, 0
 
     def begin(self, title: str, *, step: int, steps: int) -> None:
         self._steps, self._next = steps, step
@@ -55,13 +60,14 @@ class LineDisplay:
         if losses is None or (step < self._next and step < self._steps):
             return
         self._next = step + max(1, self._steps // 10)
-        self.note(f"step {step}/{self._steps}  {_losses_text(losses)}  {images_per_second:.0f} images/s")
+        self.note(f"step {step}/{self._steps}  {losses_text(losses)}  {images_per_second:.0f} images/s")
 
     def evaluated(self, step: int, evaluation: object) -> None:
         self.note(f"step {step}/{self._steps}  {evaluation}")
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        for line in text.splitlines():
+            print(f"{self._prefix}{line}", file=self._stream, flush=True)
 
     def end(self) -> None: ...
 
@@ -100,7 +106,7 @@ class RichDisplay:
     def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
         self._progress.update(self._bar, completed=step, speed=images_per_second)
         if losses is not None:
-            self._losses.update(self._loss_line, description=_losses_text(losses))
+            self._losses.update(self._loss_line, description=losses_text(losses))
 
     def evaluated(self, step: int, evaluation: object) -> None:
         self._accuracy.update(self._accuracy_line, description=f"{evaluation}  (step {step})")
@@ -120,5 +126,6 @@ def display_for(*, quiet: bool, stream: TextIO | None = None) -> Display:
     return RichDisplay(stream) if stream.isatty() else LineDisplay(stream)
 
 
-def _losses_text(losses: Mapping[str, float]) -> str:
+def losses_text(losses: Mapping[str, float]) -> str:
+    """Loss terms (nats per image) for a line."""
     return "  ".join(f"{name} {value:.3f}" for name, value in losses.items())

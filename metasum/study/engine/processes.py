@@ -1,0 +1,152 @@
+"""Several cells at once on this machine, each in a process of its own, so that one that dies takes no other with it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from metasum.errors import UsageError, reason
+from metasum.machine import usable_cores
+from metasum.study.engine.cell import Cell, Failure, Outcome
+from metasum.study.engine.child import Job
+from metasum.study.engine.display import StudyDisplay
+from metasum.study.engine.memory import Memory
+from metasum.study.engine.process import CellProcess, context_with
+from metasum.study.engine.schedule import Schedule
+from metasum.study.engine.sequential import Engine, Sequential, settle
+from metasum.training.interruption import Interruption
+
+PRELOADED = ("torch", "torchvision", "lightning_fabric", "learn2learn", "metasum.study.engine.processes")
+POLL = 0.2  # seconds between two looks whether to stop
+
+
+@dataclass(frozen=True)
+class Processes:
+    """As many cells at a time as `jobs` says, fewer where cores or memory do not suffice.
+
+    Cells give the same numbers as one after the other, bit for bit where the number of threads is the same.
+    What was registered in this process is not known to the cells' processes: plug-ins are loaded there anew. As always
+    with multiprocessing, a script that uses this guards its main part with `if __name__ == "__main__":`.
+    """
+
+    jobs: int
+    plugins: tuple[Path, ...] = ()
+    """Files that are run in each process first, as with --plugin; entry points are loaded anyway."""
+    poll: float = 5.0
+    """Seconds between two tries at a cell that another process is working on."""
+    preload: tuple[str, ...] = PRELOADED
+    """Modules that are imported once for all (not on Windows)."""
+
+    def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
+        """See `Engine`."""
+        schedule = Schedule(cells, poll=self.poll)
+        course = _Course(self, schedule, display)
+        display.begin(len(cells))
+        try:
+            with Interruption() as interruption:
+                course.run(interruption)
+        except KeyboardInterrupt:  # the second one
+            raise schedule.interrupted() from None
+        finally:
+            course.kill()
+            display.end()
+        return schedule.outcomes()
+
+
+class _Course:
+    """One run of a study."""
+
+    def __init__(self, engine: Processes, schedule: Schedule, display: StudyDisplay) -> None:
+        self._engine, self._schedule, self._display = engine, schedule, display
+        self._jobs, self._threads = shares(engine.jobs)
+        self._context = context_with(engine.preload)
+        self._children: list[CellProcess] = []
+        self._memory = Memory()
+        self._stopped = False  # a cell was stopped by somebody else
+
+    def run(self, interruption: Interruption) -> None:
+        """Runs cells until all have ended; raises Interrupted where it is to stop, when all have saved their state."""
+        if self._jobs < self._engine.jobs:
+            self._display.note(f"--jobs {self._engine.jobs}: there are {self._jobs} cores, so {self._jobs} at a time.")
+        while not self._schedule.over:
+            if interruption.requested or self._stopped:
+                self._display.note("stopping: what runs saves its state (Ctrl-C again does not wait for that)")
+                for child in self._children:
+                    child.ask_to_stop()
+                while self._children:
+                    self._hear()
+                raise self._schedule.interrupted()
+            while len(self._children) < self._jobs and self._memory.fits(self._children):
+                cell = self._schedule.next()
+                if cell is None:
+                    break
+                self._start(cell)
+            self._hear()
+
+    def kill(self) -> None:
+        """Ends what still runs, at once."""
+        for child in self._children:
+            child.kill()
+        self._children = []
+
+    def _start(self, cell: Cell) -> None:
+        own = self._display.started(cell.name)
+        try:
+            pickled = pickle.dumps((cell.work, self._schedule.needed(cell)))
+        except Exception as error:  # noqa: BLE001 (pickle raises what it likes)
+            failure = Failure(cell.name, f"its work cannot be sent to another process ({error}).")
+            settle(self._schedule, cell, failure, self._display)
+            return
+        job = Job(cell.name, pickled, self._engine.plugins, self._threads, dict(os.environ))
+        try:
+            self._children.append(CellProcess(self._context, cell, job, own))
+        except (OSError, EOFError) as error:
+            failure = Failure(cell.name, f"a process for it could not be started ({reason(error)}).")
+            settle(self._schedule, cell, failure, self._display)
+
+    def _hear(self) -> None:
+        """What the children have to say, or nothing for a moment."""
+        self._memory.measure(self._children)
+        handles = [handle for child in self._children for handle in (child.connection, child.process.sentinel)]
+        if handles:
+            wait(handles, POLL)
+        else:
+            time.sleep(POLL)
+        for child in list(self._children):
+            if not child.hear():
+                continue
+            self._children.remove(child)
+            self._memory.end()
+            if child.interrupted:
+                self._stopped = True
+                self._display.put_back(child.cell.name)
+            else:
+                settle(self._schedule, child.cell, child.outcome, self._display)
+
+
+def shares(jobs: int) -> tuple[int, int]:
+    """How many cells may run at a time, and how many threads each has.
+
+    Never more cells than cores, nor more threads than OMP_NUM_THREADS says.
+    """
+    cores = usable_cores()
+    jobs = min(jobs, cores)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    threads = cores // jobs
+    return jobs, min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads
+
+
+def engine_for(jobs: int, *, plugins: Sequence[Path] = ()) -> Engine:
+    """The engine that runs so many cells at a time, with these plug-in files.
+
+    Raises:
+        UsageError: `jobs` is not positive.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, not {jobs}.")
+    return Sequential() if jobs == 1 else Processes(jobs, plugins=tuple(Path(file).resolve() for file in plugins))
