@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 from metasum.config import TrainConfig
 from metasum.files import write_json
 from metasum.learners.protocol import Learner
 from metasum.networks.build import architecture
+from metasum.results.accuracy import After
+from metasum.results.run import RunResult
 from metasum.training.analysis import analyse
 from metasum.training.evaluation import Evaluator, FinalEvaluation
 from metasum.training.harness import Harness
@@ -18,42 +19,59 @@ from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a run's training took; of a run that merges another's networks, what that one's took."""
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    endpoints: str | None = None
+    """The folder's name of that other run."""
+    coefficients: tuple[float, ...] | None = None
+    """Those that were learned for the sum."""
+
+
 def finish(
     harness: Harness[Learner, Evaluator],
     config: TrainConfig,
-    trained: dict[str, Any],
+    trained: Trained,
     display: Display,
     keep_weights: bool,
     report: bool,
-) -> dict[str, Any]:
+) -> RunResult:
     """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished."""
     learner, run = harness.learner, harness.run
     display.note("measuring on all held-out images …")
     started = time.perf_counter()
     final = harness.evaluator.everything(learner)
     operator = learner.operators[0]
-    if "endpoints" not in trained:
+    if trained.endpoints is None:
         harness.record_final(final.accuracy)
     if keep_weights:
-        _save_networks(run, final, architecture(config), operator, merged_only="endpoints" in trained)
+        _save_networks(run, final, architecture(config), operator, merged_only=trained.endpoints is not None)
     if report:
-        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config))
-    result = {
-        "learner": config.learner,
-        "target": config.data.target,
-        "support": config.data.support,
-        "seed": config.seed,
-        **trained,
-        "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
-        "sum_seconds": round(final.sum_seconds, 2),
-        "peak_bytes": peak_bytes(harness.fabric.device),
-        "operator": operator,
-        "accuracy": asdict(final.accuracy),
-        "after_by_operator": final.after_by_operator,
-        "evaluated_on": config.data.evaluate_on,
-        "run": str(run.path),
-    }
-    write_json(run.path / "result.json", result)
+        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, config).plain())
+    result = RunResult(
+        learner=config.learner,
+        target=config.data.target,
+        support=config.data.support,
+        seed=config.seed,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        images_per_second=trained.images_per_second,
+        endpoints=trained.endpoints,
+        coefficients=trained.coefficients,
+        evaluation_seconds=round(harness.evaluation_seconds + time.perf_counter() - started, 2),
+        sum_seconds=round(final.sum_seconds, 2),
+        peak_bytes=peak_bytes(harness.fabric.device),
+        operator=operator,
+        accuracy=final.accuracy,
+        after_by_operator={name: After(**shares) for name, shares in final.after_by_operator.items()},
+        evaluated_on=config.data.evaluate_on,
+        run=str(run.path),
+    )
+    write_json(run.path / "result.json", result.to_json())
     return result
 
 
@@ -64,7 +82,7 @@ def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator:
     run.save_weights("summed", final.summed.target.state_dict(), architecture=build, operator=operator)
 
 
-def reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
+def reported(run: RunFolder, result: RunResult, report: bool) -> RunResult:
     """The result, once report.html is there (where it is wanted)."""
     if report and not (run.path / "report.html").is_file():
         from metasum.report.run_page import write_report

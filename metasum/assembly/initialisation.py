@@ -40,7 +40,7 @@ def learnt_initialisation(
         lambda: meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles),
         display.note,
     )
-    learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
+    learnt = out / "meta" / Path(result.run).name / "initial.safetensors"  # the folder may have moved since
     return changed(config, init=str(learnt), init_seed=0)
 
 

@@ -19,6 +19,7 @@ from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
+from metasum.results.meta import MetaResult
 from metasum.tasks.distribution import TaskDistribution, Variations
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask, validation_split
@@ -49,7 +50,7 @@ def meta_train(
     download: bool = False,
     display: Display | None = None,
     troubles: Troubles | None = None,
-) -> dict[str, Any]:
+) -> MetaResult:
     """Learns an initialisation from which networks can be trained apart and added.
 
     Args:
@@ -65,9 +66,7 @@ def meta_train(
         troubles: with trackers, of the study that it belongs to.
 
     Returns:
-        What result.json holds: "learner", "datasets", "steps", "seconds", "images_per_second", "peak_bytes", "accuracy"
-        (of adapted networks and their sum on episodes of images kept out of meta-training), "initial", the file with
-        the initialisation (`--init`), and "run".
+        What result.json holds; `initial` is the file with the initialisation (`--init`).
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
@@ -92,7 +91,7 @@ def meta_train(
     )
     description = {
         "settings": to_dict(config),
-        "data": {dataset.name: describe_dataset(dataset) for dataset in datasets.values()},
+        "data": {dataset.name: describe_dataset(dataset).plain() for dataset in datasets.values()},
         "initial_checksum": checksum(parameters_of(networks.target)),
         **describe_surroundings(),
     }
@@ -104,11 +103,11 @@ def meta_train(
     before = finished(path, found, resume=resume)
     if before is not None:
         display.note(f"{path} is finished already.")
-        return before.read_json("result.json")
+        return before.result(MetaResult)
     tasks, episodes = (_distribution(config, datasets, fabric.device, held_out=held_out) for held_out in (False, True))
     with opened(path, description, found, resume=resume, overwrite=overwrite, note=display.note) as run:
         if run.finished:  # by another process, meanwhile
-            return run.read_json("result.json")
+            return run.result(MetaResult)
         # a backward's own backward is slower in channels last
         place(networks, fabric.device, config.optimisation.memory_format or "contiguous")
         learner = MetaLearner(networks, config.objective, inner_steps=config.meta.inner_steps)
@@ -135,7 +134,7 @@ def meta_train(
     return result
 
 
-def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, config: TrainConfig) -> dict[str, Any]:
+def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, config: TrainConfig) -> MetaResult:
     """Measures what was learnt, saves it, and writes result.json last: it marks the run finished."""
     networks, evaluation = harness.learner.networks, harness.evaluator.on_the_way(harness.learner)
     harness.record_final(evaluation)
@@ -146,20 +145,19 @@ def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, con
         architecture=architecture(config),
         meta_datasets=json.dumps(names),
     )
-    result = {
-        "learner": config.learner,
-        "datasets": names,
-        "steps": harness.steps,
-        "seconds": round(harness.seconds, 2),
-        "images_per_second": round(harness.images_per_second, 1),
-        "peak_bytes": peak_bytes(harness.fabric.device),
-        "accuracy": dataclasses.asdict(evaluation),
-        "initial": str(run.path / "initial.safetensors"),
-        "run": str(run.path),
-    }
-    if networks.coefficients is not None:
-        result["coefficients"] = networks.coefficients.tolist()
-    write_json(run.path / "result.json", result)
+    result = MetaResult(
+        learner=config.learner,
+        datasets=tuple(names),
+        steps=harness.steps,
+        seconds=round(harness.seconds, 2),
+        images_per_second=round(harness.images_per_second, 1),
+        peak_bytes=peak_bytes(harness.fabric.device),
+        accuracy=evaluation,
+        initial=str(run.path / "initial.safetensors"),
+        run=str(run.path),
+        coefficients=None if networks.coefficients is None else tuple(networks.coefficients.tolist()),
+    )
+    write_json(run.path / "result.json", result.to_json())
     return result
 
 

@@ -16,8 +16,10 @@ from metasum.errors import DivergenceError, Interrupted, MetaSumError, StorageEr
 from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.machine import usable_cores
 from metasum.ownership import is_occupied
-from metasum.spread import in_short
-from metasum.study.comparison import as_csv
+from metasum.results.spreadsheet import as_csv
+from metasum.results.surroundings import in_short
+from metasum.results.sweep import SweepResult
+from metasum.results.sweep_tables import trials_table
 from metasum.study.sweep.process import TrialProcess, numbers_of
 from metasum.study.sweep.queue import Claim, TrialQueue
 from metasum.study.sweep.results import results_of
@@ -45,7 +47,7 @@ def sweep(
     arguments: Sequence[str] = (),
     out: Path | str = "runs",
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> SweepResult:
     """Runs a W&B sweep file on this machine, without an account; calling it again goes on where it was stopped.
 
     Any number of processes, on any number of machines that share the storage, may run one sweep: every trial is run
@@ -64,7 +66,7 @@ def sweep(
         display: is told about progress.
 
     Returns:
-        What results.json holds: "trials", "best", "importances", "sweep" (the folder), …
+        What results.json holds: trials, best, importances, `sweep` (the folder), …
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; Interrupted where the user stopped it.
@@ -207,7 +209,7 @@ class _Course:
         if state == "COMPLETE":
             try:
                 result = process.result()
-                notes |= {"numbers": numbers_of(result), "run": result["run"]}
+                notes |= {"numbers": numbers_of(result), "run": result.run}
                 if self.file.metric is not None:
                     value = notes["numbers"][self.file.metric.name]
                     if not math.isfinite(value):
@@ -241,9 +243,9 @@ class _Course:
                 self.queue.give_up(claim)
         self.active = []
 
-    def write(self, *, page: bool = True) -> dict[str, Any]:
+    def write(self, *, page: bool = True) -> SweepResult:
         """results.json, results.csv and, at the end, report.html; returns what results.json holds."""
-        results = results_of(self.file, self.queue, importances=page) | {"sweep": str(self.folder)}
+        results = results_of(self.file, self.queue, importances=page, folder=self.folder)
         try:
             self._write(results, page=page)
         except StorageError:  # between two trials the results are a convenience; at the end they are what was asked for
@@ -251,9 +253,9 @@ class _Course:
                 raise
         return results
 
-    def _write(self, results: dict[str, Any], *, page: bool) -> None:
-        write_json(self.folder / "results.json", results)
-        write_text(self.folder / "results.csv", as_csv(results["trials"]))
+    def _write(self, results: SweepResult, *, page: bool) -> None:
+        write_json(self.folder / "results.json", results.to_json())
+        write_text(self.folder / "results.csv", as_csv(trials_table(results)))
         if page:
             from metasum.report.sweep_page import write_sweep_report
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
-from typing import Any
 
-from metasum.assembly.finishing import finish, reported
+from metasum.assembly.finishing import Trained, finish, reported
 from metasum.assembly.initialisation import learnt_initialisation
 from metasum.assembly.parts import (
     check_request,
@@ -25,6 +24,7 @@ from metasum.errors import UsageError
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import architecture, start_of
 from metasum.plugins import load_entry_points
+from metasum.results.run import RunResult
 from metasum.training.description import describe, reopen
 from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric
@@ -48,7 +48,7 @@ def train(
     download: bool = False,
     report: bool = True,
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """One run, from settings to result.
 
     Args:
@@ -62,8 +62,7 @@ def train(
         display: what is told about progress [default: nothing].
 
     Returns:
-        What result.json holds: "learner", "target", "support", "seed", "steps", "seconds", "peak_bytes",
-        "images_per_second", "accuracy", "after_by_operator", "run".
+        What result.json holds; for instance `accuracy.target.after`, or `run`, the folder.
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
@@ -107,7 +106,7 @@ def run_in(
     keep_weights: bool = True,
     display: Display | None = None,
     troubles: Troubles | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """One run in the folder `path`; see `train`.
 
     Args:
@@ -158,7 +157,7 @@ def run_in(
         )
         if run.finished:
             display.note(f"{path} is finished already.")
-            return together.agreed(lambda: reported(run, run.read_json("result.json"), report))
+            return together.agreed(lambda: reported(run, run.result(RunResult), report))
         if keep_weights and endpoints is None and together.first:
             run.save_weights("initial", initial, architecture=architecture(config))
         tracking = config.tracking if together.first else TrackingConfig(wandb="disabled")
@@ -173,13 +172,13 @@ def run_in(
                 sizes = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in datasets)
                 display.note(f"{sizes}; {size:,} parameters a network")
                 harness.train(title=f"{config.learner} {config.data.target}+{config.data.support}")
-                trained = {
-                    "steps": harness.steps,
-                    "seconds": round(harness.seconds, 2),
-                    "images_per_second": round(harness.images_per_second, 1),
-                }
-                if networks.coefficients is not None:
-                    trained["coefficients"] = networks.coefficients.tolist()
+                learned = networks.coefficients
+                trained = Trained(
+                    steps=harness.steps,
+                    seconds=round(harness.seconds, 2),
+                    images_per_second=round(harness.images_per_second, 1),
+                    coefficients=None if learned is None else tuple(learned.tolist()),
+                )
             result = together.agreed(lambda: finish(harness, config, trained, display, keep_weights, report))
             if together.first:
                 tracker.finish(run)
@@ -194,9 +193,9 @@ def _check_shared(config: TrainConfig, together: Processes) -> None:
         raise UsageError("--devices: meta-train the initialisation by itself first, and give it with --init.")
 
 
-def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
+def _take_endpoints(networks: MetaSum, run: RunFolder) -> Trained:
     """Gives the pair the networks of a finished run; returns what their training took."""
     for side, network in (("target", networks.target), ("support", networks.support)):
         load_into(network, run.path / f"{side}.safetensors")
-    result = run.read_json("result.json")
-    return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": run.path.name}
+    result = run.result(RunResult)
+    return Trained(result.steps, result.seconds, result.images_per_second, endpoints=run.path.name)

@@ -8,11 +8,12 @@ from typing import Any
 
 import click
 
-from metasum.benchmark_tables import benchmark_tables
 from metasum.commands.shared import json_flag, load_plugins, plugin_flag, root_flag
 from metasum.config import BenchmarkConfig
 from metasum.flags import TolerantCommand, settings_flags
-from metasum.tables import learners_tables, show, tasks_tables
+from metasum.results.benchmark_tables import benchmark_parts
+from metasum.results.listings import learners_parts, tasks_parts
+from metasum.results.terminal import show
 
 
 @click.command(cls=TolerantCommand)
@@ -31,7 +32,7 @@ def tasks(data_root: Path, plugin: tuple[Path, ...], as_json: bool) -> None:
         ],
         "pairs": [{**asdict(pair), "name": pair.name} for pair in PAIRS.values()],
     }
-    show(result, as_json=as_json, parts=tasks_tables)
+    show(result, as_json=as_json, parts=tasks_parts)
 
 
 @click.command(cls=TolerantCommand)
@@ -43,7 +44,7 @@ def learners(plugin: tuple[Path, ...], as_json: bool) -> None:
     from metasum.baselines.registry import LEARNERS
 
     rows = [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.items()]
-    show({"learners": rows}, as_json=as_json, parts=learners_tables)
+    show({"learners": rows}, as_json=as_json, parts=learners_parts)
 
 
 @click.command(cls=TolerantCommand)
@@ -71,4 +72,4 @@ def benchmark(as_json: bool, **values: Any) -> None:
 
     keep_freed_memory()
     result = run_benchmark(config, say=lambda text: click.echo(f"{text} …", err=True))
-    show(result, as_json=as_json, parts=benchmark_tables)
+    show(result, as_json=as_json, parts=benchmark_parts)

@@ -14,7 +14,8 @@ from metasum.commands.shared import json_flag, overwrite_flag, quiet_flag
 from metasum.config import MergeConfig
 from metasum.errors import UsageError
 from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
-from metasum.tables import merge_tables, show
+from metasum.results.merge import MergeResult, merge_parts
+from metasum.results.terminal import show
 from metasum.weights.merging.methods import method_named
 
 
@@ -82,8 +83,9 @@ def merge(**values: Any) -> None:
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
-    result = {**merged._asdict(), "peak_bytes": peak_bytes(torch.device("cpu"))}
-    show(result, as_json=values["as_json"], parts=merge_tables)
+    done = {**merged._asdict(), "files": tuple(merged.files)}
+    result = MergeResult(**done, peak_bytes=peak_bytes(torch.device("cpu")))
+    show(result, as_json=values["as_json"], parts=merge_parts)
 
 
 @contextmanager

@@ -30,7 +30,10 @@ from metasum.config import (
     settings,
 )
 from metasum.flags import Choice, TolerantCommand, chosen, settings_flags
-from metasum.tables import evaluate_tables, meta_tables, show, train_tables
+from metasum.results.evaluation import evaluation_parts
+from metasum.results.meta import meta_parts
+from metasum.results.run import run_parts
+from metasum.results.terminal import show
 
 
 def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -81,7 +84,7 @@ def train(**values: Any) -> None:
     from metasum.assembly import training
 
     result = training.train(config, report=values["report"], **_run_arguments(values))
-    show(result, as_json=values["as_json"], parts=train_tables)
+    show(result, as_json=values["as_json"], parts=run_parts)
 
 
 @click.command(cls=TolerantCommand)
@@ -116,7 +119,7 @@ def meta_train(**values: Any) -> None:
     from metasum.assembly import meta_training
 
     result = meta_training.meta_train(config, **_run_arguments(values))
-    show(result, as_json=values["as_json"], parts=meta_tables)
+    show(result, as_json=values["as_json"], parts=meta_parts)
 
 
 @click.command(cls=TolerantCommand)
@@ -146,7 +149,7 @@ def evaluate(**values: Any) -> None:
     from metasum.assembly.evaluating import evaluate as measure
 
     as_json = values.pop("as_json")
-    show(measure(**values), as_json=as_json, parts=evaluate_tables)
+    show(measure(**values), as_json=as_json, parts=evaluation_parts)
 
 
 @click.command(cls=TolerantCommand)

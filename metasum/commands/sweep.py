@@ -10,7 +10,8 @@ import click
 from metasum.commands.shared import json_flag, out_flag, quiet_flag
 from metasum.errors import MetaSumError
 from metasum.flags import TolerantCommand
-from metasum.tables import show, sweep_tables
+from metasum.results.sweep_tables import sweep_parts
+from metasum.results.terminal import show
 
 
 @click.command(cls=TolerantCommand)
@@ -64,7 +65,6 @@ def sweep(**values: Any) -> None:
     display = display_for(quiet=values.pop("quiet"))
     as_json = values.pop("as_json")
     result = run_sweep(**values, display=display)
-    show(result, as_json=as_json, parts=sweep_tables)
-    failed = [row for row in result["trials"] if row["state"] == "fail"]
-    if failed:
-        raise MetaSumError(f"{len(failed)} of {result['count']} trials failed, the first: {failed[0]['error']}")
+    show(result, as_json=as_json, parts=sweep_parts)
+    if failed := result.ended("fail"):
+        raise MetaSumError(f"{len(failed)} of {result.count} trials failed, the first: {failed[0].error}")

@@ -4,42 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeVar
 
 from metasum.config.choices import BACKENDS, DEVICES, MEMORY_FORMATS, PRECISIONS
 from metasum.errors import UsageError, unknown
 from metasum.options import Checked, option
+from metasum.results.benchmark import Setting
 
 T = TypeVar("T")
 
 MEASUREMENTS = ("step", "optimizer", "input", "memory", "evaluation")
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """One combination of what steps are timed in."""
-
-    width: float
-    batch_size: int
-    networks: int
-    precision: str
-    memory_format: str
-    compiled: bool
-
-    def __str__(self) -> str:
-        return self.told(field.name for field in dataclasses.fields(self))
-
-    def told(self, names: Iterable[str]) -> str:
-        """The named ones of its values, in words."""
-        words = {
-            "width": f"width {self.width}",
-            "precision": f"precision {self.precision}",
-            "batch_size": f"batch {self.batch_size}",
-            "networks": f"{self.networks} networks",
-            "compiled": "compiled" if self.compiled else "eager",
-        }
-        return ", ".join(words.get(name, str(getattr(self, name))) for name in names)
 
 
 @dataclasses.dataclass(frozen=True)

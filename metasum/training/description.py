@@ -12,6 +12,7 @@ import torch
 
 from metasum.config import TrainConfig, from_dict, to_dict
 from metasum.errors import CheckpointError, UsageError
+from metasum.results.surroundings import DatasetFacts
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
@@ -25,22 +26,17 @@ def describe(config: TrainConfig, datasets: Sides[Dataset], initial_checksum: st
     """What config.json holds: "settings" (resolved), "data", "initial_checksum", "versions", "machine"."""
     return {
         "settings": to_dict(config),
-        "data": {side: describe_dataset(dataset) for side, dataset in datasets._asdict().items()},
+        "data": {side: describe_dataset(dataset).plain() for side, dataset in datasets._asdict().items()},
         "initial_checksum": initial_checksum,
         **describe_surroundings(),
     }
 
 
-def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+def describe_dataset(dataset: Dataset) -> DatasetFacts:
     """Name, source, checksum, image counts and classes."""
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "checksum": dataset.checksum,
-        "train": len(dataset.train),
-        "test": len(dataset.test),
-        "classes": dataset.num_classes,
-    }
+    return DatasetFacts(
+        dataset.name, dataset.source, dataset.checksum, len(dataset.train), len(dataset.test), dataset.num_classes
+    )
 
 
 def describe_surroundings() -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 
 from metasum.config import TrackingConfig
 from metasum.errors import UsageError, reason
+from metasum.results.kinds import read_result
+from metasum.results.pictures import Analysis
 from metasum.training.run_folder import RunFolder
 from metasum.training.wandb_runs import Troubles, charts, forget_service, open_wandb, wandb_mode
 
@@ -135,12 +137,12 @@ class WandbTracker:
     def finish(self, run: RunFolder) -> None:
         import wandb
 
-        result = run.read_json("result.json")
+        result = read_result(run.path / "result.json").plain()
         kept = ("steps", "seconds", "images_per_second", "peak_bytes", "evaluation_seconds", "sum_seconds")
         accuracies = scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
         self._run.summary.update({name: result[name] for name in kept if name in result} | accuracies)
         if (run.path / "analysis.json").is_file():
-            self._run.log(charts(wandb, run.read_json("analysis.json")))
+            self._run.log(charts(wandb, Analysis.of(run.path)))
         if self._send_network and (run.path / "summed.safetensors").is_file():
             artifact = wandb.Artifact(f"summed-{self._run.id}", type="model", metadata=result["accuracy"])
             artifact.add_file(str(run.path / "summed.safetensors"))

@@ -15,6 +15,7 @@ from typing import Any
 from metasum.config import TrackingConfig
 from metasum.errors import reason
 from metasum.files import read_json, write_json
+from metasum.results.pictures import Analysis
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
 
@@ -136,20 +137,20 @@ def _run_id(folder: Path) -> str:
     return str(read_json(path)["wandb_id"])
 
 
-def charts(wandb: Any, analysis: Mapping[str, Any]) -> dict[str, Any]:
+def charts(wandb: Any, analysis: Analysis) -> dict[str, Any]:
     """The line between the networks, and confusion matrices before and after, as W&B charts."""
-    line = analysis["interpolation"]
+    line = analysis.interpolation
     found = {
         "interpolation": wandb.plot.line_series(
-            xs=line["alphas"],
-            ys=list(line["accuracy"].values()),
-            keys=list(line["accuracy"]),
+            xs=list(line.alphas),
+            ys=[list(curve) for curve in line.accuracy.values()],
+            keys=list(line.accuracy),
             title="Accuracy along the line from the support (0) to the target (1)",
             xname="alpha",
         )
     }
-    for side, matrices in analysis["confusion"].items():
-        for when, matrix in matrices.items():
+    for side, matrices in analysis.confusion.items():
+        for when, matrix in (("before", matrices.before), ("after", matrices.after)):
             truth = [row for row, counts in enumerate(matrix) for count in counts for _ in range(count)]
             taken = [column for counts in matrix for column, count in enumerate(counts) for _ in range(count)]
             found[f"confusion_{side}_{when}"] = wandb.plot.confusion_matrix(

@@ -145,22 +145,22 @@ def test_a_file_that_is_none_is_refused(metasum, tmp_path):
 def test_a_grid_is_run_once_each_and_written_down(metasum, fake, tmp_path):
     notes = Notes()
     result = sweep(write(tmp_path), out=tmp_path / "runs", display=notes)
-    assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2]
-    assert [row["mean_after"] for row in result["trials"]] == [0.01, 0.03, 0.02]
-    assert result["best"] == [1, 2, 0]
-    assert result["question"] == "Which x?"
+    assert [row.values["x"] for row in result.trials] == [1, 3, 2]
+    assert [row.score for row in result.trials] == [0.01, 0.03, 0.02]
+    assert result.best == (1, 2, 0)
+    assert result.question == "Which x?"
     folder = tmp_path / "runs" / "sweeps" / "mine"
     lines = (folder / "results.csv").read_text().splitlines()
     assert len(lines) == 4
     assert "values.x" in lines[0]
     page = (folder / "report.html").read_text()
     assert all(words in page for words in ("Which x?", "Parallel coordinates", "3 finished"))
-    assert json.loads((folder / "results.json").read_text()) == result
+    assert json.loads((folder / "results.json").read_text()) == result.to_json()
     (folder / "report.html").unlink()
     assert metasum("report", folder).code == 0
     assert (folder / "report.html").read_text() == page
     assert any("mean_after 0.03" in line for line in notes.lines)
-    assert sweep(write(tmp_path), out=tmp_path / "runs")["trials"] == result["trials"]  # nothing is run again
+    assert sweep(write(tmp_path), out=tmp_path / "runs").trials == result.trials  # nothing is run again
     assert len(fake()) == 6
 
 
@@ -182,31 +182,31 @@ def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, fake, tmp_
     assert outcome.code == 1
     assert "1 of 3 trials failed, the first: thirteen brings bad luck" in outcome.err
     result = sweep(file, out=tmp_path / "runs")
-    assert [row["state"] for row in result["trials"]] == ["complete", "fail", "complete"]
-    assert result["trials"][1]["error"] == "thirteen brings bad luck"
+    assert [row.state for row in result.trials] == ["complete", "fail", "complete"]
+    assert result.trials[1].error == "thirteen brings bad luck"
     assert "thirteen brings bad luck" in (tmp_path / "runs" / "sweeps" / "mine" / "report.html").read_text()
 
 
 def test_a_metric_that_no_run_has_is_a_failure_that_names_those_it_has(fake, tmp_path):
     result = sweep(write(tmp_path, metric={"name": "accuracy", "goal": "maximize"}), out=tmp_path / "runs")
-    assert all(row["state"] == "fail" for row in result["trials"])
-    assert "'accuracy'" in result["trials"][0]["error"]
-    assert "mean_after" in result["trials"][0]["error"]
+    assert all(row.state == "fail" for row in result.trials)
+    assert "'accuracy'" in result.trials[0].error
+    assert "mean_after" in result.trials[0].error
 
 
 def test_bayes_searches_where_it_is_good(fake, tmp_path):
     changes = {"method": "bayes", "parameters": {"x": {"min": 0.0, "max": 10.0}}}
     result = sweep(write(tmp_path, **changes), count=14, out=tmp_path / "runs")
-    found = [row["values"]["x"] for row in result["trials"]]
+    found = [row.values["x"] for row in result.trials]
     assert len(set(found[:10])) == 10
     assert min(found[11:]) > 8  # the ten first are drawn at random
-    assert result["importances"] == {"x": 1.0}
+    assert result.importances == {"x": 1.0}
 
 
 def test_random_search_depends_on_the_seed_alone(fake, tmp_path):
     changes = {"method": "random", "run_cap": 4, "parameters": {"x": {"min": 0.0, "max": 1.0}}}
     runs = [
-        [row["values"]["x"] for row in sweep(write(tmp_path, **changes), seed=seed, jobs=jobs, out=out)["trials"]]
+        [row.values["x"] for row in sweep(write(tmp_path, **changes), seed=seed, jobs=jobs, out=out).trials]
         for seed, jobs, out in ((0, 1, tmp_path / "a"), (0, 2, tmp_path / "b"), (1, 1, tmp_path / "c"))
     ]
     assert runs[0] == runs[1]
@@ -220,14 +220,14 @@ def test_hyperband_ends_bad_trials_early(fake, tmp_path, monkeypatch):
         "parameters": {"x": {"values": [5, 1, 2, 8]}},
     }
     result = sweep(write(tmp_path, **changes), out=tmp_path / "runs")
-    assert [row["state"] for row in result["trials"]] == ["complete", "pruned", "pruned", "complete"]
+    assert [row.state for row in result.trials] == ["complete", "pruned", "pruned", "complete"]
     assert sum(line.startswith("ended") for line in fake()) == 2
 
 
 def test_no_trial_is_begun_once_the_target_is_reached(fake, tmp_path):
     metric = {"name": "mean_after", "goal": "maximize", "target": 0.025}
     result = sweep(write(tmp_path, metric=metric), out=tmp_path / "runs")
-    assert [row["values"]["x"] for row in result["trials"]] == [1, 3]
+    assert [row.values["x"] for row in result.trials] == [1, 3]
 
 
 def test_another_file_under_the_same_name_is_refused(fake, tmp_path):
@@ -269,8 +269,8 @@ def test_a_stopped_sweep_goes_on(fake, tmp_path, number):
         assert first.returncode == 130
         assert "Continue with: metasum sweep" in said
     result = sweep(file, out=tmp_path / "runs")
-    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
-    assert result["lost"] == 1
+    assert [row.state for row in result.trials] == ["complete"] * 3
+    assert result.lost == 1
     lines = fake()
     assert [line.split()[:2] for line in lines if line.startswith("ended")] == [["ended", x] for x in "132"]
     assert lines[1].endswith("resumed")  # in the folder that the lost trial began
@@ -355,5 +355,5 @@ def test_a_trial_that_is_ended_from_outside_is_begun_again(fake, tmp_path, monke
     notes = Notes()
     monkeypatch.setattr(process, "METASUM", (sys.executable, str(script)))
     result = sweep(write(tmp_path, parameters={"x": {"values": [1]}}), out=tmp_path / "runs", display=notes)
-    assert result["lost"] == 1
+    assert result.lost == 1
     assert any("stopped from outside" in line for line in notes.lines)
