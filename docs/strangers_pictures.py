@@ -27,7 +27,7 @@ def alone(folder, result, row):
     for target in result["targets"]:
         run = folder / f"{target}+{result['support']}" / f"{row['learner']}-seed{row['seed']}"
         measured = evaluate(run / "target.safetensors", on=(target,), statistics="recalibrate")
-        found[target] = measured["accuracy"][target]
+        found[target] = measured.accuracy[target]
     return found
 
 

@@ -62,7 +62,7 @@ def test_each_floor_imports_only_from_those_below():
         assert not rooms_of(imported(path, top_level_only=True)) & above, path
 
 
-@pytest.mark.parametrize("package", ["learn2learn", "higher", "torchvision", "wandb", "matplotlib"])
+@pytest.mark.parametrize("package", ["learn2learn", "higher", "torchvision", "wandb", "matplotlib", "pydantic"])
 def test_slow_packages_are_imported_where_they_are_used(package):
     for files in ROOMS.values():
         for path in files:

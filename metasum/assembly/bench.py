@@ -15,12 +15,12 @@ from metasum.assembly.parts import make_networks, resolve, settings_for
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import learner_named
 from metasum.config import BenchmarkConfig, NetworkConfig, TrainConfig, settings
-from metasum.config.benchmark import Setting
 from metasum.learners.joint import JointLearner
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.protocol import Trainable
 from metasum.networks.build import build_network
+from metasum.results.benchmark import Setting
 from metasum.study.benchmark.many import ManyNetworks
 from metasum.study.benchmark.memory import memory_row
 from metasum.study.benchmark.meta_steps import INNER_LR, USUAL_LOOPS, parts_of

@@ -11,8 +11,8 @@ import torch
 from metasum.assembly.bench import Bench
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import BenchmarkConfig
-from metasum.config.benchmark import Setting
 from metasum.errors import UsageError
+from metasum.results.benchmark import BenchmarkResult, Setting
 from metasum.study.benchmark.racing import Work, race
 from metasum.study.benchmark.steps import PlainPasses, optimisation
 from metasum.training.optimisation import make_fabric
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict[str, Any]:
+def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> BenchmarkResult:
     """Everything that `config` asks for.
 
     Args:
@@ -31,13 +31,7 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
         say: is told what comes next.
 
     Returns:
-        "rows", the training steps, each against the plain forward and backward passes that its arithmetic amounts to:
-        "learner", "backend", the setting, "passes", "step_seconds", "minimum_seconds", "ratio" and "ratio_range",
-        "to_first" (the ratio to the learner's first row), "operations_per_second" and their share "of_matrix_rate"
-        (that of a large matrix product in the same precision and rounds), "peak_bytes" (of the process, with everything
-        that is compared in memory). "settings": where there are several, the plain pass and joint
-        MetaSum's step in each, in the same rounds. "optimizer", "input", "memory", "evaluation": rows of
-        these, where asked for. And "measured", "device", "threads", "repeats".
+        What was asked for, with `peak_bytes` of the process, in which everything that is compared is in memory.
 
     Raises:
         UsageError: an unknown learner; a setting that says nothing to it; a device that is not there.
@@ -70,7 +64,7 @@ def run_benchmark(config: BenchmarkConfig, *, say: Say = lambda _: None) -> dict
     if "step" in config.measurements() and len(fabrics) > 1:
         say(f"{len(fabrics)} settings beside one another")
         found["settings"] = _compare_settings(config, fabrics)
-    return found
+    return BenchmarkResult.parse(found, where="the benchmark")
 
 
 def _learners(text: str) -> list[str]:

@@ -14,8 +14,10 @@ from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, flat
 from metasum.errors import ArchitectureError, Interrupted, MetaSumError, UsageError, reason
 from metasum.ownership import in_turn
+from metasum.results.run import RunResult
+from metasum.results.surroundings import Failed, Tried, Tuned
 from metasum.training.progress import Display
-from metasum.training.wandb_runs import Troubles, wandb_mode
+from metasum.training.wandb_runs import TrackerTroubles, wandb_mode
 from metasum.types import Dataset, Sides
 
 
@@ -34,12 +36,12 @@ class Cells:
     """Folder of all runs."""
     displays: Callable[[], Display]
     """Makes a display for each run."""
-    failed: list[dict[str, Any]] = field(default_factory=list)
+    failed: list[Failed] = field(default_factory=list)
     total: int = 0
     """How many runs are to come, for the notes; 0 where nobody knows."""
     number: int = 0
     """Which of the networks that are to be added the target's is, for learners that must know."""
-    troubles: Troubles = field(default_factory=Troubles)
+    troubles: TrackerTroubles = field(default_factory=TrackerTroubles)
     """With trackers, so far."""
     started: int = 0
     _trained: dict[str, Path | None] = field(default_factory=dict)  # by the folder's name; None: failed
@@ -53,7 +55,7 @@ class Cells:
         name: str | None = None,
         report: bool = False,
         keep_weights: bool = True,
-    ) -> dict[str, Any] | None:
+    ) -> RunResult | None:
         """One cell's result; None where it failed.
 
         Args:
@@ -116,7 +118,7 @@ class Cells:
 
     def _fail(self, path: Path, learner: str, seed: int, error: str) -> None:
         self._trained[path.name] = None
-        self.failed.append({"learner": learner, "seed": seed, "error": error, "run": str(path)})
+        self.failed.append(Failed(learner, seed, error, str(path)))
         self.displays().note(f"{path.name} failed: {error}")
 
 
@@ -126,26 +128,18 @@ def _numbered(learner: str, number: int) -> dict[str, int]:
     return {setting: number} if setting is not None and number else {}
 
 
-def tune(
-    cells: Cells, learner: str, seed: int, candidates: Sequence[Mapping[str, Any]]
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def tune(cells: Cells, learner: str, seed: int, candidates: Sequence[Mapping[str, Any]]) -> Tuned:
     """The candidate whose sum does best on validation images, and every candidate's score.
 
     The score is the mean of the accuracies after the sum on target and support.
     """
-    tried: list[dict[str, Any]] = []
+    tried: list[Tried] = []
     for candidate in candidates:
         label = ",".join(f"{name}={value}" for name, value in candidate.items())
         result = cells.run(learner, seed, candidate, name=f"{learner}-seed{seed}-{label}", keep_weights=False)
         if result is not None:
-            after = [result["accuracy"][side]["after"] for side in ("target", "support")]
-            tried.append({"settings": dict(candidate), "score": sum(after) / 2})
-    return best(tried), tried
-
-
-def best(tried: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The settings with the highest score, the first of equals; none where nothing was tried."""
-    return dict(max(tried, key=lambda trial: trial["score"])["settings"]) if tried else {}
+            tried.append(Tried(dict(candidate), result.accuracy.mean_after))
+    return Tuned.best_of(tried)
 
 
 def check_learners(learners: Sequence[str], config: TrainConfig, datasets: Sides[Dataset], *, number: int = 0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,18 @@ from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import CheckpointError, UsageError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
-from metasum.study.comparison import as_csv, row_of, summarise
+from metasum.results.comparison import CloserLook, ComparisonResult, ComparisonRow, summarise
+from metasum.results.comparison_tables import rows_table
+from metasum.results.pictures import Analysis
+from metasum.results.run import RunResult
+from metasum.results.spreadsheet import as_csv
+from metasum.results.surroundings import Failed, Tuned
 from metasum.study.tracking import for_runs, track_study
 from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking
-from metasum.training.wandb_runs import Troubles
+from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset, Sides
 from metasum.weights.geometry import layer_geometry
 
@@ -36,7 +40,7 @@ def compare(
     out: Path | str = "runs",
     download: bool = False,
     displays: Callable[[], Display] = SilentDisplay,
-) -> dict[str, Any]:
+) -> ComparisonResult:
     """Runs every learner on one pair over seeds `config.seed`, `config.seed` + 1, …, and writes the comparison.
 
     All train with equal steps, data, order of batches and initialisation. Merging methods take the networks that
@@ -55,17 +59,17 @@ def compare(
         displays: makes what is told about each run's progress.
 
     Returns:
-        What results.json holds: "rows", "summary", "failed", "tuning" and what they have in common.
+        What results.json holds: rows, summary, failed, tuning and what they have in common.
 
     Raises:
-        MetaSumError: the settings fit no network, or the data is not there. A single run's failure is in "failed".
+        MetaSumError: the settings fit no network, or the data is not there. A single run's failure is in its `failed`.
     """
     config = config or TrainConfig()
     load_entry_points()
     names = list(LEARNERS) if learners is None else list(learners)
     datasets = prepare(config, names, seeds, download=download)
     folder = Path(out) / f"{config.data.target}+{config.data.support}"
-    place, troubles = folder / "comparison", Troubles()
+    place, troubles = folder / "comparison", TrackerTroubles()
     results, failed, tuning = run_cells(
         for_runs(config, place),
         datasets,
@@ -77,24 +81,24 @@ def compare(
         displays=displays,
         troubles=troubles,
     )
-    rows = [row_of(result) for result in results]
-    comparison = {
-        "target": config.data.target,
-        "support": config.data.support,
-        "rows": rows,
-        "summary": summarise(rows),
-        "failed": failed,
-        "tuning": tuning,
-        "first_seed": _closer_looks([result for result in results if result["seed"] == config.seed]),
-        "evaluated_on": config.data.evaluate_on,
-        "settings": to_dict(resolve(settings_for(names[0], config), datasets)),
-        "data": {side: describe_dataset(data) for side, data in datasets._asdict().items()},
+    rows = tuple(ComparisonRow.of(result) for result in results)
+    comparison = ComparisonResult(
+        target=config.data.target,
+        support=config.data.support,
+        rows=rows,
+        summary=summarise(rows),
+        failed=tuple(failed),
+        tuning=tuning,
+        first_seed=_closer_looks([result for result in results if result.seed == config.seed]),
+        evaluated_on=config.data.evaluate_on,
+        settings=to_dict(resolve(settings_for(names[0], config), datasets)),
+        data={side: describe_dataset(data) for side, data in datasets._asdict().items()},
         **describe_surroundings(),
-        "comparison": str(place),
-    }
+        comparison=str(place),
+    )
     make_folder(place)
-    write_text(place / "results.csv", as_csv(rows))
-    write_json(place / "results.json", comparison)
+    write_text(place / "results.csv", as_csv(rows_table(comparison)))
+    write_json(place / "results.json", comparison.to_json())
     from metasum.report.study_pages import write_comparison_report
 
     write_comparison_report(place)
@@ -102,27 +106,26 @@ def compare(
     return comparison
 
 
-def _closer_looks(results: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _closer_looks(results: Sequence[RunResult]) -> dict[str, CloserLook]:
     """By learner, of the runs that trained networks of their own and were looked into when they ended."""
     looks = {}
     for result in results:
-        run = RunFolder.open(Path(result["run"]))
-        if "endpoints" not in result and (run.path / "analysis.json").is_file():
+        run = RunFolder.open(Path(result.run))
+        if result.endpoints is None and (run.path / "analysis.json").is_file():
             with contextlib.suppress(CheckpointError):  # damaged files cost a learner its curves, not everybody's table
-                looks[result["learner"]] = _closer_look(run)
+                looks[result.learner] = _closer_look(run)
     return looks
 
 
-def _closer_look(run: RunFolder) -> dict[str, Any]:
+def _closer_look(run: RunFolder) -> CloserLook:
     """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
     evaluations = [record for record in run.metrics() if record["kind"] == "evaluation"]
-    layers = layer_geometry(run.weights("target"), run.weights("support"))
-    return {
-        "steps": [record["step"] for record in evaluations],
-        "after": [record["accuracy"]["target"]["after"] for record in evaluations],
-        "interpolation": run.read_json("analysis.json")["interpolation"],
-        "layers": [dataclasses.asdict(layer) for layer in layers],
-    }
+    return CloserLook(
+        steps=tuple(record["step"] for record in evaluations),
+        after=tuple(record["accuracy"]["target"]["after"] for record in evaluations),
+        interpolation=Analysis.of(run.path).interpolation,
+        layers=tuple(layer_geometry(run.weights("target"), run.weights("support"))),
+    )
 
 
 def prepare(
@@ -148,33 +151,33 @@ def run_cells(
     by_hand: Collection[str],
     displays: Callable[[], Display],
     number: int = 0,
-    troubles: Troubles | None = None,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]]:
+    troubles: TrackerTroubles | None = None,
+) -> tuple[list[RunResult], list[Failed], dict[str, Tuned]]:
     """Tunes, then runs every learner and seed; `number` and `troubles` as in `Cells`.
 
     Returns:
-        The results, learner by learner; the failed runs; and under each tuned learner's name "chosen" and "tried".
+        The results, learner by learner; the failed runs; and, under each tuned learner's name, what was chosen for it.
     """
-    failed: list[dict[str, Any]] = []
-    tuning: dict[str, Any] = {}
-    more: dict[str, Any] = {"number": number, "troubles": troubles or Troubles()}
+    failed: list[Failed] = []
+    tuning: dict[str, Tuned] = {}
+    more: dict[str, Any] = {"number": number, "troubles": troubles or TrackerTroubles()}
     if tuned:
         on_validation = changed(config, evaluate_on="validation", evaluate_every=0)
         trials = Cells(on_validation, datasets, folder / "validation", folder.parent, displays, failed, **more)
         grids = {name: open_grid(name, config, by_hand) for name in names}
         trials.total = sum(map(len, grids.values()))
         for name, grid in grids.items():
-            chosen, tried = tune(trials, name, config.seed, grid)
-            if tried:
-                tuning[name] = {"chosen": chosen, "tried": tried}
+            found = tune(trials, name, config.seed, grid)
+            if found.tried:
+                tuning[name] = found
     cells = Cells(config, datasets, folder, folder.parent, displays, failed, total=seeds * len(names), **more)
     results = []
     order = sorted(names, key=lambda name: learner_named(name).endpoints is not None)  # what is merged comes first
     for seed in range(config.seed, config.seed + seeds):
         for name in order:
-            chosen = tuning.get(name, {}).get("chosen", {})
+            chosen = tuning[name].chosen if name in tuning else {}
             report = seed == config.seed and learner_named(name).endpoints is None
             result = cells.run(name, seed, chosen, report=report)
             results += [] if result is None else [result]
-    results.sort(key=lambda result: (names.index(result["learner"]), result["seed"]))
+    results.sort(key=lambda result: (names.index(result.learner), result.seed))
     return results, failed, tuning

@@ -15,6 +15,8 @@ from metasum.config import TrainConfig, flat, from_dict
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
 from metasum.merging.memory import Endpoint
 from metasum.networks.build import load_network
+from metasum.results.run import RunResult
+from metasum.results.strangers import SummedRun
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.run_folder import RunFolder
@@ -47,7 +49,7 @@ def open_run(folder: Path) -> FinishedRun:
         CheckpointError: it is not a run folder, the run is not finished, or a file of it is missing or damaged.
     """
     run = RunFolder.open(folder)
-    result, description = run.read_json("result.json"), run.read_json("config.json")
+    result, description = run.result(RunResult), run.read_json("config.json")
     config = from_dict(description.get("settings", {}))
     weights = run.networks_folder(result)
     network = load_network(weights / "target.safetensors")
@@ -172,15 +174,15 @@ def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batc
     ]
 
 
-def describe_run(run: FinishedRun) -> dict[str, Any]:
-    """What a report says of a run: its folder, target, support, learner and seed."""
+def describe_run(run: FinishedRun) -> SummedRun:
+    """What a report says of a run."""
     data = run.config.data
-    return {
-        "run": str(run.folder),
-        "target": data.target,
-        "support": data.support,
-        "learner": run.config.learner,
-        "seed": run.config.seed,
-        "initial_checksum": run.initial_checksum,
-        "data_checksum": run.data_checksum,
-    }
+    return SummedRun(
+        run=str(run.folder),
+        target=data.target,
+        support=data.support,
+        learner=run.config.learner,
+        seed=run.config.seed,
+        initial_checksum=run.initial_checksum,
+        data_checksum=run.data_checksum,
+    )

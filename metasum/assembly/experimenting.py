@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 from metasum.assembly.comparing import prepare, run_cells
 from metasum.assembly.meeting import Meeting
@@ -16,12 +15,16 @@ from metasum.errors import Interrupted, MetaSumError, UsageError, reason
 from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.merging import method_named
 from metasum.plugins import load_entry_points
-from metasum.study.comparison import as_csv
-from metasum.study.experiment import row_of, summarise
+from metasum.results.experiment import ExperimentResult, ExperimentRow, summarise
+from metasum.results.experiment_tables import rows_table
+from metasum.results.pictures import Line
+from metasum.results.run import RunResult
+from metasum.results.spreadsheet import as_csv
+from metasum.results.surroundings import Failed, Tuned
 from metasum.study.tracking import for_runs, track_study
 from metasum.training.description import describe_dataset, describe_surroundings
 from metasum.training.progress import Display, SilentDisplay
-from metasum.training.wandb_runs import Troubles
+from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset, Sides
 
 
@@ -36,7 +39,7 @@ def experiment(
     out: Path | str = "runs",
     download: bool = False,
     displays: Callable[[], Display] = SilentDisplay,
-) -> dict[str, Any]:
+) -> ExperimentResult:
     """Trains every learner on each target with the support, then adds each learner's target networks.
 
     A merging method merges the target networks that `independent` trained; every other learner's are added plainly.
@@ -55,10 +58,10 @@ def experiment(
         displays: makes what is told about each run's progress.
 
     Returns:
-        What results.json holds: "rows", "summary", "failed", "tuning", "lines" and what they have in common.
+        What results.json holds: rows, summary, failed, tuning, lines and what they have in common.
 
     Raises:
-        MetaSumError: settings, data or learners do not fit together. A single run's failure is in "failed".
+        MetaSumError: settings, data or learners do not fit together. A single run's failure is in its `failed`.
     """
     config = config or TrainConfig()
     load_entry_points()
@@ -81,10 +84,10 @@ def experiment(
         for number, (target, own) in enumerate(configs.items())
     }
     configs = _of_one_shape(configs, datasets, names[0])
-    results: dict[str, list[dict[str, Any]]] = {}
-    failed: list[dict[str, Any]] = []
-    tuning: dict[str, Any] = {}
-    place, troubles = Path(out) / "experiments" / label, Troubles()
+    results: dict[str, list[RunResult]] = {}
+    failed: list[Failed] = []
+    tuning: dict[str, dict[str, Tuned]] = {}
+    place, troubles = Path(out) / "experiments" / label, TrackerTroubles()
     folders = {target: Path(out) / f"{target}+{config.data.support}" for target in targets}
     for number, (target, own) in enumerate(configs.items()):
         results[target], lost, tuning[target] = run_cells(
@@ -102,44 +105,44 @@ def experiment(
         failed += lost
     make_folder(place)
     meeting = Meeting(config, place, displays)
-    rows: list[dict[str, Any]] = []
-    lines: dict[str, Any] = {}
+    rows: list[ExperimentRow] = []
+    lines: dict[str, Line] = {}
     tuning["strangers"] = {}
     for name in names:
         try:
             if tuned:
                 tuning["strangers"] |= meeting.tune(name, list(folders.values()), by_hand)
-            chosen = tuning["strangers"].get(name, {}).get("chosen", {})
+            chosen = tuning["strangers"][name].chosen if name in tuning["strangers"] else {}
             for seed in range(config.seed, config.seed + seeds):
-                own_results = [r for t in targets for r in results[t] if (r["learner"], r["seed"]) == (name, seed)]
+                own_results = [r for t in targets for r in results[t] if (r.learner, r.seed) == (name, seed)]
                 if len(own_results) == len(targets):
-                    runs = [Path(result["run"]) for result in own_results]
+                    runs = [Path(result.run) for result in own_results]
                     met = meeting.measure(name, seed, runs, chosen, line=seed == config.seed)
-                    rows.append(row_of(own_results, met["accuracy"]))
-                    lines |= {name: met["line"]} if "line" in met else {}
+                    rows.append(ExperimentRow.of(own_results, met.accuracy))
+                    lines |= {} if met.line is None else {name: met.line}
         except Interrupted:
             raise
         except Exception as error:  # noqa: BLE001 (whatever one learner's sum dies of, the others go on)
             sentence = str(error) if isinstance(error, MetaSumError) else f"{type(error).__name__}: {reason(error)}"
-            failed.append({"learner": name, "seed": config.seed, "error": sentence, "run": str(place / name)})
+            failed.append(Failed(name, config.seed, sentence, str(place / name)))
     shown = resolve(settings_for(names[0], configs[targets[0]]), datasets[targets[0]])
-    report = {
-        "targets": list(targets),
-        "support": config.data.support,
-        "rows": rows,
-        "summary": summarise(rows),
-        "failed": failed,
-        "tuning": tuning,
-        "lines": lines,
-        "evaluated_on": config.data.evaluate_on,
-        "settings": to_dict(changed(shown, target=", ".join(targets))),
-        "data": {name: describe_dataset(pair.target) for name, pair in datasets.items()}
+    report = ExperimentResult(
+        targets=tuple(targets),
+        support=config.data.support,
+        rows=tuple(rows),
+        summary=summarise(rows),
+        failed=tuple(failed),
+        tuning=tuning,
+        lines=lines,
+        evaluated_on=config.data.evaluate_on,
+        settings=to_dict(changed(shown, target=", ".join(targets))),
+        data={name: describe_dataset(pair.target) for name, pair in datasets.items()}
         | {config.data.support: describe_dataset(datasets[targets[0]].support)},
         **describe_surroundings(),
-        "experiment": str(place),
-    }
-    write_text(place / "results.csv", as_csv(rows))
-    write_json(place / "results.json", report)
+        experiment=str(place),
+    )
+    write_text(place / "results.csv", as_csv(rows_table(report)))
+    write_json(place / "results.json", report.to_json())
     from metasum.report.study_pages import write_experiment_report
 
     write_experiment_report(place)

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from metasum.assembly.few_shot_cells import FewShotCells
 from metasum.baselines.few_shot import FEW_SHOT, few_shot_named
@@ -17,13 +16,20 @@ from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.ownership import in_turn
 from metasum.plugins import load_entry_points
-from metasum.spread import spread
+from metasum.results.accuracy import EpisodeAccuracy
+from metasum.results.few_shot import (
+    Asked,
+    FewShotResult,
+    FewShotRun,
+    FewShotSummary,
+    GoneOn,
+    Reparameterised,
+    Then,
+)
 from metasum.tasks.few_shot import load_few_shot
 from metasum.training.description import describe_surroundings
 from metasum.training.few_shot import differences
 from metasum.training.progress import Display, SilentDisplay
-
-COSTS = ("seconds", "episodes_per_second", "peak_bytes", "parameters")
 
 
 def few_shot(
@@ -34,7 +40,7 @@ def few_shot(
     out: Path | str = "runs",
     download: bool = False,
     displays: Callable[[], Display] = SilentDisplay,
-) -> dict[str, Any]:
+) -> FewShotResult:
     """Meta-trains learners on some classes of a dataset, and measures all on the same episodes of others.
 
     Finished runs are taken as they are, unfinished ones are continued, so that calling it again goes on.
@@ -48,9 +54,7 @@ def few_shot(
         displays: makes what is told about each run's progress.
 
     Returns:
-        What results.json holds: "rows" (a learner and seed each: accuracy, interval, costs), "summary",
-        "differences" (of every two learners, on the same episodes), and, where asked for, "asked" (other numbers of
-        ways), "reparameterised" (other base networks), "then" (a second dataset).
+        What results.json holds.
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong.
@@ -67,39 +71,35 @@ def few_shot(
     there = None if second is None else cells.on(second)
     for ways in numbers("--test-ways", config.test_ways, minimum=2):  # refuses, before anything is trained
         cells.episodes(config.evaluate_on, ways=ways)
-    rows, asked, reparameterised, then = (list[dict[str, Any]]() for _ in range(4))
+    rows, asked, reparameterised, then = list[FewShotRun](), list[Asked](), list[Reparameterised](), list[Then]()
     for seed in range(config.seed, config.seed + seeds):
         for name in names:
             result, model = cells.run(name, seed)
             rows.append(result)
-            place = {"learner": name, "seed": seed}
-            asked += [place | row for row in _asked(cells, model)]
-            reparameterised += [place | row for row in _reparameterised(cells, model)]
+            asked += [Asked(name, seed, *found) for found in _asked(cells, model)]
+            reparameterised += [Reparameterised(name, seed, *found) for found in _reparameterised(cells, model)]
             if there is not None and few_shot_named(name).meta_trains:
-                further = in_turn(partial(_then, cells, there, model, name, seed), displays().note)
-                then.append(place | {"before": result["accuracy"]} | further)
-    study = {
-        "dataset": config.dataset,
-        "ways": config.ways,
-        "shots": config.shots,
-        "classes": {part: len(classes) for part, classes in dataset.classes.items()},
-        "rows": rows,
-        "summary": [_summary([row for row in rows if row["learner"] == name]) for name in names],
-        "differences": {
-            name: {other: dataclasses.asdict(found) for other, found in others.items()}
-            for name, others in differences(_shares_by_learner(cells, rows)).items()
-        },
-        "asked": asked,
-        "reparameterised": reparameterised,
-        "then": then,
-        "second_dataset": config.then,
-        "evaluated_on": config.evaluate_on,
-        "settings": dataclasses.asdict(config),
-        "data": {"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
+                gone_on = in_turn(partial(_then, cells, there, model, name, seed), displays().note)
+                then.append(Then(name, seed, result.accuracy, **vars(gone_on)))
+    study = FewShotResult(
+        dataset=config.dataset,
+        ways=config.ways,
+        shots=config.shots,
+        classes={part: len(classes) for part, classes in dataset.classes.items()},
+        rows=tuple(rows),
+        summary=tuple(FewShotSummary.of([row for row in rows if row.learner == name]) for name in names),
+        differences=differences(_shares_by_learner(cells, rows)),
+        asked=tuple(asked),
+        reparameterised=tuple(reparameterised),
+        then=tuple(then),
+        second_dataset=config.then,
+        evaluated_on=config.evaluate_on,
+        settings=dataclasses.asdict(config),
+        data={"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
         **describe_surroundings(),
-        "few_shot": str(folder),
-    }
-    write_json(folder / "results.json", study)
+        few_shot=str(folder),
+    )
+    write_json(folder / "results.json", study.to_json())
     from metasum.report.few_shot_page import write_few_shot_report
 
     write_few_shot_report(folder)
@@ -119,61 +119,45 @@ def _check(config: FewShotConfig, names: Sequence[str]) -> None:
         raise UsageError("--test-ways: maml and meta-transfer can only be asked what they were trained for.")
 
 
-def _asked(cells: FewShotCells, model: FewShotLearner) -> list[dict[str, Any]]:
-    """Accuracy with other numbers of ways than it was trained with, where it can be asked."""
+def _asked(cells: FewShotCells, model: FewShotLearner) -> list[tuple[int, EpisodeAccuracy]]:
+    """Ways and accuracy with other numbers of ways than it was trained with, where it can be asked."""
     rows = []
     for ways in numbers("--test-ways", cells.config.test_ways, minimum=2):
         other = cells.seeded(partial(model.asked, ways))
         if other is not None:
-            rows.append({"ways": ways, "accuracy": dataclasses.asdict(cells.measure(other, ways=ways))})
+            rows.append((ways, cells.measure(other, ways=ways)))
     return rows
 
 
-def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[dict[str, Any]]:
-    """Accuracy of a trained meta learner that writes the fast weights of untrained base networks."""
+def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[tuple[int, EpisodeAccuracy]]:
+    """Filters, and accuracy of a trained meta learner that writes the fast weights of untrained base networks."""
     if not isinstance(model, MetaNetworks):
         return []
     rows = []
     for filters in numbers("--base-filters", cells.config.base_filters, minimum=1):
         other = cells.seeded(partial(model.reparameterised, filters))
-        rows.append({"filters": filters, "accuracy": dataclasses.asdict(cells.measure(other))})
+        rows.append((filters, cells.measure(other)))
     return rows
 
 
-def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> dict[str, Any]:
+def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> GoneOn:
     """Goes on with meta-training on a second dataset; accuracy on both, before and after."""
     config = cells.config
     rate = config.learning_rate or few_shot_named(name).learning_rate
     own = dataclasses.replace(config, seed=seed, steps=config.then_steps, learning_rate=rate)
     with cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, model, there.dataset) as run:
         if run.finished:
-            return run.read_json("result.json")
-        new_before = dataclasses.asdict(there.measure(model))
+            return run.result(GoneOn)
+        new_before = there.measure(model)
         there.train(model, run, own)
-        result = {
-            "after": dataclasses.asdict(cells.measure(model)),
-            "new_before": new_before,
-            "new_after": dataclasses.asdict(there.measure(model)),
-            "run": str(run.path),
-        }
+        result = GoneOn(cells.measure(model), new_before, there.measure(model), str(run.path))
         run.save_weights("learner", model.state_dict())
-        write_json(run.path / "result.json", result)
+        write_json(run.path / "result.json", result.to_json())
     return result
 
 
-def _shares_by_learner(cells: FewShotCells, rows: Sequence[dict[str, Any]]) -> dict[str, list[list[float]]]:
+def _shares_by_learner(cells: FewShotCells, rows: Sequence[FewShotRun]) -> dict[str, list[list[float]]]:
     found: dict[str, list[list[float]]] = {}
     for row in rows:
-        found.setdefault(row["learner"], []).append(cells.shares(row))
+        found.setdefault(row.learner, []).append(cells.shares(row))
     return found
-
-
-def _summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """One learner over its seeds: of a single seed, the interval over episodes is the spread there is."""
-    return {
-        "learner": rows[0]["learner"],
-        "seeds": [row["seed"] for row in rows],
-        "accuracy": spread(row["accuracy"]["mean"] for row in rows),
-        "interval": max(row["accuracy"]["interval"] for row in rows),
-        **{cost: spread(row[cost] for row in rows) for cost in COSTS},
-    }

@@ -21,10 +21,12 @@ from metasum.files import write_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.protocol import Trainable
 from metasum.ownership import in_turn
+from metasum.results.accuracy import EpisodeAccuracy
+from metasum.results.few_shot import FewShotRun, Pretrained
 from metasum.tasks.episodes import ClassBatches, Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.description import describe_surroundings, reopen
-from metasum.training.few_shot import EpisodeAccuracy, FewShotEvaluator, episode_shares, mean_of
+from metasum.training.few_shot import FewShotEvaluator, episode_shares, mean_of
 from metasum.training.harness import Harness, Sampler
 from metasum.training.memory import peak_bytes
 from metasum.training.opening import opened
@@ -72,14 +74,14 @@ class FewShotCells:
         for part in ("train", "validation", config.evaluate_on):  # refuses what the dataset cannot give
             self.episodes(part)
 
-    def run(self, learner: str, seed: int) -> tuple[dict[str, Any], FewShotLearner]:
+    def run(self, learner: str, seed: int) -> tuple[FewShotRun, FewShotLearner]:
         """The result of one learner's run, and the learner.
 
         What is finished is taken as it is, and what another process works on is waited for.
         """
         return in_turn(lambda: self._run(learner, seed), self._displays().note)
 
-    def _run(self, learner: str, seed: int) -> tuple[dict[str, Any], FewShotLearner]:
+    def _run(self, learner: str, seed: int) -> tuple[FewShotRun, FewShotLearner]:
         entry = few_shot_named(learner)
         own = dataclasses.replace(
             self.config, seed=seed, learning_rate=self.config.learning_rate or entry.learning_rate
@@ -90,23 +92,23 @@ class FewShotCells:
         with self._open(f"{learner}-seed{seed}", own, settings_of(learner), {"learner": learner}, **more) as run:
             if run.finished:
                 load_into(model, run.path / "learner.safetensors")
-                return run.read_json("result.json"), model
+                return run.result(FewShotRun), model
             trained: dict[str, Any] = {"steps": 0, "seconds": 0.0, "episodes_per_second": None, "peak_bytes": None}
             if entry.meta_trains:
                 trained = self.train(model, run, own)
             run.save_weights("learner", model.state_dict())
             shares = self._shares(model)
             write_json(run.path / EPISODES, {"shares": shares})
-            result = {
-                "learner": learner,
-                "seed": seed,
+            result = FewShotRun(
+                learner=learner,
+                seed=seed,
                 **trained,
-                "parameters": sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
-                "accuracy": dataclasses.asdict(mean_of(shares)),
-                "evaluated_on": own.evaluate_on,
-                "run": str(run.path),
-            }
-            write_json(run.path / "result.json", result)
+                parameters=sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
+                accuracy=mean_of(shares),
+                evaluated_on=own.evaluate_on,
+                run=str(run.path),
+            )
+            write_json(run.path / "result.json", result.to_json())
             return result, model
 
     def train(self, model: FewShotLearner, run: RunFolder, config: FewShotConfig) -> dict[str, Any]:
@@ -133,9 +135,9 @@ class FewShotCells:
         """Accuracy on the final episodes, the same for every learner; of other ways than trained with where asked."""
         return mean_of(self._shares(model, ways=ways))
 
-    def shares(self, result: Mapping[str, Any]) -> list[float]:
+    def shares(self, result: FewShotRun) -> list[float]:
         """Of a finished run, what it got right in each final episode."""
-        return list(RunFolder.open(Path(result["run"])).read_json(EPISODES)["shares"])
+        return list(RunFolder.open(Path(result.run)).read_json(EPISODES)["shares"])
 
     def _shares(self, model: FewShotLearner, *, ways: int | None = None) -> list[float]:
         episodes = first(self.episodes(self.config.evaluate_on, ways=ways), self.config.episodes)
@@ -192,7 +194,7 @@ class FewShotCells:
             harness.resume()
             harness.train(title=f"pretraining on {classes} classes of {self.dataset.name}")
             run.save_weights("learner", model.network.state_dict())
-            write_json(run.path / "result.json", {"steps": harness.steps, "seconds": round(harness.seconds, 2)})
+            write_json(run.path / "result.json", Pretrained(harness.steps, round(harness.seconds, 2)).to_json())
             return model.network
 
     def seeded(self, make: Callable[[], Any], seed: int = 0) -> Any:

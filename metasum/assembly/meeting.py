@@ -7,19 +7,33 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metasum.assembly.cells import best
 from metasum.assembly.endpoints import FinishedRun, check_addable, endpoints_of, open_run, tasks_of
 from metasum.assembly.parts import open_grid
 from metasum.assembly.summing import merge
 from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, changed
 from metasum.files import read_json, write_json
+from metasum.results.pictures import Line
+from metasum.results.strangers import Met
+from metasum.results.surroundings import Settings, Tried, Tuned
+from metasum.results.value import LEFT_OUT, Value
 from metasum.study.sums import Ground
 from metasum.tasks.union import UnionTask
 from metasum.training.analysis import interpolate
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display
 from metasum.weights.parameters import checksum, parameters_of
+
+
+@dataclasses.dataclass(frozen=True)
+class MetOnce(Value):
+    """What a learner's networks do together."""
+
+    identity: Settings
+    """The networks and settings that it is about."""
+    accuracy: Met
+    line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
+    """Between the first two, where it was asked for."""
 
 
 class Meeting:
@@ -38,25 +52,26 @@ class Meeting:
 
     def measure(
         self, learner: str, seed: int, folders: Sequence[Path], chosen: Mapping[str, Any], *, line: bool = False
-    ) -> dict[str, Any]:
-        """What `Ground.measure` says of the merged target networks, as "accuracy".
+    ) -> MetOnce:
+        """What the merged target networks do.
 
         Args:
             learner: a merging method merges by itself, all others' networks are added.
             seed: of the runs.
             folders: the runs.
             chosen: merging settings other than the experiment's.
-            line: also measure along the line between the first two, as "line", where the learner trains its own.
+            line: also measure along the line between the first two, as `line`, where the learner trains its own.
         """
         runs = self._opened(folders)
         found = self._remembered(f"{learner}-seed{seed}", learner, runs, chosen)
-        if line and learner_named(learner).endpoints is None and "line" not in found:
-            found["line"] = interpolate(runs[0].network, runs[1].network, self._ground(runs).tasks)
-            write_json(self._place / f"{learner}-seed{seed}.json", found)
+        if line and learner_named(learner).endpoints is None and found.line is None:
+            between = interpolate(runs[0].network, runs[1].network, self._ground(runs).tasks)
+            found = dataclasses.replace(found, line=between)
+            write_json(self._place / f"{learner}-seed{seed}.json", found.plain())
         return found
 
-    def tune(self, learner: str, folders: Sequence[Path], by_hand: Collection[str]) -> dict[str, Any]:
-        """Under the name of a merging method with candidates "chosen", what does best on strangers' validation images.
+    def tune(self, learner: str, folders: Sequence[Path], by_hand: Collection[str]) -> dict[str, Tuned]:
+        """Under the name of a merging method with candidates, what does best on strangers' validation images.
 
         The networks are those that `independent` trained without these images. {} where they are missing, or where
         nothing is open.
@@ -71,10 +86,10 @@ class Meeting:
         tried = []
         for candidate in candidates:
             label = ",".join(f"{key}={value}" for key, value in candidate.items())
-            accuracy = self._remembered(f"validation-{learner}-{label}", learner, runs, candidate)["accuracy"]
-            score = [accuracy[run.target]["sum"] for run in runs]
-            tried.append({"settings": candidate, "score": sum(score) / len(score)})
-        return {learner: {"chosen": best(tried), "tried": tried}}
+            accuracy = self._remembered(f"validation-{learner}-{label}", learner, runs, candidate).accuracy
+            score = [accuracy.datasets[run.target].sum for run in runs]
+            tried.append(Tried(candidate, sum(score) / len(score)))
+        return {learner: Tuned.best_of(tried)}
 
     def _opened(self, folders: Sequence[Path]) -> list[FinishedRun]:
         runs = [open_run(folder) for folder in folders]
@@ -83,9 +98,7 @@ class Meeting:
             run.network.to(self._fabric.device)
         return runs
 
-    def _remembered(
-        self, name: str, learner: str, runs: Sequence[FinishedRun], chosen: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _remembered(self, name: str, learner: str, runs: Sequence[FinishedRun], chosen: Mapping[str, Any]) -> MetOnce:
         """What `<name>.json` says of these networks and settings; measured, and written there, where it is not so."""
         merges = learner_named(learner).endpoints is not None
         merging = changed(self._config, **chosen).merging
@@ -101,13 +114,13 @@ class Meeting:
         if path.is_file():
             before = read_json(path)
             if before.get("identity") == identity:
-                return before
+                return MetOnce.parse(before, where=str(path))
         self._displays().note(f"{name}: adding the networks of {', '.join(run.target for run in runs)} …")
         ground = self._ground(runs)
         endpoints = endpoints_of(runs, ground.tasks, batches=ground.calibration_batches)
         accuracy = ground.measure(merge(str(operator), endpoints, runs[0], merging)).accuracy
-        found = {"identity": identity, "accuracy": accuracy}
-        write_json(path, found)
+        found = MetOnce(identity, Met.parse(accuracy, where="the sum"))
+        write_json(path, found.plain())
         return found
 
     def _ground(self, runs: Sequence[FinishedRun]) -> Ground:

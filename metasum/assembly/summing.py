@@ -18,6 +18,7 @@ from metasum.files import check_folder_name, make_folder, write_json
 from metasum.merging import memory, method_named
 from metasum.networks.build import architecture
 from metasum.plugins import load_entry_points
+from metasum.results.strangers import LineBetween, PairGeometry, SumResult
 from metasum.study.sums import Ground, Measured
 from metasum.tasks.task import ImageTask
 from metasum.tasks.union import UnionTask
@@ -49,7 +50,7 @@ def sum_runs(
     download: bool = False,
     device: str = "auto",
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> SumResult:
     """Adds the target networks of finished runs, and measures the sum on each dataset and on their union.
 
     Args:
@@ -68,7 +69,7 @@ def sum_runs(
         display: what is told about progress [default: nothing].
 
     Returns:
-        What result.json holds: "operator", "runs", "accuracy", "by_operator", "interpolation", "sum".
+        What result.json holds; for instance `accuracy.datasets["digits"].sum`, or `sum`, the folder.
 
     Raises:
         MetaSumError: the runs do not belong together, or something is missing; nothing is left half-written.
@@ -122,11 +123,12 @@ def sum_runs(
         metadata = {"architecture": architecture(opened[0].config), "operator": operator, "datasets": json.dumps(names)}
         save_weights(export, networks[operator].state_dict(), metadata=metadata)
         result["export"] = str(export)
-    write_json(folder / "result.json", result)
+    found = SumResult.parse(result, where="the sum")
+    write_json(folder / "result.json", found.to_json())
     from metasum.report.study_pages import write_sum_report
 
     write_sum_report(folder)
-    return result
+    return found
 
 
 def _check_operator(operator: str, merging: MergingConfig) -> None:
@@ -191,22 +193,23 @@ def _alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, 
     return own
 
 
-def _geometry(first: FinishedRun, second: FinishedRun, same_start: bool) -> dict[str, Any]:
+def _geometry(first: FinishedRun, second: FinishedRun, same_start: bool) -> PairGeometry:
     """Angles and lengths between two networks' layers, and of what they are apart from a shared initialisation."""
     ours, theirs = ({n: t.detach().cpu() for n, t in parameters_of(run.network).items()} for run in (first, second))
     moved = [{n: t - run.initial[n] for n, t in own.items()} for own, run in ((ours, first), (theirs, second))]
-    return {
-        "first": first.target,
-        "second": second.target,
-        "weights": [dataclasses.asdict(layer) for layer in layer_geometry(ours, theirs)],
-        "differences": [dataclasses.asdict(layer) for layer in layer_geometry(*moved)] if same_start else [],
-    }
+    return PairGeometry(
+        first=first.target,
+        second=second.target,
+        weights=tuple(layer_geometry(ours, theirs)),
+        differences=tuple(layer_geometry(*moved)) if same_start else (),
+    )
 
 
-def _lines(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], display: Display) -> list[dict[str, Any]]:
+def _lines(runs: Sequence[FinishedRun], tasks: dict[str, ImageTask], display: Display) -> list[LineBetween]:
     """Accuracy along the line between every two networks."""
     lines = []
     for first, second in itertools.combinations(runs, 2):
         display.note(f"along the line from {second.target} to {first.target} …")
-        lines.append({"from": second.target, "to": first.target, **interpolate(first.network, second.network, tasks)})
+        line = interpolate(first.network, second.network, tasks)
+        lines.append(LineBetween(line.alphas, line.accuracy, ends=(second.target, first.target)))
     return lines

@@ -18,7 +18,8 @@ from metasum.commands.shared import (
 )
 from metasum.config import FewShotConfig
 from metasum.config.flags import TolerantCommand, chosen, settings_flags
-from metasum.tables import few_shot_tables, show
+from metasum.results.few_shot_tables import few_shot_parts
+from metasum.results.terminal import show
 
 
 @click.command(cls=TolerantCommand, name="few-shot")
@@ -64,4 +65,4 @@ def few_shot(**values: Any) -> None:
         download=values["download"],
         displays=display_maker(quiet=values["quiet"]),
     )
-    show(result, as_json=values["as_json"], parts=few_shot_tables)
+    show(result, as_json=values["as_json"], parts=few_shot_parts)

@@ -8,10 +8,11 @@ from typing import Any
 
 import click
 
-from metasum.benchmark_tables import benchmark_tables
 from metasum.commands.shared import PluginCommand, json_flag, plugin_flag, root_flag
 from metasum.config import options_of
-from metasum.tables import learners_tables, methods_tables, show, tasks_tables
+from metasum.results.benchmark_tables import benchmark_parts
+from metasum.results.listings import learners_parts, methods_parts, tasks_parts
+from metasum.results.terminal import show
 
 
 @click.command(cls=PluginCommand)
@@ -29,7 +30,7 @@ def tasks(data_root: Path, as_json: bool) -> None:
         ],
         "pairs": [{**asdict(pair), "name": pair.name} for pair in PAIRS.values()],
     }
-    show(result, as_json=as_json, parts=tasks_tables)
+    show(result, as_json=as_json, parts=tasks_parts)
 
 
 @click.command(cls=PluginCommand)
@@ -42,7 +43,7 @@ def learners(as_json: bool) -> None:
     rows = [
         {"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.entries.items()
     ]
-    show({"learners": rows}, as_json=as_json, parts=learners_tables)
+    show({"learners": rows}, as_json=as_json, parts=learners_parts)
 
 
 @click.command(cls=PluginCommand)
@@ -53,6 +54,8 @@ def methods(as_json: bool) -> None:
 
     Those that need no more than files are methods of `metasum merge`; all are operators of `metasum sum`.
     """
+    from metasum.merging import METHODS
+
     rows = [
         {
             "name": name,
@@ -64,7 +67,7 @@ def methods(as_json: bool) -> None:
         }
         for name, method in METHODS.items()
     ]
-    show({"methods": rows}, as_json=as_json, parts=methods_tables)
+    show({"methods": rows}, as_json=as_json, parts=methods_parts)
 
 
 @click.command(cls=PluginCommand)
@@ -92,4 +95,4 @@ def benchmark(as_json: bool, **values: Any) -> None:
 
     keep_freed_memory()
     result = run_benchmark(config, say=lambda text: click.echo(f"{text} …", err=True))
-    show(result, as_json=as_json, parts=benchmark_tables)
+    show(result, as_json=as_json, parts=benchmark_parts)

@@ -16,7 +16,8 @@ from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.method import Method, TensorMethod
-from metasum.tables import merge_tables, show
+from metasum.results.merge import MergeResult, merge_parts
+from metasum.results.terminal import show
 
 OF_FILES = [method for method in METHODS.values() if issubclass(method, TensorMethod)]
 LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if method.layered))
@@ -87,8 +88,9 @@ def merge(given: dict[str, Any], **values: Any) -> None:
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
-    result = {**merged._asdict(), "peak_bytes": peak_bytes(torch.device("cpu"))}
-    show(result, as_json=values["as_json"], parts=merge_tables)
+    done = {**merged._asdict(), "files": tuple(merged.files)}
+    result = MergeResult(**done, peak_bytes=peak_bytes(torch.device("cpu")))
+    show(result, as_json=values["as_json"], parts=merge_parts)
 
 
 def _method(values: dict[str, Any], given: dict[str, Any]) -> Method:

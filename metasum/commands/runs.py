@@ -21,7 +21,10 @@ from metasum.commands.shared import (
     run_command,
 )
 from metasum.config.flags import SettingsCommand
-from metasum.tables import evaluate_tables, meta_tables, show, train_tables
+from metasum.results.evaluation import evaluation_parts
+from metasum.results.meta import meta_parts
+from metasum.results.run import run_parts
+from metasum.results.terminal import show
 
 
 def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -70,7 +73,7 @@ def train(given: dict[str, Any], **values: Any) -> None:
     from metasum.run.training import train as run_training
 
     result = run_training(Request(given), report=values["report"], **_run_arguments(values))
-    show(result, as_json=values["as_json"], parts=train_tables)
+    show(result, as_json=values["as_json"], parts=run_parts)
 
 
 def _meta_settings() -> Iterator[tuple[str, type[Any]]]:
@@ -81,8 +84,17 @@ def _meta_settings() -> Iterator[tuple[str, type[Any]]]:
     yield from (("", SECTIONS[name]) for name in ("data", "network", "optimisation", "monitor", "tracking"))
 
 
-OF_A_PAIR: tuple[str, ...] = ("target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size", "support_init_seed")
-OF_A_PAIR += ("tangent", "augmented", "operator", "steps", "learning_rate", "wandb_network")
+OF_A_PAIR: tuple[str, ...] = ("target", "support", "evaluate_on", "augment_target", "augment_support")
+OF_A_PAIR += (
+    "batch_size",
+    "support_init_seed",
+    "tangent",
+    "augmented",
+    "operator",
+    "steps",
+    "learning_rate",
+    "wandb_network",
+)
 
 
 @click.command(cls=PluginCommand, settings=_meta_settings, leave_out=OF_A_PAIR)
@@ -104,7 +116,7 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
     from metasum.run.request import Request
 
     result = run_meta_training(Request(given), **_run_arguments(values))
-    show(result, as_json=values["as_json"], parts=meta_tables)
+    show(result, as_json=values["as_json"], parts=meta_parts)
 
 
 @click.command(cls=PluginCommand)
@@ -137,7 +149,7 @@ def evaluate(**values: Any) -> None:
     from metasum.run.evaluating import evaluate as measure
 
     as_json = values.pop("as_json")
-    show(measure(**values), as_json=as_json, parts=evaluate_tables)
+    show(measure(**values), as_json=as_json, parts=evaluation_parts)
 
 
 @click.command(cls=SettingsCommand)

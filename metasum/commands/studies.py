@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ from metasum.commands.shared import (
 from metasum.config import OperatorConfig, ProcessesConfig, TrainConfig, settings
 from metasum.config.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.errors import MetaSumError
-from metasum.tables import comparison_tables, experiment_tables, show, sum_tables
+from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
+from metasum.results.comparison_tables import comparison_parts
+from metasum.results.experiment_tables import experiment_parts
+from metasum.results.strangers_tables import sum_parts
+from metasum.results.surroundings import Failed
+from metasum.results.terminal import show
 
 SHARED_WORK = tuple(field.name for field in dataclasses.fields(ProcessesConfig))
 """Settings of a run that several processes share; those of a study run in one."""
@@ -72,8 +78,8 @@ def compare_baselines(**values: Any) -> None:
         download=values["download"],
         displays=display_maker(quiet=values["quiet"]),
     )
-    show(result, as_json=values["as_json"], parts=comparison_tables)
-    _complain(result["failed"])
+    show(result, as_json=values["as_json"], parts=comparison_parts)
+    _complain(result.failed)
 
 
 @click.command(cls=TolerantCommand)
@@ -124,8 +130,8 @@ def experiment(**values: Any) -> None:
         download=values["download"],
         displays=display_maker(quiet=values["quiet"]),
     )
-    show(result, as_json=values["as_json"], parts=experiment_tables)
-    _complain(result["failed"])
+    show(result, as_json=values["as_json"], parts=experiment_parts)
+    _complain(result.failed)
 
 
 @click.command(cls=TolerantCommand, name="sum")
@@ -193,12 +199,12 @@ def sum_(**values: Any) -> None:
     )
     display = display_for(quiet=values["quiet"])
     result = sum_runs(**{name: values[name] for name in names}, merging=merging, display=display)
-    show(result, as_json=values["as_json"], parts=sum_tables)
+    show(result, as_json=values["as_json"], parts=sum_parts)
 
 
-def _complain(failed: list[dict[str, Any]]) -> None:
+def _complain(failed: Sequence[Failed]) -> None:
     """Exit code 1 where a run failed; everything else is written by then."""
     if failed:
         first = failed[0]
         count = f"{len(failed)} runs failed, the first" if len(failed) > 1 else "a run failed"
-        raise MetaSumError(f"{count}, {Path(first['run']).name}: {first['error']}")
+        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")

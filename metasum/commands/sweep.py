@@ -10,8 +10,9 @@ import click
 from metasum.commands.shared import json_flag, out_flag, quiet_flag
 from metasum.config.flags import SettingsCommand
 from metasum.errors import MetaSumError
+from metasum.results.sweep_tables import sweep_parts
+from metasum.results.terminal import show
 from metasum.sweeps.config import SweepConfig
-from metasum.tables import show, sweep_tables
 
 
 @click.command(cls=SettingsCommand, settings=lambda: [("", SweepConfig)])
@@ -44,7 +45,6 @@ def sweep(given: dict[str, Any], **values: Any) -> None:
         out=values["out"],
         display=display_for(quiet=values["quiet"]),
     )
-    show(result, as_json=values["as_json"], parts=sweep_tables)
-    failed = [row for row in result["trials"] if row["state"] == "fail"]
-    if failed:
-        raise MetaSumError(f"{len(failed)} of {result['count']} trials failed, the first: {failed[0]['error']}")
+    show(result, as_json=values["as_json"], parts=sweep_parts)
+    if failed := result.ended("fail"):
+        raise MetaSumError(f"{len(failed)} of {result.count} trials failed, the first: {failed[0].error}")

@@ -6,10 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from metasum.files import read_json
 from metasum.report.canvas import canvas, line_styles, svg
 from metasum.report.figures import accuracy_dots
-from metasum.report.page import Figures, sections_of, write_page
+from metasum.report.page import Figures, write_page
+from metasum.results.accuracy import Spread
+from metasum.results.few_shot import FewShotResult
+from metasum.results.few_shot_tables import (
+    asked_table,
+    differences_table,
+    learners_table,
+    reparameterised_table,
+    then_table,
+)
+from metasum.results.surroundings import settings_tables, surroundings_table
 from metasum.training.run_folder import RunFolder
 
 
@@ -21,43 +30,52 @@ def write_few_shot_report(folder: Path) -> Path:
     """
 
     def context() -> dict[str, Any]:
-        result = read_json(folder / "results.json")
-        return {"result": result, "settings": sections_of(result["settings"]), "figures": _figures(folder, result)}
+        result = FewShotResult.read(folder / "results.json")
+        data = {name: str(value) for name, value in result.data.items()}
+        return {
+            "result": result,
+            "learners": learners_table(result),
+            "differences": differences_table(result),
+            "asked": asked_table(result),
+            "reparameterised": reparameterised_table(result),
+            "then": then_table(result),
+            "settings": settings_tables(result.settings),
+            "surroundings": surroundings_table(data, result.versions, result.machine),
+            "figures": _figures(folder, result),
+        }
 
     return write_page(folder, "few_shot.html.j2", context)
 
 
-def _figures(folder: Path, result: Mapping[str, Any]) -> Figures:
+def _figures(folder: Path, result: FewShotResult) -> Figures:
     dots = {
-        f"{row['learner']}, seed {row['seed']}": {
-            "accuracy": {"mean": row["accuracy"]["mean"], "std": row["accuracy"]["interval"]}
-        }
-        for row in result["rows"]
+        f"{row.learner}, seed {row.seed}": {"accuracy": Spread(row.accuracy.mean, row.accuracy.interval)}
+        for row in result.rows
     }
     figures = [
         (
             "Accuracy",
-            f"On {result['settings']['episodes']} episodes, the same for all, with the 95 % interval of the mean.",
+            f"On {result.settings['episodes']} episodes, the same for all, with the 95 % interval of the mean.",
             accuracy_dots(dots, series={"accuracy": "accuracy"}),
         )
     ]
     curves = {}
-    for row in result["rows"]:
-        path = folder / Path(row["run"]).name
-        found = [r for r in RunFolder(path).metrics() if r["kind"] == "evaluation"] if row["steps"] else []
+    for row in result.rows:
+        path = folder / Path(row.run).name
+        found = [r for r in RunFolder(path).metrics() if r["kind"] == "evaluation"] if row.steps else []
         if found:
-            curves[Path(row["run"]).name] = [(r["step"], r["accuracy"]["mean"]) for r in found]
+            curves[Path(row.run).name] = [(r["step"], r["accuracy"]["mean"]) for r in found]
     if curves:
-        caption = f"On {result['settings']['validation_episodes']} episodes of validation classes."
+        caption = f"On {result.settings['validation_episodes']} episodes of validation classes."
         figures.append(("Accuracy over meta-training", caption, _lines(curves, "step")))
-    if result["asked"]:
-        trained = {(row["learner"], row["seed"]): row["accuracy"] for row in result["rows"]}
+    if result.asked:
+        trained = {(row.learner, row.seed): row.accuracy.mean for row in result.rows}
         asked: dict[str, list[tuple[int, float]]] = {}
-        for row in result["asked"]:
-            name = f"{row['learner']}, seed {row['seed']}"
-            start = [(result["ways"], trained[row["learner"], row["seed"]]["mean"])]
-            asked.setdefault(name, start).append((row["ways"], row["accuracy"]["mean"]))
-        caption = f"Trained {result['ways']}-way, then asked for other numbers of classes."
+        for other in result.asked:
+            name = f"{other.learner}, seed {other.seed}"
+            start = [(result.ways, trained[other.learner, other.seed])]
+            asked.setdefault(name, start).append((other.ways, other.accuracy.mean))
+        caption = f"Trained {result.ways}-way, then asked for other numbers of classes."
         points = {name: sorted(set(found)) for name, found in asked.items()}
         figures.append(("Asked for other numbers of classes", caption, _lines(points, "ways")))
     return figures

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from metasum.report.canvas import INK, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, line_styles, svg
-from metasum.weights.geometry import LayerGeometry
+from metasum.results.accuracy import Spread
+from metasum.results.pictures import LayerGeometry
 
 COLOURS = {"target": TARGET, "support": SUPPORT, "sum": SUM, "sum_support": SUM_SUPPORT}
 NAMES = {
@@ -18,7 +19,6 @@ NAMES = {
 }
 FLOOR = 1e-4  # nats per image; what is below is drawn there
 Record = Mapping[str, Any]
-Spread = Mapping[str, float | None]
 
 
 def loss_curves(records: Sequence[Record]) -> str:
@@ -119,8 +119,8 @@ def accuracy_dots(rows: Mapping[str, Mapping[str, Spread]], *, series: Mapping[s
     figure, axes = canvas("accuracy (%)", "", height=1.2 + 0.3 * len(rows))
     colours = (INK, SUM, TARGET, SUM_SUPPORT)
     for (key, label), colour in zip(series.items(), colours, strict=False):
-        means = [100 * (row[key]["mean"] or 0) for row in rows.values()]
-        deviations = [100 * (row[key]["std"] or 0) for row in rows.values()]
+        means = [100 * (row[key].mean or 0) for row in rows.values()]
+        deviations = [100 * (row[key].std or 0) for row in rows.values()]
         positions = range(len(rows))
         marker = "|" if colour == INK else "o"
         size = 11 if colour == INK else 5

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from metasum.errors import CheckpointError
 from metasum.files import write_text
-from metasum.spread import in_short, with_spread
+from metasum.results.page import on_page
+from metasum.results.surroundings import named
+from metasum.results.table import PERCENT
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -39,37 +41,15 @@ def write_page(folder: Path, template: str, context: Callable[[], Mapping[str, A
     return path
 
 
-def sections_of(settings: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Settings by section; those outside any section come first, as "run"."""
-    sections = {name: values for name, values in settings.items() if isinstance(values, dict)}
-    return {"run": {name: value for name, value in settings.items() if name not in sections}, **sections}
-
-
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
         loader=PackageLoader("metasum.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"percent": _percent, "points": _points, "spread": _spread, "pairs": _pairs, "short": _short}
+    environment.filters |= {
+        "on_page": on_page,
+        "pairs": named,
+        "percent": lambda share: PERCENT.text(share, "page"),
+    }
     return environment
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.2f}\u00a0%"
-
-
-def _short(value: Any) -> str:
-    return "–" if value is None else in_short(value)
-
-
-def _points(share: float) -> str:
-    return f"{100 * share:+.2f}"
-
-
-def _spread(values: Mapping[str, float | None], scale: float = 100, digits: int = 2) -> str:
-    return with_spread(values, scale=scale, digits=digits)
-
-
-def _pairs(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in values.items())

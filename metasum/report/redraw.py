@@ -2,13 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from metasum.files import read_json
+from metasum.errors import CheckpointError
 from metasum.report.few_shot_page import write_few_shot_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
+from metasum.results.comparison import ComparisonResult
+from metasum.results.experiment import ExperimentResult
+from metasum.results.few_shot import FewShotResult, FewShotRun
+from metasum.results.kinds import read_result
+from metasum.results.meta import MetaResult
+from metasum.results.run import RunResult
+from metasum.results.strangers import SumResult
+from metasum.results.sweep import SweepResult
 from metasum.training.run_folder import RunFolder
+
+
+def _write_sweep_report(folder: Path) -> Path:
+    from metasum.sweeps.page import write_sweep_report
+
+    return write_sweep_report(folder)
+
+
+PAGES: dict[str, Callable[[Path], Path]] = {
+    RunResult.kind: lambda folder: write_report(RunFolder.open(folder)),
+    MetaResult.kind: lambda folder: write_meta_report(RunFolder.open(folder)),
+    SumResult.kind: write_sum_report,
+    ComparisonResult.kind: write_comparison_report,
+    ExperimentResult.kind: write_experiment_report,
+    FewShotResult.kind: write_few_shot_report,
+    FewShotRun.kind: lambda folder: write_few_shot_report(folder.parent),  # its page is that of all learners
+    SweepResult.kind: _write_sweep_report,
+}
+"""What draws the page of a folder, by the kind of result in it."""
 
 
 def redraw(folder: Path) -> Path:
@@ -17,19 +45,11 @@ def redraw(folder: Path) -> Path:
     Raises:
         CheckpointError: it is no folder of metasum's, or its files are missing or damaged.
     """
-    if (folder / "results.json").is_file():
-        results = read_json(folder / "results.json")
-        if "few_shot" in results:
-            return write_few_shot_report(folder)
-        if "sweep" in results:
-            from metasum.sweeps.page import write_sweep_report
-
-            return write_sweep_report(folder)
-        return write_experiment_report(folder) if "experiment" in results else write_comparison_report(folder)
-    if (folder / "result.json").is_file() and not (folder / "config.json").is_file():
-        return write_sum_report(folder)
-    run = RunFolder.open(folder)
-    result = run.read_json("result.json")
-    if "interval" in result.get("accuracy", {}):  # of a few-shot learner: its page is that of all
-        return write_few_shot_report(folder.parent)
-    return write_meta_report(run) if "initial" in result else write_report(run)
+    file = next((folder / name for name in ("results.json", "result.json") if (folder / name).is_file()), None)
+    if file is None:
+        RunFolder.open(folder).read_json("result.json")  # says what is missing
+        raise CheckpointError(f"{folder} holds no result.")
+    kind = read_result(file).kind
+    if kind not in PAGES:
+        raise CheckpointError(f"{file} holds a {kind}, which has no page of its own.")
+    return PAGES[kind](folder)

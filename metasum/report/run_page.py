@@ -7,10 +7,16 @@ from typing import Any
 
 from metasum.errors import CheckpointError
 from metasum.report.figures import accuracy_curves, confusion_matrix, layer_curves, line_curves, loss_curves
-from metasum.report.page import Figures, sections_of, write_page
+from metasum.report.page import Figures, write_page
+from metasum.results.meta import MetaResult
+from metasum.results.meta import accuracy_table as meta_table
+from metasum.results.pictures import Analysis, LayerGeometry
+from metasum.results.run import RunResult
+from metasum.results.run import accuracy_table as run_table
+from metasum.results.surroundings import Description, settings_tables, surroundings_table
 from metasum.training.run_folder import RunFolder
 from metasum.types import Parameters
-from metasum.weights.geometry import LayerGeometry, layer_geometry
+from metasum.weights.geometry import layer_geometry
 
 
 def write_report(run: RunFolder) -> Path:
@@ -21,15 +27,15 @@ def write_report(run: RunFolder) -> Path:
     """
 
     def context() -> dict[str, Any]:
-        config, result = run.read_json("config.json"), run.read_json("result.json")
-        analysis = run.read_json("analysis.json") if (run.path / "analysis.json").is_file() else None
-        figures = [] if "endpoints" in result else _curves(run)
+        result = run.result(RunResult)
+        analysis = Analysis.of(run.path) if (run.path / "analysis.json").is_file() else None
+        figures = [] if result.endpoints is not None else _curves(run)
         figures += _layer_figures(RunFolder.open(run.networks_folder(result)))
         return {
             "result": result,
-            "analysis": analysis,
-            "settings": sections_of(config["settings"]),
-            **{name: config[name] for name in ("data", "versions", "machine", "initial_checksum")},
+            "accuracy": run_table(result),
+            "mistakes": None if analysis is None else analysis.mistakes,
+            **_described(run),
             "figures": figures + (_analysis_figures(result, analysis) if analysis else []),
         }
 
@@ -40,15 +46,23 @@ def write_meta_report(run: RunFolder) -> Path:
     """Draws `report.html` of finished meta-training, and returns its path; raises as `write_report` does."""
 
     def context() -> dict[str, Any]:
-        config = run.read_json("config.json")
+        result, description = run.result(MetaResult), Description.of(run.path)
         return {
-            "result": run.read_json("result.json"),
-            "settings": sections_of(config["settings"]),
+            "result": result,
+            "meta": description.settings["meta"],
+            "accuracy": meta_table(result, description.settings["meta"]["meta_operator"]),
             "figures": _curves(run),
-            **{name: config[name] for name in ("data", "versions", "machine", "initial_checksum")},
+            **_described(run),
         }
 
     return write_page(run.path, "meta.html.j2", context)
+
+
+def _described(run: RunFolder) -> dict[str, Any]:
+    """What a page says of settings and surroundings."""
+    it = Description.of(run.path)
+    surroundings = surroundings_table(it.data, it.versions, it.machine, it.initial_checksum)
+    return {"settings": settings_tables(it.settings), "surroundings": surroundings}
 
 
 def _curves(run: RunFolder) -> Figures:
@@ -92,10 +106,9 @@ def _layer_figures(run: RunFolder) -> Figures:
     ]
 
 
-def _analysis_figures(result: dict[str, Any], analysis: dict[str, Any]) -> Figures:
-    line = analysis["interpolation"]
-    curves = {f"on {name}": (line["alphas"], values) for name, values in line["accuracy"].items()}
-    confusion = analysis["confusion"]["target"]
+def _analysis_figures(result: RunResult, analysis: Analysis) -> Figures:
+    line, confusion = analysis.interpolation, analysis.confusion["target"]
+    curves = {f"on {name}": (line.alphas, values) for name, values in line.accuracy.items()}
     return [
         (
             "Along the line between the two networks",
@@ -103,13 +116,13 @@ def _analysis_figures(result: dict[str, Any], analysis: dict[str, Any]) -> Figur
             line_curves(curves, ends=("the support", "the target")),
         ),
         (
-            f"What {result['target']} is taken for, before",
+            f"What {result.target} is taken for, before",
             "The target network alone. Rows are classes; numbers are percent of the row.",
-            confusion_matrix(confusion["before"]),
+            confusion_matrix(confusion.before),
         ),
         (
-            f"What {result['target']} is taken for, after",
+            f"What {result.target} is taken for, after",
             "The summed network on the same images.",
-            confusion_matrix(confusion["after"]),
+            confusion_matrix(confusion.after),
         ),
     ]

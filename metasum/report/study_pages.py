@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from metasum.files import read_json
 from metasum.report.figures import accuracy_dots, confusion_matrix, layer_curves, line_curves, sum_curves
-from metasum.report.page import Figures, sections_of, write_page
-from metasum.weights.geometry import LayerGeometry
+from metasum.report.page import Figures, write_page
+from metasum.results.accuracy import SIDES
+from metasum.results.comparison import ComparisonResult
+from metasum.results.comparison_tables import costs_table, side_table
+from metasum.results.experiment import ExperimentResult
+from metasum.results.experiment_tables import target_table, union_table
+from metasum.results.strangers import SumResult
+from metasum.results.strangers_tables import operators_table, runs_table, sum_table
+from metasum.results.surroundings import settings_tables, surroundings_table, tuning_table
 
 
 def write_sum_report(folder: Path) -> Path:
     """Draws `report.html` of a sum from its result.json; raises CheckpointError where that is not there or damaged."""
 
     def context() -> dict[str, Any]:
-        result = read_json(folder / "result.json")
-        return {"result": result, "figures": _sum_figures(result)}
+        result = SumResult.read(folder / "result.json")
+        return {
+            "result": result,
+            "accuracy": sum_table(result),
+            "operators": operators_table(result),
+            "runs": runs_table(result),
+            "figures": _sum_figures(result),
+        }
 
     return write_page(folder, "sum.html.j2", context)
 
@@ -28,25 +40,28 @@ def write_comparison_report(folder: Path) -> Path:
     """Draws `report.html` of a comparison from its results.json; raises CheckpointError likewise."""
 
     def context() -> dict[str, Any]:
-        result = read_json(folder / "results.json")
+        result = ComparisonResult.read(folder / "results.json")
         figures = [
             (
-                f"{result[side]} ({side})",
+                f"{result.dataset(side)} ({side})",
                 "Mean and standard deviation over the seeds. Bar: before. Dot: after.",
                 accuracy_dots(
-                    {row["learner"]: row[side] for row in result["summary"]},
+                    {row.learner: vars(row.side(side)) for row in result.summary},
                     series={"before": "before", "after": "after"},
                 ),
             )
-            for side in ("target", "support")
-            if result["summary"]
+            for side in SIDES
+            if result.summary
         ]
         figures += _comparison_curves(result)
         return {
             "result": result,
             "figures": figures,
-            "settings": sections_of(result["settings"]),
+            "sides": {side: side_table(result, side) for side in SIDES},
+            "costs": costs_table(result),
+            "tuning": {name: (tuned, tuning_table(tuned)) for name, tuned in result.tuning.items()},
             "reports": _run_reports(folder, [folder.parent]),
+            **_described(result),
         }
 
     return write_page(folder, "comparison.html.j2", context)
@@ -56,35 +71,47 @@ def write_experiment_report(folder: Path) -> Path:
     """Draws `report.html` of an experiment from its results.json; raises CheckpointError likewise."""
 
     def context() -> dict[str, Any]:
-        result = read_json(folder / "results.json")
-        series = {"before": "before", "after": f"+ {result['support']}", "stranger": "+ stranger"}
+        result = ExperimentResult.read(folder / "results.json")
+        series = {"before": "before", "after": f"+ {result.support}", "stranger": "+ stranger"}
         figures = [
             (
                 target,
                 "Mean and standard deviation over the seeds. Bar: before. Dots: after each sum.",
                 accuracy_dots(
-                    {row["learner"]: row["accuracy"][target] for row in result["summary"]},
+                    {row.learner: vars(row.accuracy[target]) for row in result.summary},
                     series=series,
                 ),
             )
-            for target in result["targets"]
-            if result["summary"]
+            for target in result.targets
+            if result.summary
         ]
-        first, second = result["targets"][:2]
-        for target in (first, second) if result["lines"] else ():
-            lines = {name: (line["alphas"], line["accuracy"][target]) for name, line in result["lines"].items()}
+        first, second = result.targets[:2]
+        for target in (first, second) if result.lines else ():
+            lines = {name: (line.alphas, line.accuracy[target]) for name, line in result.lines.items()}
             caption = "First seed, statistics recalibrated at each point, on at most 1,000 images."
             title = f"{target}, along the line between strangers"
             figures.append((title, caption, line_curves(lines, ends=(second, first))))
-        pairs = [folder.parents[1] / f"{target}+{result['support']}" for target in result["targets"]]
+        pairs = [folder.parents[1] / f"{target}+{result.support}" for target in result.targets]
         return {
             "result": result,
             "figures": figures,
-            "settings": sections_of(result["settings"]),
+            "tables": {target: target_table(result, target) for target in result.targets},
+            "union": union_table(result),
+            "tuning": {
+                where: {name: (tuned, tuning_table(tuned)) for name, tuned in found.items()}
+                for where, found in result.tuning.items()
+            },
             "reports": _run_reports(folder, pairs),
+            **_described(result),
         }
 
     return write_page(folder, "experiment.html.j2", context)
+
+
+def _described(result: ComparisonResult | ExperimentResult) -> dict[str, Any]:
+    """What a page says of settings and surroundings."""
+    surroundings = surroundings_table(result.data, result.versions, result.machine)
+    return {"settings": settings_tables(result.settings), "surroundings": surroundings}
 
 
 def _run_reports(folder: Path, pairs: Sequence[Path]) -> list[tuple[str, str]]:
@@ -96,25 +123,22 @@ def _run_reports(folder: Path, pairs: Sequence[Path]) -> list[tuple[str, str]]:
     ]
 
 
-def _sum_figures(result: Mapping[str, Any]) -> Figures:
+def _sum_figures(result: SumResult) -> Figures:
     figures: Figures = []
-    for line in result["interpolation"]:
-        curves = {f"on {name}": (line["alphas"], values) for name, values in line["accuracy"].items()}
+    for line in result.interpolation:
+        curves = {f"on {name}": (line.alphas, values) for name, values in line.accuracy.items()}
         figures.append(
             (
-                f"Along the line from {line['from']} to {line['to']}",
+                f"Along the line from {line.ends[0]} to {line.ends[1]}",
                 "Statistics recalibrated on each dataset at each point, on at most 1,000 images.",
-                line_curves(curves, ends=(line["from"], line["to"])),
+                line_curves(curves, ends=line.ends),
             )
         )
-    for pair in result["geometry"]:
-        layers = {
-            label: [LayerGeometry(**layer) for layer in pair[key]]
-            for key, label in (("weights", "weights"), ("differences", "differences from the initialisation"))
-            if pair[key]
-        }
-        names = f"{pair['first']} and {pair['second']}"
-        ratio = f"{pair['first']} / {pair['second']}"
+    for pair in result.geometry:
+        layers = {"weights": pair.weights}
+        if pair.differences:
+            layers["differences from the initialisation"] = pair.differences
+        names, ratio = f"{pair.first} and {pair.second}", f"{pair.first} / {pair.second}"
         figures += [
             (
                 f"Angle between {names}",
@@ -127,37 +151,40 @@ def _sum_figures(result: Mapping[str, Any]) -> Figures:
                 layer_curves(layers, quantity="norm_ratio", ratio=ratio),
             ),
         ]
-    for name, matrices in result["confusion"].items():
-        when = {"alone": "alone", "sum": f"after, with the union's statistics ({result['operator']})"}
+    after = f"after, with the union's statistics ({result.operator})"
+    for name, matrices in result.confusion.items():
         figures += [
-            (f"What {name} is taken for, {when[key]}", "Percent of each row.", confusion_matrix(matrix))
-            for key, matrix in matrices.items()
+            (f"What {name} is taken for, {when}", "Percent of each row.", confusion_matrix(matrix))
+            for when, matrix in (("alone", matrices.alone), (after, matrices.sum))
             if matrix is not None
         ]
     return figures
 
 
-def _comparison_curves(result: Mapping[str, Any]) -> Figures:
+def _comparison_curves(result: ComparisonResult) -> Figures:
     """Of the first seed's runs that trained: the line between target and support, and the angle layer by layer."""
-    lines = {name: found["interpolation"] for name, found in result["first_seed"].items()}
-    layers = {
-        name: [LayerGeometry(**layer) for layer in found["layers"]] for name, found in result["first_seed"].items()
-    }
-    if not lines:
+    if not result.first_seed:
         return []
+    layers = {name: found.layers for name, found in result.first_seed.items()}
     ends = ("the support", "the target")
     caption = "First seed, statistics recalibrated at each point, on at most 1,000 images."
     figures = [
         (
-            f"{result[side]}, along the line between the two networks",
+            f"{dataset}, along the line between the two networks",
             caption,
-            line_curves({n: (line["alphas"], line["accuracy"][result[side]]) for n, line in lines.items()}, ends=ends),
+            line_curves(
+                {
+                    name: (found.interpolation.alphas, found.interpolation.accuracy[dataset])
+                    for name, found in result.first_seed.items()
+                },
+                ends=ends,
+            ),
         )
-        for side in ("target", "support")
+        for dataset in (result.target, result.support)
     ]
-    curves = {name: (found["steps"], found["after"]) for name, found in result["first_seed"].items()}
+    curves = {name: (found.steps, found.after) for name, found in result.first_seed.items()}
     return [
-        (f"{result['target']} in the sum, over training", "First seed, evaluations on the way.", sum_curves(curves)),
+        (f"{result.target} in the sum, over training", "First seed, evaluations on the way.", sum_curves(curves)),
         *figures,
         (
             "Angle between the two networks",

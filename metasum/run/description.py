@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metasum.errors import CheckpointError, UsageError
+from metasum.results.surroundings import DatasetFacts
 from metasum.run.plan import Plan
 from metasum.run.upgrade import upgraded
 from metasum.training.run_folder import RunFolder
@@ -31,22 +32,17 @@ def describe(plan: Plan, datasets: Sides[Dataset], initial_checksum: str) -> dic
     return {
         "format": FORMAT,
         "settings": plan.to_json(),
-        "data": {side: describe_dataset(dataset) for side, dataset in datasets._asdict().items()},
+        "data": {side: describe_dataset(dataset).plain() for side, dataset in datasets._asdict().items()},
         "initial_checksum": initial_checksum,
         **describe_surroundings(),
     }
 
 
-def describe_dataset(dataset: Dataset) -> dict[str, Any]:
+def describe_dataset(dataset: Dataset) -> DatasetFacts:
     """Name, source, checksum, image counts and classes."""
-    return {
-        "name": dataset.name,
-        "source": dataset.source,
-        "checksum": dataset.checksum,
-        "train": len(dataset.train),
-        "test": len(dataset.test),
-        "classes": dataset.num_classes,
-    }
+    return DatasetFacts(
+        dataset.name, dataset.source, dataset.checksum, len(dataset.train), len(dataset.test), dataset.num_classes
+    )
 
 
 def describe_surroundings() -> dict[str, Any]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from metasum.errors import UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points
+from metasum.results.evaluation import EvaluationResult
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import confusion, share_right
@@ -26,7 +26,7 @@ def evaluate(
     data_root: Path | str = ".data",
     download: bool = False,
     device: str = "auto",
-) -> dict[str, Any]:
+) -> EvaluationResult:
     """Measures the network in a weights file that metasum wrote.
 
     Args:
@@ -40,8 +40,7 @@ def evaluate(
         device: "auto", "cpu", "cuda" or "mps".
 
     Returns:
-        "file", "statistics", "evaluated_on" and "accuracy": one in [0, 1] for each dataset and, under "union", of all
-        their images.
+        Its `accuracy` is one in [0, 1] for each dataset and, under "union", of all their images.
 
     Raises:
         CheckpointError: the file is missing, damaged, or not metasum's.
@@ -64,9 +63,5 @@ def evaluate(
         matrix = confusion(network, task.evaluation())
         accuracies[name] = share_right(matrix)
         right, total = right + int(matrix.diagonal().sum()), total + int(matrix.sum())
-    return {
-        "file": str(file),
-        "statistics": statistics,
-        "evaluated_on": evaluate_on,
-        "accuracy": {**accuracies, "union": round(right / total, 6)},
-    }
+    accuracies["union"] = round(right / total, 6)
+    return EvaluationResult(str(file), statistics, evaluate_on, accuracies)

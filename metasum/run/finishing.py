@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
-from typing import Any
+from dataclasses import dataclass
 
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
+from metasum.results.accuracy import After
+from metasum.results.run import RunResult
 from metasum.run.plan import Plan
 from metasum.training.analysis import analyse
 from metasum.training.evaluation import Evaluator, FinalEvaluation
@@ -17,20 +18,33 @@ from metasum.training.run_folder import RunFolder
 from metasum.types import Sides
 
 
+@dataclass(frozen=True)
+class Trained:
+    """What a run's training took; of a run that merges another's networks, what that one's took."""
+
+    steps: int
+    seconds: float
+    images_per_second: float
+    endpoints: str | None = None
+    """The folder's name of that other run."""
+    coefficients: tuple[float, ...] | None = None
+    """Those that were learned for the sum."""
+
+
 def finish(
     harness: Harness[TrainedLearner, Evaluator],
     plan: Plan,
-    trained: dict[str, Any],
+    trained: Trained,
     *,
     keep_weights: bool,
     report: bool,
-) -> dict[str, Any]:
+) -> RunResult:
     """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished.
 
     Args:
         harness: its training is over.
         plan: of the run.
-        trained: what training took; with "endpoints", networks are those of another run.
+        trained: what training took; with `endpoints`, networks are those of another run.
         keep_weights: save them.
         report: write analysis.json, too, for the report.
     """
@@ -39,31 +53,33 @@ def finish(
     started = time.perf_counter()
     final = harness.evaluator.everything(learner)
     operator = learner.operators[0]
-    if "endpoints" not in trained:
+    if trained.endpoints is None:
         harness.record_final(final.accuracy)
     if keep_weights:
-        _save_networks(run, final, plan.architecture, operator, merged_only="endpoints" in trained)
+        _save_networks(run, final, plan.architecture, operator, merged_only=trained.endpoints is not None)
     if report:
-        write_json(
-            run.path / "analysis.json",
-            analyse(final, harness.evaluator.tasks, Sides(plan.data.target, plan.data.support)),
-        )
-    result = {
-        "learner": plan.learner,
-        "target": plan.data.target,
-        "support": plan.data.support,
-        "seed": plan.seed,
-        **trained,
-        "evaluation_seconds": round(harness.evaluation_seconds + time.perf_counter() - started, 2),
-        "sum_seconds": round(final.sum_seconds, 2),
-        "peak_bytes": peak_bytes(harness.fabric.device),
-        "operator": operator,
-        "accuracy": asdict(final.accuracy),
-        "after_by_operator": final.after_by_operator,
-        "evaluated_on": plan.data.evaluate_on,
-        "run": str(run.path),
-    }
-    write_json(run.path / "result.json", result)
+        names = Sides(plan.data.target, plan.data.support)
+        write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, names).plain())
+    result = RunResult(
+        learner=plan.learner,
+        target=plan.data.target,
+        support=plan.data.support,
+        seed=plan.seed,
+        steps=trained.steps,
+        seconds=trained.seconds,
+        images_per_second=trained.images_per_second,
+        endpoints=trained.endpoints,
+        coefficients=trained.coefficients,
+        evaluation_seconds=round(harness.evaluation_seconds + time.perf_counter() - started, 2),
+        sum_seconds=round(final.sum_seconds, 2),
+        peak_bytes=peak_bytes(harness.fabric.device),
+        operator=operator,
+        accuracy=final.accuracy,
+        after_by_operator={name: After(**shares) for name, shares in final.after_by_operator.items()},
+        evaluated_on=plan.data.evaluate_on,
+        run=str(run.path),
+    )
+    write_json(run.path / "result.json", result.to_json())
     return result
 
 
@@ -74,7 +90,7 @@ def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator:
     run.save_weights("summed", final.summed.target.state_dict(), architecture=build, operator=operator)
 
 
-def reported(run: RunFolder, result: dict[str, Any], report: bool) -> dict[str, Any]:
+def reported(run: RunFolder, result: RunResult, report: bool) -> RunResult:
     """The result, once report.html is there (where it is wanted)."""
     if report and not (run.path / "report.html").is_file():
         from metasum.report.run_page import write_report

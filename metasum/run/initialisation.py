@@ -11,7 +11,7 @@ from metasum.run.meta_training import meta_datasets, meta_train
 from metasum.run.plan import Plan
 from metasum.run.request import COMMON, Request
 from metasum.training.progress import Display
-from metasum.training.wandb_runs import Troubles
+from metasum.training.wandb_runs import TrackerTroubles
 from metasum.weights.storage import read_metadata
 
 
@@ -22,7 +22,7 @@ def learnt_initialisation(
     out: Path,
     download: bool = False,
     display: Display | None = None,
-    troubles: Troubles | None = None,
+    troubles: TrackerTroubles | None = None,
 ) -> Plan:
     """The plan with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
 
@@ -34,7 +34,7 @@ def learnt_initialisation(
     meta_datasets(request, held_out=[plan.data.target])
     own = request.without("wandb_name")  # which is the pair's
     result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
-    learnt = out / "meta" / Path(result["run"]).name / "initial.safetensors"  # the folder may have moved since
+    learnt = out / "meta" / Path(result.run).name / "initial.safetensors"  # the folder may have moved since
     return plan.having(init=str(learnt), init_seed=0)
 
 

@@ -9,7 +9,6 @@ import json
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -18,6 +17,7 @@ from metasum.files import write_json
 from metasum.learners.meta import MetaLearner, MetaLearntLearner
 from metasum.learners.networks import MetaSum
 from metasum.plugins import load_entry_points
+from metasum.results.meta import MetaResult
 from metasum.run.description import FORMAT, describe_dataset, describe_surroundings, reopen
 from metasum.run.parts import initial_network
 from metasum.run.plan import Plan, check_read, fill, planned
@@ -34,7 +34,7 @@ from metasum.training.optimisation import make_fabric, place
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import check_tracking, tracked
-from metasum.training.wandb_runs import Troubles
+from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
 
@@ -55,8 +55,8 @@ def meta_train(
     overwrite: bool = False,
     download: bool = False,
     display: Display | None = None,
-    troubles: Troubles | None = None,
-) -> dict[str, Any]:
+    troubles: TrackerTroubles | None = None,
+) -> MetaResult:
     """Learns an initialisation from which networks can be trained apart and added.
 
     Args:
@@ -72,9 +72,7 @@ def meta_train(
         troubles: with trackers, of the study that it belongs to.
 
     Returns:
-        What result.json holds: "learner", "datasets", "steps", "seconds", "images_per_second", "peak_bytes", "accuracy"
-        (of adapted networks and their sum on episodes of images kept out of meta-training), "initial", the file with
-        the initialisation (`--init`), and "run".
+        What result.json holds; its `initial` is the file with the initialisation (`--init`).
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
@@ -90,7 +88,7 @@ def meta_train(
     with course.opened(path, resume=resume, overwrite=overwrite) as run:
         if run.finished:
             display.note(f"{path} is finished already.")
-            return run.read_json("result.json")
+            return run.result(MetaResult)
         result = course.go(run, resume=resume is not False, troubles=troubles)
         from metasum.report.run_page import write_meta_report
 
@@ -118,7 +116,7 @@ class _Course:
         self._description = {
             "format": FORMAT,
             "settings": plan.to_json(),
-            "data": {dataset.name: describe_dataset(dataset) for dataset in datasets.values()},
+            "data": {dataset.name: describe_dataset(dataset).plain() for dataset in datasets.values()},
             "initial_checksum": checksum(parameters_of(self._networks.target)),
             **describe_surroundings(),
         }
@@ -142,7 +140,7 @@ class _Course:
         found = partial(reopen, path, self._description)
         return opened(path, self._description, found, resume=resume, overwrite=overwrite, note=self._display.note)
 
-    def go(self, run: RunFolder, *, resume: bool, troubles: Troubles | None) -> dict[str, Any]:
+    def go(self, run: RunFolder, *, resume: bool, troubles: TrackerTroubles | None) -> MetaResult:
         """Meta-trains; what is left to do of a run that was stopped."""
         plan, fabric, display = self._plan, self._fabric, self._display
         # a backward's own backward is slower in channels last
@@ -169,7 +167,7 @@ class _Course:
         return result
 
 
-def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, plan: Plan) -> dict[str, Any]:
+def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, plan: Plan) -> MetaResult:
     """Measures what was learnt, saves it, and writes result.json last: it marks the run finished."""
     networks, evaluation = harness.learner.networks, harness.evaluator.on_the_way(harness.learner)
     harness.record_final(evaluation)
@@ -180,20 +178,19 @@ def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, pla
         architecture=plan.architecture,
         meta_datasets=json.dumps(names),
     )
-    result = {
-        "learner": plan.learner,
-        "datasets": names,
-        "steps": harness.steps,
-        "seconds": round(harness.seconds, 2),
-        "images_per_second": round(harness.images_per_second, 1),
-        "peak_bytes": peak_bytes(harness.fabric.device),
-        "accuracy": dataclasses.asdict(evaluation),
-        "initial": str(run.path / "initial.safetensors"),
-        "run": str(run.path),
-    }
-    if networks.coefficients is not None:
-        result["coefficients"] = networks.coefficients.tolist()
-    write_json(run.path / "result.json", result)
+    result = MetaResult(
+        learner=plan.learner,
+        datasets=plan.own.meta_datasets,
+        steps=harness.steps,
+        seconds=round(harness.seconds, 2),
+        images_per_second=round(harness.images_per_second, 1),
+        peak_bytes=peak_bytes(harness.fabric.device),
+        accuracy=evaluation,
+        initial=str(run.path / "initial.safetensors"),
+        run=str(run.path),
+        coefficients=None if networks.coefficients is None else tuple(networks.coefficients.tolist()),
+    )
+    write_json(run.path / "result.json", result.to_json())
     return result
 
 

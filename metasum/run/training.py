@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -17,8 +16,9 @@ from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import start_of
 from metasum.plugins import load_entry_points
+from metasum.results.run import RunResult
 from metasum.run.description import describe, reopen
-from metasum.run.finishing import finish, reported
+from metasum.run.finishing import Trained, finish, reported
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.parts import make_harness, make_networks, make_tasks
 from metasum.run.plan import Plan, load_pair, resolve
@@ -30,7 +30,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import Tracker, check_tracking, tracked
-from metasum.training.wandb_runs import Troubles
+from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset, Sides
 from metasum.weights.parameters import checksum
 from metasum.weights.storage import load_into, load_weights
@@ -66,7 +66,7 @@ def train(
     download: bool = False,
     report: bool = True,
     display: Display | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """One run, from what was asked for to its result.
 
     Args:
@@ -80,8 +80,7 @@ def train(
         display: what is told about progress [default: nothing].
 
     Returns:
-        What result.json holds: "learner", "target", "support", "seed", "steps", "seconds", "peak_bytes",
-        "images_per_second", "accuracy", "after_by_operator", "run".
+        What result.json holds.
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
@@ -117,8 +116,8 @@ def run_in(
     *,
     download: bool = False,
     display: Display | None = None,
-    troubles: Troubles | None = None,
-) -> dict[str, Any]:
+    troubles: TrackerTroubles | None = None,
+) -> RunResult:
     """One run in a folder; see `train`. `troubles`: with trackers, of the study that the run belongs to."""
     display = display or SilentDisplay()
     plan = resolve(request, datasets)
@@ -137,7 +136,7 @@ def run_in(
         run = together.agreed(lambda: stack.enter_context(course.opened()))
         if run.finished:
             display.note(f"{where.path} is finished already.")
-            return together.agreed(lambda: reported(run, run.read_json("result.json"), where.report))
+            return together.agreed(lambda: reported(run, run.result(RunResult), where.report))
         return course.go(run, troubles)
 
 
@@ -186,7 +185,7 @@ class _Course:
             note=self._display.note,
         )
 
-    def go(self, run: RunFolder, troubles: Troubles | None) -> dict[str, Any]:
+    def go(self, run: RunFolder, troubles: TrackerTroubles | None) -> RunResult:
         """Trains, or takes finished networks, and measures; what is left to do of a run that was stopped."""
         plan, where, together = self._plan, self._where, self._together
         if where.keep_weights and where.endpoints is None and together.first:
@@ -199,7 +198,7 @@ class _Course:
                 tracker.finish(run)
         return together.agreed(lambda: reported(run, result, where.report))
 
-    def _trained_and_measured(self, run: RunFolder, tracker: Tracker) -> dict[str, Any]:
+    def _trained_and_measured(self, run: RunFolder, tracker: Tracker) -> RunResult:
         plan, where, together = self._plan, self._where, self._together
         fabric, display = together.fabric, self._display
         harness = make_harness(self._learner, self._tasks, plan, fabric, run, display, tracker.record)
@@ -211,13 +210,13 @@ class _Course:
             told = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in self._datasets)
             display.note(f"{told}; {self._parameters:,} parameters a network")
             harness.train(title=f"{plan.learner} {plan.data.target}+{plan.data.support}")
-            trained = {
-                "steps": harness.steps,
-                "seconds": round(harness.seconds, 2),
-                "images_per_second": round(harness.images_per_second, 1),
-            }
-            if self._networks.coefficients is not None:
-                trained["coefficients"] = self._networks.coefficients.tolist()
+            learned = self._networks.coefficients
+            trained = Trained(
+                steps=harness.steps,
+                seconds=round(harness.seconds, 2),
+                images_per_second=round(harness.images_per_second, 1),
+                coefficients=None if learned is None else tuple(learned.tolist()),
+            )
         return together.agreed(
             lambda: finish(harness, plan, trained, keep_weights=where.keep_weights, report=where.report)
         )
@@ -227,9 +226,9 @@ def _state(networks: MetaSum) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in networks.target.state_dict().items()}
 
 
-def _take_endpoints(networks: MetaSum, run: RunFolder) -> dict[str, Any]:
+def _take_endpoints(networks: MetaSum, run: RunFolder) -> Trained:
     """Gives the pair the networks of a finished run; returns what their training took."""
     for side, network in (("target", networks.target), ("support", networks.support)):
         load_into(network, run.path / f"{side}.safetensors")
-    result = run.read_json("result.json")
-    return {name: result[name] for name in ("steps", "seconds", "images_per_second")} | {"endpoints": run.path.name}
+    result = run.result(RunResult)
+    return Trained(result.steps, result.seconds, result.images_per_second, endpoints=run.path.name)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from metasum.files import read_json
 from metasum.report.canvas import INK, SUM, canvas, svg
 from metasum.report.page import Figures, write_page
-from metasum.spread import in_short
-
-BEST = 10
+from metasum.results.surroundings import in_short, named
+from metasum.results.sweep import STATES, SweepResult, Trial
+from metasum.results.sweep_tables import all_table, closer_table
 
 
 def write_sweep_report(folder: Path) -> Path:
@@ -23,43 +22,23 @@ def write_sweep_report(folder: Path) -> Path:
     """
 
     def context() -> dict[str, Any]:
-        result = read_json(folder / "results.json")
-        best = best_trials(result)
-        varied = _varied(result)
+        result = SweepResult.read(folder / "results.json")
+        counts = {word: len(result.ended(state)) for state, word in STATES.items()}
         return {
             "result": result,
-            "best": best,
-            "varied": varied,
-            "reports": {row["place"]: _report(folder, row) for row in best},
-            "states": {state: sum(r["state"] == state for r in result["trials"]) for state in STATES},
-            "figures": _figures(result, varied),
+            "best": closer_table(result, lambda trial: _report(folder, trial)),
+            "every": all_table(result),
+            "counts": ", ".join(f"{count} {word}" for word, count in counts.items() if count),
+            "failed": [f"Trial {t.place + 1} ({named(t.values)}): {t.error}" for t in result.ended("fail")],
+            "figures": _figures(result),
         }
 
     return write_page(folder, "sweep.html.j2", context)
 
 
-def best_trials(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The best finished trials, at most ten; all of a sweep without a metric."""
-    by_place = {row["place"]: row for row in result["trials"]}
-    return [by_place[place] for place in result["best"][:BEST]] or _finished(result)
-
-
-STATES = ("complete", "pruned", "fail", "running")
-
-
-def _finished(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [row for row in result["trials"] if row["state"] == "complete"]
-
-
-def _varied(result: Mapping[str, Any]) -> list[str]:
-    """Parameters that are not the same in all trials."""
-    names = dict.fromkeys(name for row in result["trials"] for name in row["values"])
-    return [name for name in names if len({repr(row["values"].get(name)) for row in result["trials"]}) > 1]
-
-
-def _report(folder: Path, row: Mapping[str, Any]) -> str | None:
+def _report(folder: Path, trial: Trial) -> str | None:
     """The run's report as seen from the sweep's folder, where it lies below it."""
-    path = Path(row["run"] or "") / "report.html"
+    path = Path(trial.run or "") / "report.html"
     try:
         inside = path.resolve().relative_to(folder.resolve())
     except ValueError:
@@ -67,24 +46,28 @@ def _report(folder: Path, row: Mapping[str, Any]) -> str | None:
     return quote(inside.as_posix()) if path.is_file() else None
 
 
-def _figures(result: Mapping[str, Any], varied: Sequence[str]) -> Figures:
-    rows, metric = _finished(result), result["metric"]
-    if metric is None or not rows or not varied:
+def _figures(result: SweepResult) -> Figures:
+    trials, metric, varied = result.ended("complete"), result.metric, result.varied()
+    if metric is None or not trials or not varied:
         return []
-    name = metric["name"]
+    name = metric.name
     figures = [
         (
             "Parallel coordinates",
             f"A line for each finished trial, from its parameters to {name}; dark lines are the better ones.",
             parallel_coordinates(
-                [row["values"] | {name: row[name]} for row in rows],
+                [{**trial.values, name: trial.score} for trial in trials],
                 [*varied, name],
-                best_high=metric["goal"] == "maximize",
+                best_high=metric.goal == "maximize",
             ),
         ),
-        ("Trial by trial", f"{name}; the line is the best so far.", _course(rows, name, metric["goal"])),
+        (
+            "Trial by trial",
+            f"{name}; the line is the best so far.",
+            _course([(trial.place + 1, trial.score or 0.0) for trial in trials], name, metric.goal),
+        ),
     ]
-    shares = {key: share for key, share in result["importances"].items() if key in varied}
+    shares = {key: share for key, share in result.importances.items() if key in varied}
     if shares:
         caption = f"Share of {name}'s variance over the trials that each parameter explains (functional ANOVA)."
         figures.append(("What matters", caption, _bars(shares)))
@@ -136,9 +119,10 @@ def _axis(values: Sequence[Any], *, even: bool) -> tuple[dict[str, float], list[
     return places, list(zip(heights, labels, strict=True))
 
 
-def _course(rows: Sequence[Mapping[str, Any]], name: str, goal: str) -> str:
+def _course(found: Sequence[tuple[int, float]], name: str, goal: str) -> str:
+    """SVG: trials by number and score, and the best so far."""
     figure, axes = canvas("trial", name.replace("_", " "))
-    places, values = [row["place"] + 1 for row in rows], [row[name] for row in rows]
+    places, values = [place for place, _ in found], [score for _, score in found]
     choose = max if goal == "maximize" else min
     axes.scatter(places, values, s=18, color=SUM)
     axes.step(places, [choose(values[: n + 1]) for n in range(len(values))], where="post", color=INK, linewidth=1)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from metasum.errors import CheckpointError
-from metasum.files import make_folder, read_json
+from metasum.files import make_folder
+from metasum.results.kinds import read_result
+from metasum.results.meta import MetaResult
+from metasum.results.run import RunResult
 from metasum.sweeps.sweep_file import RUN_FOLDERS
 from metasum.training.metrics import read_metrics
 from metasum.training.tracking import scalars
@@ -108,17 +111,20 @@ class TrialProcess:
                     values += [value for name, value in scalars(record).items() if name == metric]
         return values
 
-    def result(self) -> dict[str, Any]:
-        """result.json, with where it is now as "run".
+    def result(self) -> RunResult | MetaResult:
+        """result.json, with where it is now as its `run`.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: it is damaged, or of neither kind.
             FileNotFoundError: it is not there.
         """
         path = self._run_file("result.json")
         if path is None:
             raise FileNotFoundError(f"{self.folder} holds no result.json")
-        return read_json(path) | {"run": str(path.parent)}
+        found = read_result(path)
+        if not isinstance(found, RunResult | MetaResult):
+            raise CheckpointError(f"{path} holds no result of a training.")
+        return dataclasses.replace(found, run=str(path.parent))
 
     def complaint(self) -> str:
         """The last line that it wrote."""
@@ -130,10 +136,11 @@ class TrialProcess:
         return next(iter(sorted(self.folder.glob(f"{self._pattern}/{name}"))), None)
 
 
-def numbers_of(result: Mapping[str, Any]) -> dict[str, float]:
+def numbers_of(result: RunResult | MetaResult) -> dict[str, float]:
     """A result's numbers under the names that a sweep's metric can have."""
-    plain = {name: value for name, value in result.items() if isinstance(value, int | float)}
-    return plain | scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
+    plain = result.plain()
+    numbers = {name: value for name, value in plain.items() if isinstance(value, int | float)}
+    return numbers | scalars({"kind": "evaluation", "accuracy": plain["accuracy"]})
 
 
 def _die_with_parent() -> Callable[[], None]:

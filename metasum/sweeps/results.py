@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
 
+from metasum.results.sweep import Sought, SweepResult, Trial
 from metasum.sweeps.claim import is_lost
 from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.sweep_file import SweepFile
 
 
-def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool) -> dict[str, Any]:
+def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool, folder: Path) -> SweepResult:
     """What results.json holds.
 
     Args:
         file: the sweep.
         queue: its trials, whoever ran them.
         importances: compute how much each parameter matters, too.
+        folder: the sweep's.
     """
     trials = queue.trials()
     rows = []
@@ -24,40 +26,41 @@ def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool) -> dict
             continue
         notes = trial.user_attrs
         rows.append(
-            {
-                "place": notes["place"],
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "values": notes.get("values", {}),
-                file.metric.name if file.metric else "metric": trial.value if file.metric else None,
-                "trial_seconds": notes.get("seconds"),
-                "numbers": notes.get("numbers", {}),
-                "run": notes.get("run"),
-                "error": notes.get("error"),
-            }
+            Trial(
+                place=notes["place"],
+                trial=trial.number,
+                state=trial.state.name.lower(),
+                values=notes.get("values", {}),
+                score=trial.value if file.metric else None,
+                trial_seconds=notes.get("seconds"),
+                numbers=notes.get("numbers", {}),
+                run=notes.get("run"),
+                error=notes.get("error"),
+            )
         )
-    return {
-        "name": queue.study.study_name,
-        "question": file.question,
-        "command": list(file.command),
-        "method": file.method,
-        "metric": None if file.metric is None else {"name": file.metric.name, "goal": file.metric.goal},
-        "arguments": queue.study.user_attrs["arguments"],
-        "count": queue.count,
-        "lost": sum(is_lost(trial) for trial in trials),
-        "trials": rows,
-        "best": _best(file, rows),
-        "importances": _importances(file, queue) if importances else {},
-    }
+    return SweepResult(
+        name=queue.study.study_name,
+        question=file.question,
+        command=tuple(file.command),
+        method=file.method,
+        metric=None if file.metric is None else Sought(file.metric.name, file.metric.goal),
+        arguments=tuple(queue.study.user_attrs["arguments"]),
+        count=queue.count,
+        lost=sum(is_lost(trial) for trial in trials),
+        trials=tuple(rows),
+        best=_best(file, rows),
+        importances=_importances(file, queue) if importances else {},
+        sweep=str(folder),
+    )
 
 
-def _best(file: SweepFile, rows: list[dict[str, Any]]) -> list[int]:
+def _best(file: SweepFile, rows: list[Trial]) -> tuple[int, ...]:
     """Places of finished trials, the best first; none without a metric."""
     if file.metric is None:
-        return []
-    name, sign = file.metric.name, file.metric.sign
-    finished = [row for row in rows if row["state"] == "complete"]
-    return [row["place"] for row in sorted(finished, key=lambda row: sign * row[name])]
+        return ()
+    sign = file.metric.sign
+    finished = [(sign * row.score, row.place) for row in rows if row.state == "complete" and row.score is not None]
+    return tuple(place for _, place in sorted(finished, key=lambda found: found[0]))
 
 
 def _importances(file: SweepFile, queue: TrialQueue) -> dict[str, float]:

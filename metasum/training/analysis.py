@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metasum.results.pictures import Analysis, Confusions, Line, Matrix, Mistake
 from metasum.training.evaluation import FinalEvaluation, accuracy
 from metasum.types import Sides, Task
 from metasum.weights.parameters import parameters_of, with_parameters
@@ -20,8 +20,8 @@ LINE_BATCHES, LINE_IMAGES = 4, 1000  # of each dataset, for each point of the li
 MISTAKES = 12
 
 
-def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> dict[str, Any]:
-    """What analysis.json holds: "confusion", "mistakes" (of the target) and "interpolation".
+def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> Analysis:
+    """What analysis.json holds.
 
     Args:
         final: the networks, measured.
@@ -29,19 +29,22 @@ def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> di
         names: of these.
     """
     pairs = zip(Sides._fields, final.confusion_before, final.confusion_after, strict=True)
-    return {
-        "confusion": {side: {"before": before.tolist(), "after": after.tolist()} for side, before, after in pairs},
-        "mistakes": mistakes(final.alone.target, final.summed.target, tasks.target),
-        "interpolation": interpolate(*final.alone, dict(zip(names, tasks, strict=True))),
-    }
+    return Analysis(
+        confusion={side: Confusions(as_rows(before), as_rows(after)) for side, before, after in pairs},
+        mistakes=mistakes(final.alone.target, final.summed.target, tasks.target),
+        interpolation=interpolate(*final.alone, dict(zip(names, tasks, strict=True))),
+    )
 
 
-def interpolate(first: nn.Module, second: nn.Module, tasks: Mapping[str, Task]) -> dict[str, Any]:
+def as_rows(confusion: Tensor) -> Matrix:
+    """A confusion matrix `[classes, classes]` in plain numbers."""
+    return tuple(tuple(row) for row in confusion.tolist())
+
+
+def interpolate(first: nn.Module, second: nn.Module, tasks: Mapping[str, Task]) -> Line:
     """Accuracy along α θ_first + (1 - α) θ_second, with statistics recalibrated on each dataset at each point.
 
-    Returns:
-        "alphas" from 0 to 1 and, under "accuracy", as many accuracies in [0, 1] for each task by its name, on at most
-        1,000 held-out images.
+    It is measured on at most 1,000 held-out images of each task, which goes by its name.
     """
     alphas = [index / (POINTS - 1) for index in range(POINTS)]
     ours, theirs = parameters_of(first), parameters_of(second)
@@ -52,24 +55,19 @@ def interpolate(first: nn.Module, second: nn.Module, tasks: Mapping[str, Task]) 
         network = with_parameters(first, between)
         for name, task in tasks.items():
             curves[name].append(accuracy(recalibrate(network, images[name]), task.evaluation(LINE_IMAGES)))
-    return {"alphas": alphas, "accuracy": curves}
+    return Line(tuple(alphas), {name: tuple(curve) for name, curve in curves.items()})
 
 
-def mistakes(before: nn.Module, after: nn.Module, task: Task) -> list[dict[str, Any]]:
-    """Held-out images that `after` gets wrong, those that `before` got right first.
-
-    Returns:
-        At most 12: "label", "before" and "after" (what each network took it for), "png" (base64).
-    """
-    found: list[tuple[bool, dict[str, Any]]] = []
+def mistakes(before: nn.Module, after: nn.Module, task: Task) -> tuple[Mistake, ...]:
+    """At most 12 held-out images that `after` gets wrong, those that `before` got right first."""
+    found: list[tuple[bool, Mistake]] = []
     with torch.inference_mode():
         for images, labels in task.evaluation(LINE_IMAGES):
             guesses = before(images).argmax(1), after(images).argmax(1)
             for index in (guesses[1] != labels).nonzero().flatten().tolist():
                 label, own, theirs = (int(values[index]) for values in (labels, *guesses))
-                picture = {"label": label, "before": own, "after": theirs, "png": _png(images[index])}
-                found.append((own != label, picture))
-    return [picture for _, picture in sorted(found, key=lambda pair: pair[0])][:MISTAKES]
+                found.append((own != label, Mistake(label, own, theirs, _png(images[index]))))
+    return tuple(mistake for _, mistake in sorted(found, key=lambda pair: pair[0]))[:MISTAKES]
 
 
 def _png(image: Tensor) -> str:

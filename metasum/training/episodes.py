@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from metasum.learners.meta import MetaLearner
-from metasum.training.evaluation import Autocast, BeforeAfter, Evaluation
+from metasum.results.accuracy import BeforeAfter, Evaluation
+from metasum.training.evaluation import Autocast
 from metasum.types import Batch
 
 

@@ -6,7 +6,6 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -14,33 +13,12 @@ from torch import Tensor, nn
 
 from metasum.config.sections import EvaluationConfig
 from metasum.learners.learner import TrainedLearner
+from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.types import Batch, Sides, Task
 from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import settle_statistics
 
 Autocast = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True)
-class BeforeAfter:
-    """Accuracies in [0, 1] on one dataset: of its own network alone, and of the sum."""
-
-    before: float
-    after: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Accuracies on the target's and the support's held-out images."""
-
-    target: BeforeAfter
-    support: BeforeAfter
-
-    def __str__(self) -> str:
-        return "  ".join(
-            f"{side} {accuracy.before:.2%} alone, {accuracy.after:.2%} in the sum"
-            for side, accuracy in (("target", self.target), ("support", self.support))
-        )
 
 
 class FinalEvaluation(NamedTuple):

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
 from metasum.learners.few_shot import FewShotLearner
+from metasum.results.accuracy import EpisodeAccuracy
 from metasum.training.evaluation import Autocast
 from metasum.types import FewShotEpisode
-
-
-@dataclass(frozen=True)
-class EpisodeAccuracy:
-    """Mean accuracy over episodes, in [0, 1], or the mean of a difference."""
-
-    mean: float
-    interval: float
-    """Half the width of the mean's 95 % confidence interval (Student's t over episodes)."""
-    episodes: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.2%} ± {100 * self.interval:.2f} over {self.episodes} episodes"
 
 
 def episode_shares(learner: FewShotLearner, episodes: Iterable[FewShotEpisode], *, autocast: Autocast) -> list[float]:

@@ -7,7 +7,7 @@ import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +15,12 @@ from torch import Tensor
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
 from metasum.files import read_json, replacing, write_json, write_text
 from metasum.ownership import LOCK
+from metasum.results.run import RunResult
+from metasum.results.value import Result
 from metasum.training.metrics import read_metrics
 from metasum.weights.storage import load_weights, save_weights
+
+R = TypeVar("R", bound=Result)
 
 CHECKPOINT_FORMAT = "metasum checkpoint 2"
 CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "updates", "precision", "sampler", "random"}
@@ -89,9 +93,17 @@ class RunFolder:
             raise CheckpointError(f"{self.path} has no {name}: the run is not finished (--resume continues it).")
         return read_json(self.path / name)
 
-    def networks_folder(self, result: Mapping[str, Any]) -> Path:
+    def result(self, kind: type[R]) -> R:
+        """What result.json holds.
+
+        Raises:
+            CheckpointError: the run is not finished, or the file is damaged, of a newer version, or of another kind.
+        """
+        return kind.from_json(self.read_json("result.json"), where=str(self.path / "result.json"))
+
+    def networks_folder(self, result: RunResult) -> Path:
         """Where the run's target and support network lie: a run that only merges keeps no copies of its endpoints."""
-        return self.path.parent / result["endpoints"] if "endpoints" in result else self.path
+        return self.path if result.endpoints is None else self.path.parent / result.endpoints
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Adds a line to metrics.jsonl."""

@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 from metasum.config.sections import TrackingConfig
 from metasum.errors import UsageError, reason
+from metasum.results.kinds import read_result
+from metasum.results.pictures import Analysis
 from metasum.training.run_folder import RunFolder
-from metasum.training.wandb_runs import Troubles, charts, forget_service, open_wandb, wandb_mode
+from metasum.training.wandb_runs import TrackerTroubles, charts, forget_service, open_wandb, wandb_mode
 
 
 class Tracker(Protocol):
@@ -63,7 +65,7 @@ def tracked(
     note: Callable[[str], None],
     *,
     job_type: str = "train",
-    troubles: Troubles | None = None,
+    troubles: TrackerTroubles | None = None,
 ) -> Iterator[Tracker]:
     """The run's trackers, closed in the end; whatever one of them dies of is said once, and the run goes on.
 
@@ -74,7 +76,7 @@ def tracked(
         job_type: what W&B tells kinds of runs apart by.
         troubles: of the study that the run belongs to; what went wrong in an earlier run is not said again.
     """
-    troubles = troubles or Troubles()
+    troubles = troubles or TrackerTroubles()
     makers: dict[str, Callable[[], Tracker]] = {}
     if config.tensorboard:
         makers["TensorBoard"] = lambda: TensorBoardTracker(run)
@@ -91,7 +93,7 @@ def tracked(
 
 @contextmanager
 def surviving(
-    name: str, note: Callable[[str], None], troubles: Troubles, abandon: Callable[[], None] = lambda: None
+    name: str, note: Callable[[str], None], troubles: TrackerTroubles, abandon: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
     """Whatever the tracker called `name` dies of in this block is said, unless it was said before.
 
@@ -124,7 +126,7 @@ class WandbTracker:
         *,
         job_type: str,
         note: Callable[[str], None],
-        troubles: Troubles,
+        troubles: TrackerTroubles,
     ) -> None:
         self._send_network, settings = config.wandb_network, run.read_json("config.json")
         self._run = open_wandb(config, run.path, settings=settings, job_type=job_type, note=note, troubles=troubles)
@@ -135,12 +137,12 @@ class WandbTracker:
     def finish(self, run: RunFolder) -> None:
         import wandb
 
-        result = run.read_json("result.json")
+        result = read_result(run.path / "result.json").plain()
         kept = ("steps", "seconds", "images_per_second", "peak_bytes", "evaluation_seconds", "sum_seconds")
         accuracies = scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
         self._run.summary.update({name: result[name] for name in kept if name in result} | accuracies)
         if (run.path / "analysis.json").is_file():
-            self._run.log(charts(wandb, run.read_json("analysis.json")))
+            self._run.log(charts(wandb, Analysis.of(run.path)))
         if self._send_network and (run.path / "summed.safetensors").is_file():
             artifact = wandb.Artifact(f"summed-{self._run.id}", type="model", metadata=result["accuracy"])
             artifact.add_file(str(run.path / "summed.safetensors"))
@@ -179,7 +181,9 @@ class TensorBoardTracker:
 class _Guarded:
     """A tracker whose first failure is said and its last: afterwards it hears nothing."""
 
-    def __init__(self, name: str, note: Callable[[str], None], make: Callable[[], Tracker], troubles: Troubles) -> None:
+    def __init__(
+        self, name: str, note: Callable[[str], None], make: Callable[[], Tracker], troubles: TrackerTroubles
+    ) -> None:
         self._name, self._note, self._troubles = name, note, troubles
         self._tracker: Tracker | None = None
         with self._surviving():

@@ -15,12 +15,13 @@ from typing import Any
 from metasum.config.sections import TrackingConfig
 from metasum.errors import reason
 from metasum.files import read_json, write_json
+from metasum.results.pictures import Analysis
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
 
 
 @dataclass
-class Troubles:
+class TrackerTroubles:
     """What has gone wrong with trackers so far, for the runs of one study."""
 
     offline: bool = False
@@ -53,7 +54,7 @@ def open_wandb(
     settings: Mapping[str, Any],
     job_type: str,
     note: Callable[[str], None],
-    troubles: Troubles,
+    troubles: TrackerTroubles,
 ) -> Any:
     """The W&B run of a folder, the same one every time: its id is kept there, in tracking.json.
 
@@ -135,20 +136,20 @@ def _run_id(folder: Path) -> str:
     return str(read_json(path)["wandb_id"])
 
 
-def charts(wandb: Any, analysis: Mapping[str, Any]) -> dict[str, Any]:
+def charts(wandb: Any, analysis: Analysis) -> dict[str, Any]:
     """The line between the networks, and confusion matrices before and after, as W&B charts."""
-    line = analysis["interpolation"]
+    line = analysis.interpolation
     found = {
         "interpolation": wandb.plot.line_series(
-            xs=line["alphas"],
-            ys=list(line["accuracy"].values()),
-            keys=list(line["accuracy"]),
+            xs=list(line.alphas),
+            ys=[list(curve) for curve in line.accuracy.values()],
+            keys=list(line.accuracy),
             title="Accuracy along the line from the support (0) to the target (1)",
             xname="alpha",
         )
     }
-    for side, matrices in analysis["confusion"].items():
-        for when, matrix in matrices.items():
+    for side, matrices in analysis.confusion.items():
+        for when, matrix in (("before", matrices.before), ("after", matrices.after)):
             truth = [row for row, counts in enumerate(matrix) for count in counts for _ in range(count)]
             taken = [column for counts in matrix for column, count in enumerate(counts) for _ in range(count)]
             found[f"confusion_{side}_{when}"] = wandb.plot.confusion_matrix(

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from metasum.results.pictures import LayerGeometry
 from metasum.types import Parameters
 from metasum.weights.parameters import check_same_architecture
-
-
-@dataclass(frozen=True)
-class LayerGeometry:
-    """Two networks' weights of one layer, each taken as one long vector. None where a vector is zero."""
-
-    name: str
-    cosine: float | None
-    """Cosine of the angle between them, in [-1, 1]."""
-    norm_ratio: float | None
-    """‖first‖ / ‖second‖."""
 
 
 def layer_geometry(first: Parameters, second: Parameters) -> list[LayerGeometry]:

@@ -11,10 +11,10 @@ from torch import nn
 from metasum.assembly import benchmark_data
 from metasum.assembly.bench import random_dataset
 from metasum.config import NetworkConfig, OptimisationConfig, TrainConfig
-from metasum.config.benchmark import Setting
 from metasum.learners.joint import JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
+from metasum.results.benchmark import Setting
 from metasum.study.benchmark.memory import saved_bytes
 from metasum.study.benchmark.racing import Time, race, timed
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss

@@ -12,8 +12,8 @@ from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import LEARNERS
 from metasum.errors import MetaSumError
-from metasum.spread import spread, with_spread
-from metasum.study.comparison import as_csv, row_of, summarise
+from metasum.results.accuracy import BeforeAfter, Evaluation, Spread
+from metasum.results.comparison import ComparisonRow, summarise
 from metasum.tasks import PairSampler
 
 
@@ -247,24 +247,22 @@ def test_the_table_fits_a_narrow_terminal(compare, monkeypatch):
     assert "rows (target), % of test images" in outcome.out
 
 
-def result_of(learner, seed, before, after):
-    side = {"before": before, "after": after}
-    costs = {"seconds": 2.0, "sum_seconds": 1.0, "peak_bytes": 10, "images_per_second": 5.0}
-    return {"learner": learner, "seed": seed, "operator": "sum", "accuracy": {"target": side, "support": side}} | costs
+def row_of(learner, seed, before, after):
+    sides = Evaluation(*[BeforeAfter(before, after)] * 2)
+    return ComparisonRow(learner, seed, "sum", sides, 2.0, 1.0, 10, 5.0, "r")
 
 
 def test_the_summary_is_mean_and_sample_deviation():
-    rows = [row_of(result_of("a", seed, 0.8, after) | {"run": "r"}) for seed, after in enumerate((0.4, 0.6, 0.8))]
-    (row,) = summarise(rows)
-    assert row["target"]["after"] == pytest.approx({"mean": 0.6, "std": 0.2})
-    assert row["target"]["retention"]["mean"] == pytest.approx(0.75)
-    assert row["support"]["drop"]["mean"] == pytest.approx(0.2)
-    assert row_of(result_of("a", 0, 0.0, 0.1) | {"run": "r"})["accuracy"]["target"]["retention"] is None
-    assert spread([0.5]) == {"mean": 0.5, "std": None}
-    assert with_spread(spread([0.5]), scale=100) == "50.00"
-    assert with_spread(spread([0.4, 0.6]), scale=100) == "50.00 ± 14.14"
-    assert with_spread(spread([None])) == "–"
-    assert as_csv(rows).splitlines()[0].startswith("learner,seed,operator,accuracy.target.before")
+    rows = [row_of("a", seed, 0.8, after) for seed, after in enumerate((0.4, 0.6, 0.8))]
+    (row,) = summarise([*rows])
+    assert (row.target.after.mean, row.target.after.std) == pytest.approx((0.6, 0.2))
+    assert row.target.retention.mean == pytest.approx(0.75)
+    assert row.support.drop.mean == pytest.approx(0.2)
+    assert row.seeds == (0, 1, 2)
+    assert row_of("a", 0, 0.0, 0.1).accuracy.target.retention is None
+    assert Spread.of([0.5]) == Spread(0.5, None)
+    assert Spread.of([0.5, None]) == Spread(0.5, None)
+    assert Spread.of([None]) == Spread(None, None)
 
 
 def test_a_learner_that_cannot_take_the_network_does_not_stop_the_others(compare):

@@ -98,7 +98,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(flags, tmp_path, learner, monkeypatch
     stopped = list((tmp_path / "b" / "few-shot").rglob("last.ckpt"))
     assert stopped
     resumed = few_shot(config, learners=[learner], out=tmp_path / "b")
-    assert resumed["rows"][0]["accuracy"] == straight["rows"][0]["accuracy"]
+    assert resumed.rows[0].accuracy == straight.rows[0].accuracy
     weights = [
         (tmp_path / run / "few-shot" / "columns-2way-1shot" / f"{learner}-seed0" / "learner.safetensors").read_bytes()
         for run in "ab"
@@ -165,7 +165,7 @@ def test_references_learn_the_toy(flags, tmp_path):
         validation_episodes=2, evaluate_every=0, learning_rate=0.01, device="cpu",
     )  # fmt: skip
     result = few_shot(config, learners=["prototypical", "maml"], out=tmp_path / "runs")
-    assert all(row["accuracy"]["mean"] > 0.7 for row in result["rows"])
+    assert all(row.accuracy.mean > 0.7 for row in result.rows)
 
 
 def test_maml_adapts_a_clone_and_prototypical_needs_no_number_of_ways():

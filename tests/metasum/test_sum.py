@@ -228,10 +228,10 @@ def test_the_line_ends_at_the_networks():
     first, second = small_network(1), small_network(2)
     task = Twisted(images(40), torch.randint(4, (40,), generator=torch.Generator().manual_seed(0)))
     line = interpolate(first, second, {"a": task})
-    assert line["alphas"][0] == 0
-    assert line["alphas"][-1] == 1
+    assert line.alphas[0] == 0
+    assert line.alphas[-1] == 1
     ends = [accuracy(recalibrate(small_network(seed), [task.x]), task.evaluation()) for seed in (2, 1)]
-    assert [line["accuracy"]["a"][0], line["accuracy"]["a"][-1]] == ends
+    assert [line.accuracy["a"][0], line.accuracy["a"][-1]] == ends
     assert torch.equal(first[1].running_mean, small_network(1)[1].running_mean), "the ends are copies"
 
 
@@ -241,7 +241,7 @@ def test_mistakes_are_what_the_sum_gets_wrong_and_first_what_was_right():
     guesses = before(x).argmax(1), after(x).argmax(1)
     found = mistakes(before, after, Twisted(x, guesses[0].clone()))
     assert len(found) == min(12, int((guesses[0] != guesses[1]).sum()))
-    assert all(item["label"] == item["before"] != item["after"] for item in found)
+    assert all(item.label == item.before != item.after for item in found)
     wrong = mistakes(before, after, Twisted(x, (guesses[1] + 1) % 4))
-    rights = [item["label"] == item["before"] for item in wrong]
+    rights = [item.label == item.before for item in wrong]
     assert rights == sorted(rights, reverse=True)

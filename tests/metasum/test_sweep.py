@@ -60,7 +60,7 @@ def test_a_grid_is_run_once_each_and_written_down(metasum, run, log, tmp_path):
     assert "values.x" in lines[0]
     page = (folder / "report.html").read_text()
     assert all(words in page for words in ("Which x?", "Parallel coordinates", "3 finished"))
-    assert json.loads((folder / "results.json").read_text()) == result
+    assert json.loads((folder / "results.json").read_text()) == result.to_json()
     (folder / "report.html").unlink()
     assert metasum("report", folder).code == 0
     assert (folder / "report.html").read_text() == page
@@ -92,7 +92,7 @@ def test_bayes_searches_where_it_is_good(run):
     found = [row["values"]["x"] for row in result["trials"]]
     assert len(set(found[:10])) == 10
     assert min(found[11:]) > 8  # the ten first are drawn at random
-    assert result["importances"] == {"x": 1.0}
+    assert result.importances == {"x": 1.0}
 
 
 def test_random_search_depends_on_the_seed_alone(run, tmp_path):

@@ -159,7 +159,7 @@ def test_trackers_that_die_again_and_again_are_said_once(compare, tmp_path, monk
         raise BrokenPipeError("gone")
 
     monkeypatch.setattr(tracking.WandbTracker, "finish", dead)
-    monkeypatch.setattr(study, "_rows", dead)
+    monkeypatch.setattr(study, "_tables", dead)
     outcome = compare("--wandb", "offline", "--json")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("W&B") == outcome.err.count("gone") == 1

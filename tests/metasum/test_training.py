@@ -315,8 +315,8 @@ def test_training_from_python_leaves_the_callers_randomness_alone(data_root, tmp
     state = torch.get_rng_state()
     result = train(settings(**flat, batch_size=4, device="cpu"), out=tmp_path / "runs")
     assert torch.equal(state, torch.get_rng_state())
-    assert result["steps"] == 2
-    assert (Path(result["run"]) / "report.html").is_file()
+    assert result.steps == 2
+    assert (Path(result.run) / "report.html").is_file()
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
 from metasum.config import OptimisationConfig
-from metasum.config.benchmark import Setting
 from metasum.learners.protocol import Trainable
+from metasum.results.benchmark import Setting
 from metasum.training.optimisation import Updater
 from metasum.types import Batch
 

@@ -1,0 +1,142 @@
+"""A comparison's result: every learner on one pair over several seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from metasum.results.accuracy import SIDES, BeforeAfter, Evaluation, Spread
+from metasum.results.pictures import LayerGeometry, Line
+from metasum.results.run import RunResult
+from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
+from metasum.results.value import Plain, Result, Value
+
+MEASURES = ("before", "after", "drop", "retention")
+COSTS = ("seconds", "sum_seconds", "peak_bytes", "images_per_second")
+
+
+@dataclass(frozen=True)
+class ComparisonRow(Value):
+    """One run of a comparison; its JSON has each side's drop and retention, too."""
+
+    learner: str
+    seed: int
+    operator: str
+    accuracy: Evaluation
+    seconds: float
+    sum_seconds: float
+    peak_bytes: int
+    images_per_second: float
+    run: str
+
+    @classmethod
+    def of(cls, result: RunResult) -> Self:
+        """What a comparison keeps of a run."""
+        return cls(**{name: getattr(result, name) for name in cls.__dataclass_fields__})
+
+    def plain(self) -> dict[str, Any]:
+        accuracy = {
+            side: {measure: getattr(found, measure) for measure in MEASURES} for side, found in self.accuracy.sides()
+        }
+        return {**super().plain(), "accuracy": accuracy}
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        accuracy = plain.get("accuracy")
+        if not isinstance(accuracy, Mapping):
+            return plain
+        return {**plain, "accuracy": {side: _measured(found) for side, found in accuracy.items()}}
+
+
+def _measured(found: Any) -> Any:
+    """One side's accuracies without what follows from the rest."""
+    if not isinstance(found, Mapping):
+        return found
+    return {name: value for name, value in found.items() if name not in ("drop", "retention")}
+
+
+@dataclass(frozen=True)
+class Measures(Value):
+    """One side's accuracies over the seeds."""
+
+    before: Spread
+    after: Spread
+    drop: Spread
+    """before - after, seed by seed; `retention`: after / before."""
+    retention: Spread
+
+
+@dataclass(frozen=True)
+class ComparisonSummary(Value):
+    """One learner over its seeds."""
+
+    learner: str
+    seeds: tuple[int, ...]
+    target: Measures
+    support: Measures
+    seconds: Spread
+    sum_seconds: Spread
+    peak_bytes: Spread
+    images_per_second: Spread
+
+    @classmethod
+    def of(cls, rows: Sequence[ComparisonRow]) -> Self:
+        """From the learner's own rows."""
+        target, support = (_spread([dict(row.accuracy.sides())[side] for row in rows]) for side in SIDES)
+        costs = {cost: Spread.of(getattr(row, cost) for row in rows) for cost in COSTS}
+        return cls(rows[0].learner, tuple(row.seed for row in rows), target, support, **costs)
+
+    def side(self, name: str) -> Measures:
+        return self.target if name == "target" else self.support
+
+
+def _spread(found: Sequence[BeforeAfter]) -> Measures:
+    return Measures(*(Spread.of(getattr(each, measure) for each in found) for measure in MEASURES))
+
+
+def summarise(rows: Iterable[ComparisonRow]) -> tuple[ComparisonSummary, ...]:
+    """A row for each learner, in the order in which they first appear, over its seeds."""
+    own: dict[str, list[ComparisonRow]] = {}
+    for row in rows:
+        own.setdefault(row.learner, []).append(row)
+    return tuple(ComparisonSummary.of(found) for found in own.values())
+
+
+@dataclass(frozen=True)
+class CloserLook(Value):
+    """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
+
+    steps: tuple[int, ...]
+    """At which it was evaluated, and the target's accuracy `after` the sum there."""
+    after: tuple[float, ...]
+    interpolation: Line
+    layers: tuple[LayerGeometry, ...]
+
+
+@dataclass(frozen=True)
+class ComparisonResult(Result):
+    """What results.json of `metasum compare-baselines` holds."""
+
+    kind: ClassVar[str] = "comparison"
+
+    target: str
+    support: str
+    rows: tuple[ComparisonRow, ...]
+    summary: tuple[ComparisonSummary, ...]
+    failed: tuple[Failed, ...]
+    tuning: Mapping[str, Tuned]
+    """By learner, where something was chosen."""
+    first_seed: Mapping[str, CloserLook]
+    """By learner, of the first seed's runs that trained networks of their own."""
+    evaluated_on: str
+    settings: Settings
+    data: Mapping[str, DatasetFacts]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    comparison: str
+    """The folder."""
+
+    def dataset(self, side: str) -> str:
+        """The name of the "target"'s dataset, or of the "support"'s."""
+        return self.target if side == "target" else self.support

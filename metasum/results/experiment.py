@@ -1,0 +1,171 @@
+"""An experiment's result: before the sum, after it with the partner, after it with the stranger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from metasum.results.accuracy import Spread, retention
+from metasum.results.pictures import Line
+from metasum.results.run import RunResult
+from metasum.results.strangers import UNION, Met, OnUnion, union_apart
+from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
+from metasum.results.value import Plain, Result, Value
+
+MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics")
+
+
+@dataclass(frozen=True)
+class OnTarget(Value):
+    """Accuracies in [0, 1] on one target; its JSON has the retention, too."""
+
+    before: float
+    after: float
+    """Of the sum with the support that it was trained with."""
+    stranger: float
+    """Of the sum with the networks that it never met, with statistics of this dataset."""
+    stranger_union_statistics: float
+
+    @property
+    def retention(self) -> float | None:
+        """What the stranger leaves of `before`."""
+        return retention(self.before, self.stranger)
+
+    def plain(self) -> dict[str, Any]:
+        return {measure: getattr(self, measure) for measure in MEASURES}
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        return {name: found for name, found in plain.items() if name != "retention"}
+
+
+class _UnionAmongTargets(Value):
+    """Its JSON has the union among the targets, under "accuracy"."""
+
+    def plain(self) -> dict[str, Any]:
+        found = super().plain()
+        union = found.pop(UNION)
+        return {**found, "accuracy": {**found["accuracy"], UNION: union}}
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        if not isinstance(plain.get("accuracy"), Mapping):
+            return plain
+        apart = union_apart(plain["accuracy"])
+        return {**plain, "accuracy": apart["datasets"], **({UNION: apart[UNION]} if UNION in apart else {})}
+
+
+@dataclass(frozen=True)
+class ExperimentRow(_UnionAmongTargets):
+    """One learner and seed."""
+
+    learner: str
+    seed: int
+    seconds: float
+    """Of all trainings."""
+    peak_bytes: int
+    """The most that one of them held."""
+    accuracy: Mapping[str, OnTarget]
+    union: OnUnion
+
+    @classmethod
+    def of(cls, results: Sequence[RunResult], met: Met) -> Self:
+        """From a learner's run on each target, and what the sum of their target networks does."""
+        accuracy = {
+            result.target: OnTarget(
+                before=result.accuracy.target.before,
+                after=result.accuracy.target.after,
+                stranger=met.datasets[result.target].sum,
+                stranger_union_statistics=met.datasets[result.target].sum_union_statistics,
+            )
+            for result in results
+        }
+        return cls(
+            learner=results[0].learner,
+            seed=results[0].seed,
+            seconds=sum(result.seconds for result in results),
+            peak_bytes=max(result.peak_bytes for result in results),
+            accuracy=accuracy,
+            union=met.union,
+        )
+
+
+@dataclass(frozen=True)
+class TargetMeasures(Value):
+    """Accuracies on one target over the seeds; see `OnTarget`."""
+
+    before: Spread
+    after: Spread
+    stranger: Spread
+    retention: Spread
+    stranger_union_statistics: Spread
+
+
+@dataclass(frozen=True)
+class UnionMeasures(Value):
+    """Accuracies on all targets' images over the seeds; see `OnUnion`."""
+
+    sum_union_statistics: Spread
+    mean_of_datasets: Spread
+
+
+@dataclass(frozen=True)
+class ExperimentSummary(_UnionAmongTargets):
+    """One learner over its seeds."""
+
+    learner: str
+    seeds: tuple[int, ...]
+    accuracy: Mapping[str, TargetMeasures]
+    union: UnionMeasures
+    seconds: Spread
+
+    @classmethod
+    def of(cls, rows: Sequence[ExperimentRow]) -> Self:
+        """From the learner's own rows."""
+
+        def on(target: str) -> TargetMeasures:
+            return TargetMeasures(*(Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES))
+
+        return cls(
+            learner=rows[0].learner,
+            seeds=tuple(row.seed for row in rows),
+            accuracy={target: on(target) for target in rows[0].accuracy},
+            union=UnionMeasures(
+                Spread.of(row.union.sum_union_statistics for row in rows),
+                Spread.of(row.union.mean_of_datasets for row in rows),
+            ),
+            seconds=Spread.of(row.seconds for row in rows),
+        )
+
+
+def summarise(rows: Iterable[ExperimentRow]) -> tuple[ExperimentSummary, ...]:
+    """A row for each learner, in the order in which they first appear, over its seeds."""
+    own: dict[str, list[ExperimentRow]] = {}
+    for row in rows:
+        own.setdefault(row.learner, []).append(row)
+    return tuple(ExperimentSummary.of(found) for found in own.values())
+
+
+@dataclass(frozen=True)
+class ExperimentResult(Result):
+    """What results.json of `metasum experiment` holds."""
+
+    kind: ClassVar[str] = "experiment"
+
+    targets: tuple[str, ...]
+    support: str
+    rows: tuple[ExperimentRow, ...]
+    summary: tuple[ExperimentSummary, ...]
+    failed: tuple[Failed, ...]
+    tuning: Mapping[str, Mapping[str, Tuned]]
+    """By target, and for "strangers": by learner, where something was chosen."""
+    lines: Mapping[str, Line]
+    """By learner: between the first seed's networks of the first two targets."""
+    evaluated_on: str
+    settings: Settings
+    data: Mapping[str, DatasetFacts]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    experiment: str
+    """The folder."""

@@ -1,0 +1,100 @@
+"""The tables of few-shot learners."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from metasum.results.accuracy import EpisodeAccuracy
+from metasum.results.few_shot import Asked, FewShotResult, FewShotRun, Reparameterised, Then
+from metasum.results.table import COUNT, GIBIBYTES, NUMBER, PERCENT, POINTS, SHARE, WHOLE, Column, Kind, Table
+from metasum.results.terminal import Part
+
+PER_SECOND = Kind(".1f", page_spec="")
+OF_EPISODES = Kind(SHARE.spec, SHARE.scale, page_unit=PERCENT.page_unit)
+"""Accuracy in percent, its unit in the terminal's heads and the page's cells."""
+
+Compared: TypeAlias = tuple[str, dict[str, EpisodeAccuracy]]
+
+
+def learners_table(result: FewShotResult) -> Table[FewShotRun]:
+    """A row for each learner and seed."""
+    whose, count = result.evaluated_on, result.settings["episodes"]
+    title = (
+        f"{result.ways}-way {result.shots}-shot on {result.dataset}: {count} episodes of "
+        f"{result.classes[whose]} {whose} classes, ± 95 % interval"
+    )
+    return Table(
+        (
+            Column("learner", lambda row: row.learner),
+            Column("seed", lambda row: row.seed, NUMBER),
+            Column("accuracy, %", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy", accent=True),
+            Column("steps", lambda row: row.steps, NUMBER, only="page"),
+            Column("training, s", lambda row: row.seconds, WHOLE),
+            Column("episodes/s", lambda row: row.episodes_per_second, PER_SECOND),
+            Column("peak, GiB", lambda row: row.peak_bytes, GIBIBYTES),
+            Column("learnt numbers", lambda row: row.parameters, COUNT, only="page"),
+        ),
+        result.rows,
+        title,
+    )
+
+
+def asked_table(result: FewShotResult) -> Table[Asked]:
+    """Other numbers of classes than trained with."""
+    return Table(
+        (
+            Column("learner", lambda row: row.learner),
+            Column("seed", lambda row: row.seed, NUMBER),
+            Column("ways", lambda row: row.ways, NUMBER),
+            Column("%", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy"),
+        ),
+        result.asked,
+        "asked for another number of classes",
+    )
+
+
+def reparameterised_table(result: FewShotResult) -> Table[Reparameterised]:
+    """Other base networks than trained with."""
+    return Table(
+        (
+            Column("learner", lambda row: row.learner),
+            Column("seed", lambda row: row.seed, NUMBER),
+            Column("filters", lambda row: row.filters, NUMBER),
+            Column("%", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy"),
+        ),
+        result.reparameterised,
+        "fast weights in an untrained base network of other filters",
+    )
+
+
+def then_table(result: FewShotResult) -> Table[Then]:
+    """Both datasets before and after going on with the second."""
+    first, second = result.dataset, result.second_dataset
+    return Table(
+        (
+            Column("learner", lambda row: row.learner),
+            Column("seed", lambda row: row.seed, NUMBER),
+            Column(f"{first} before", lambda row: row.before, OF_EPISODES),
+            Column(f"{first} after", lambda row: row.after, OF_EPISODES, page_head="after"),
+            Column(f"{second} before", lambda row: row.new_before, OF_EPISODES),
+            Column(f"{second} after", lambda row: row.new_after, OF_EPISODES, page_head="after"),
+        ),
+        result.then,
+        f"after going on with {second}",
+    )
+
+
+def differences_table(result: FewShotResult) -> Table[Compared]:
+    """Row less column, in points."""
+
+    def against(other: str) -> Column[Compared]:
+        return Column(other, lambda row: row[1].get(other, ""), POINTS)
+
+    rows = [(name, dict(found)) for name, found in result.differences.items()]
+    return Table((Column("learner", lambda row: row[0], page_head=""), *map(against, result.differences)), rows)
+
+
+def few_shot_parts(result: FewShotResult) -> list[Part]:
+    """A row for each learner, then what else was asked of them."""
+    more = (asked_table(result), reparameterised_table(result), then_table(result))
+    return [learners_table(result), *(table for table in more if table.rows), result.few_shot]

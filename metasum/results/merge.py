@@ -1,0 +1,34 @@
+"""A merge's result: checkpoint files became one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from metasum.results.value import Result
+
+
+@dataclass(frozen=True)
+class MergeResult(Result):
+    """What `metasum merge` did."""
+
+    kind: ClassVar[str] = "merge"
+
+    method: str
+    files: tuple[str, ...]
+    output: str
+    parameters: int
+    """Floating-point entries of the result."""
+    bytes: int
+    """Of the result."""
+    seconds: float
+    peak_bytes: int
+
+
+def merge_parts(result: MergeResult) -> list[str]:
+    """What was merged, how quickly, and where it is."""
+    return [
+        f"{result.method} of {len(result.files)} file(s), {result.parameters:,} parameters, "
+        f"{result.bytes / 1e9:.2f} GB in {result.seconds:.1f} s, "
+        f"with {result.peak_bytes / 2**20:.0f} MiB of memory\n{result.output}"
+    ]

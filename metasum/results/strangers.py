@@ -1,0 +1,149 @@
+"""The result of a sum of strangers: target networks of finished runs were added."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from metasum.results.pictures import LayerGeometry, Line, Matrix, Mistake
+from metasum.results.surroundings import Settings
+from metasum.results.value import LEFT_OUT, Plain, Result, Value
+
+UNION = "union"
+
+
+def union_apart(plain: Plain) -> Plain:
+    """An object by dataset with the union among them as two fields, "datasets" and "union"."""
+    datasets = {name: found for name, found in plain.items() if name != UNION}
+    return {"datasets": datasets} | ({"union": plain[UNION]} if UNION in plain else {})
+
+
+@dataclass(frozen=True)
+class OnDataset(Value):
+    """Accuracies in [0, 1] of the sum on one dataset."""
+
+    sum: float
+    """With statistics recalibrated on that dataset."""
+    sum_union_statistics: float
+    """With those of the union, which all datasets share: of the one network that can be deployed."""
+
+
+@dataclass(frozen=True)
+class OnDatasetAndAlone(OnDataset):
+    """The same, and of the dataset's own network alone."""
+
+    alone: float | None
+    """None: no run was trained on it."""
+
+    def plain(self) -> dict[str, Any]:
+        return {"alone": self.alone, **super().plain()}
+
+
+@dataclass(frozen=True)
+class OnUnion(Value):
+    """Accuracies in [0, 1] of the sum on all datasets' images, with the statistics of the union."""
+
+    sum_union_statistics: float
+    """Every image counts alike."""
+    mean_of_datasets: float
+    """Every dataset counts alike."""
+
+
+@dataclass(frozen=True)
+class Met(Value):
+    """What a network does on several datasets and on their union."""
+
+    datasets: Mapping[str, OnDataset]
+    union: OnUnion
+
+    def plain(self) -> dict[str, Any]:
+        found = super().plain()
+        return {**found["datasets"], UNION: found["union"]}
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        return union_apart(plain)
+
+
+@dataclass(frozen=True)
+class MetAndAlone(Met):
+    """The same beside what each dataset's own network does alone."""
+
+    datasets: Mapping[str, OnDatasetAndAlone]
+
+
+@dataclass(frozen=True)
+class SummedRun(Value):
+    """A run whose target network was added."""
+
+    run: str
+    target: str
+    support: str
+    learner: str
+    seed: int
+    initial_checksum: str
+    data_checksum: str
+    """Of the target's dataset."""
+
+
+@dataclass(frozen=True)
+class AloneAndSum(Value):
+    """Confusions, with the union's statistics."""
+
+    alone: Matrix | None
+    sum: Matrix
+
+
+@dataclass(frozen=True)
+class LineBetween(Line):
+    """Accuracy along the line between two runs' networks, called by their targets; α is 0 at the first end."""
+
+    ends: tuple[str, str]
+
+    def plain(self) -> dict[str, Any]:
+        found = super().plain()
+        start, end = found.pop("ends")
+        return {"from": start, "to": end, **found}
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        rest = {name: found for name, found in plain.items() if name not in ("from", "to")}
+        return {**rest, "ends": (plain.get("from"), plain.get("to"))}
+
+
+@dataclass(frozen=True)
+class PairGeometry(Value):
+    """Angles and lengths between two networks' layers."""
+
+    first: str
+    second: str
+    weights: tuple[LayerGeometry, ...]
+    differences: tuple[LayerGeometry, ...]
+    """Of what they are apart from the initialisation that they share; () where they share none."""
+
+
+@dataclass(frozen=True)
+class SumResult(Result):
+    """What result.json of `metasum sum` holds."""
+
+    kind: ClassVar[str] = "sum"
+
+    operator: str
+    runs: tuple[SummedRun, ...]
+    accuracy: MetAndAlone
+    """Under the operator; alone as well."""
+    by_operator: Mapping[str, Met]
+    confusion: Mapping[str, AloneAndSum]
+    mistakes: Mapping[str, tuple[Mistake, ...]]
+    same_initialisation: bool
+    evaluated_on: str
+    merging: Settings
+    calibration_batches: int
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    interpolation: tuple[LineBetween, ...]
+    geometry: tuple[PairGeometry, ...]
+    sum: str
+    """The folder."""
+    export: str | None = field(default=None, metadata=LEFT_OUT)

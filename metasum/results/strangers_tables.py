@@ -1,0 +1,72 @@
+"""The tables of a sum of strangers."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+from metasum.results.strangers import Met, SummedRun, SumResult
+from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table
+from metasum.results.terminal import Part
+
+SumRow: TypeAlias = tuple[str, Cell, Cell, Cell]
+"""Name; alone, under the operator with the dataset's own statistics, and with the union's."""
+
+
+def sum_table(result: SumResult) -> Table[SumRow]:
+    """Each dataset, then all images and the mean of the datasets."""
+    union = result.accuracy.union
+    rows: list[SumRow] = [
+        (name, found.alone, found.sum, found.sum_union_statistics) for name, found in result.accuracy.datasets.items()
+    ]
+    rows += [("all images", "", "", union.sum_union_statistics), ("mean of datasets", "", "", union.mean_of_datasets)]
+    return Table(
+        (
+            Column("dataset", lambda row: row[0]),
+            Column("alone", lambda row: row[1], PERCENT),
+            Column(
+                f"{result.operator}, statistics of the dataset",
+                lambda row: row[2],
+                PERCENT,
+                accent=lambda row: row[2] != "",
+            ),
+            Column("statistics of the union", lambda row: row[3], PERCENT, accent=lambda row: row[2] == ""),
+        ),
+        rows,
+    )
+
+
+def operators_table(result: SumResult) -> Table[tuple[str, Met]]:
+    """A row for each operator."""
+    datasets = (
+        Column(name, lambda row, name=name: row[1].datasets[name].sum, PERCENT)  # type: ignore[misc]
+        for name in result.accuracy.datasets
+    )
+    return Table(
+        (
+            Column("operator", lambda row: row[0]),
+            *datasets,
+            Column("mean, union's statistics", lambda row: row[1].union.mean_of_datasets, PERCENT),
+        ),
+        tuple(result.by_operator.items()),
+    )
+
+
+def runs_table(result: SumResult) -> Table[SummedRun]:
+    """The runs whose networks were added."""
+    return Table(
+        (
+            Column("run", lambda run: run.run),
+            Column("target", lambda run: run.target),
+            Column("support", lambda run: run.support),
+            Column("learner", lambda run: run.learner),
+            Column("seed", lambda run: run.seed, NUMBER),
+            Column("initialisation", lambda run: run.initial_checksum),
+            Column("data", lambda run: run.data_checksum),
+        ),
+        result.runs,
+    )
+
+
+def sum_parts(result: SumResult) -> list[Part]:
+    """Each dataset and the union under the operator asked for, then the union under every operator."""
+    return [sum_table(result), operators_table(result), result.sum]

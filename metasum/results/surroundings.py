@@ -1,0 +1,145 @@
+"""What numbers depend on, and what did not work: data, versions, machine; settings that were chosen; failures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, TypeAlias
+
+from metasum.files import read_json
+from metasum.results.table import PERCENT, Column, Table
+from metasum.results.value import Plain, Value
+
+Settings: TypeAlias = Mapping[str, Any]
+"""By name; those of a section under the section's name."""
+
+
+@dataclass(frozen=True)
+class DatasetFacts(Value):
+    """Which images a dataset has."""
+
+    name: str
+    source: str
+    checksum: str
+    train: int
+    """Images; `test` likewise."""
+    test: int
+    classes: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}, {self.source}, {self.train} + {self.test} images, {self.classes} classes, "
+            f"checksum {self.checksum}"
+        )
+
+
+@dataclass(frozen=True)
+class Failed(Value):
+    """A run of a study that failed; the others went on."""
+
+    learner: str
+    seed: int
+    error: str
+    """In one sentence."""
+    run: str
+    """Its folder."""
+
+    def __str__(self) -> str:
+        return f"failed: {Path(self.run).name}: {self.error}"
+
+
+@dataclass(frozen=True)
+class Tried(Value):
+    """A candidate for the settings that a learner leaves open."""
+
+    settings: Settings
+    score: float
+    """Mean accuracy after the sum on validation images, in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Tuned(Value):
+    """What was chosen for a learner, and all that was tried."""
+
+    chosen: Settings
+    tried: tuple[Tried, ...]
+
+    @classmethod
+    def best_of(cls, tried: Sequence[Tried]) -> Self:
+        """The settings with the highest score, the first of equals; none where nothing was tried."""
+        chosen = max(tried, key=lambda candidate: candidate.score).settings if tried else {}
+        return cls(chosen, tuple(tried))
+
+
+@dataclass(frozen=True)
+class Description(Value):
+    """What config.json of a run says, as far as its page shows it."""
+
+    settings: Settings
+    data: Mapping[str, DatasetFacts]
+    versions: Mapping[str, str]
+    machine: Mapping[str, Any]
+    initial_checksum: str
+
+    @classmethod
+    def of(cls, run: Path) -> Self:
+        """Of the run in a folder; raises CheckpointError where the file is missing or damaged."""
+        return cls.parse(read_json(run / "config.json"), where=str(run / "config.json"))
+
+    @classmethod
+    def arranged(cls, plain: Plain) -> Plain:
+        return {name: plain[name] for name in cls.__dataclass_fields__ if name in plain}
+
+
+def named(values: Settings) -> str:
+    """`name value, name value`."""
+    return ", ".join(f"{name} {value}" for name, value in values.items())
+
+
+def sections_of(settings: Settings) -> dict[str, Settings]:
+    """Settings by section; those outside any section come first, as "run"."""
+    sections = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
+    return {"run": {name: value for name, value in settings.items() if name not in sections}, **sections}
+
+
+def settings_tables(settings: Settings) -> dict[str, Table[tuple[str, Any]]]:
+    """Settings by section, a table each."""
+    return {name: listing(values) for name, values in sections_of(settings).items()}
+
+
+def listing(values: Mapping[str, Any]) -> Table[tuple[str, Any]]:
+    """Names and values without heads."""
+    rows = tuple(values.items())
+    return Table((Column("", lambda row: row[0]), Column("", lambda row: _text(row[1]))), rows)
+
+
+def surroundings_table(
+    data: Mapping[str, DatasetFacts] | Mapping[str, str],
+    versions: Mapping[str, str],
+    machine: Mapping[str, Any],
+    initial_checksum: str | None = None,
+) -> Table[tuple[str, Any]]:
+    """Data, versions and machine, and the initialisation's checksum where there is one."""
+    initial = {} if initial_checksum is None else {"initialisation": f"checksum {initial_checksum}"}
+    return listing({**data, **initial, **versions, **machine})
+
+
+def tuning_table(tuned: Tuned) -> Table[Tried]:
+    """Every candidate and its score."""
+    return Table(
+        (
+            Column("candidate", lambda tried: named(tried.settings)),
+            Column("mean accuracy after, validation", lambda tried: tried.score, PERCENT),
+        ),
+        tuned.tried,
+    )
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def in_short(value: Any) -> str:
+    """A setting's value or a measured one: numbers with a fraction to four digits, all else as it is."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

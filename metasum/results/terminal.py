@@ -1,0 +1,48 @@
+"""Results on stdout: JSON for programs, tables for people."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+import click
+
+from metasum.results.table import Table
+from metasum.results.value import Result
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+Part: TypeAlias = Table[Any] | str
+R = TypeVar("R")
+
+
+def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
+    """Prints a result (or what is to be printed as JSON), or the tables and lines that `parts` makes of it."""
+    if as_json:
+        click.echo(json.dumps(result.to_json() if isinstance(result, Result) else result, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console()
+    for part in parts(result):
+        title = part if isinstance(part, str) else part.title
+        if title:
+            console.print(title, highlight=False, markup=False, soft_wrap=True)  # no path is broken
+        if not isinstance(part, str):
+            console.print(rich_table(part), highlight=False, markup=False)
+
+
+def rich_table(table: Table[Any]) -> RichTable:
+    """The table as rich draws it: as wide as it needs to be, folded where the terminal is narrower."""
+    from rich import box
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    columns, drawn = table.on("terminal"), RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        drawn.add_column(column.head, justify="right" if column.kind.right else "left", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(Text(column.kind.text(column.value(row), "terminal")) for column in columns))
+    return drawn
