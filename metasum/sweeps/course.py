@@ -14,8 +14,10 @@ from metasum.errors import Interrupted, MetaSumError, StorageError
 from metasum.files import write_json, write_text
 from metasum.machine import usable_cores
 from metasum.ownership import is_occupied
-from metasum.spread import in_short
-from metasum.study.comparison import as_csv
+from metasum.results.spreadsheet import as_csv
+from metasum.results.surroundings import in_short
+from metasum.results.sweep import SweepResult
+from metasum.results.sweep_tables import trials_table
 from metasum.sweeps.claim import Claim
 from metasum.sweeps.clock import Clock
 from metasum.sweeps.process import TrialProcess, numbers_of
@@ -150,7 +152,7 @@ class Course:
         except (OSError, MetaSumError) as error:
             return self._end(claim, "FAIL", f"failed: {error}", error=str(error))
         numbers, name = numbers_of(result), self.file.metric.name if self.file.metric else None
-        notes = {"numbers": numbers, "run": result["run"]}
+        notes = {"numbers": numbers, "run": result.run}
         if name is None:
             return self._end(claim, "COMPLETE", "finished", **notes)
         if math.isfinite(numbers.get(name, math.nan)):
@@ -178,12 +180,12 @@ class Course:
                 claim.lose()
         self.active = []
 
-    def write(self, *, final: bool = False) -> dict[str, Any]:
+    def write(self, *, final: bool = False) -> SweepResult:
         """Writes results.json and results.csv; returns what results.json holds, at the end with importances."""
-        results = results_of(self.file, self.queue, importances=final) | {"sweep": str(self.folder)}
+        results = results_of(self.file, self.queue, importances=final, folder=self.folder)
         try:
-            write_json(self.folder / "results.json", results)
-            write_text(self.folder / "results.csv", as_csv(results["trials"]))
+            write_json(self.folder / "results.json", results.to_json())
+            write_text(self.folder / "results.csv", as_csv(trials_table(results)))
         except StorageError:  # between two trials the results are a convenience; at the end they are what was asked for
             if final:
                 raise

@@ -6,10 +6,10 @@ import importlib.util
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder
+from metasum.results.sweep import SweepResult
 from metasum.sweeps.clock import Clock
 from metasum.sweeps.config import SweepConfig
 from metasum.sweeps.course import Course, Starter
@@ -31,7 +31,7 @@ def sweep(
     display: Display | None = None,
     start: Starter = TrialProcess,
     clock: Clock = time,
-) -> dict[str, Any]:
+) -> SweepResult:
     """Runs a W&B sweep file on this machine, without an account; calling it again goes on where it was stopped.
 
     Any number of processes, on any number of machines that share the storage, may run one sweep: every trial is run
@@ -47,14 +47,13 @@ def sweep(
         clock: tells the time, and waits.
 
     Returns:
-        What results.json holds: "trials", "best", "importances", "sweep" (the folder), …
+        What results.json holds.
 
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; Interrupted where the user stopped it.
     """
-    for package in ("optuna", "psutil"):
-        if importlib.util.find_spec(package) is None:
-            raise UsageError(f"a sweep without an account needs the package {package}: pip install 'metasum[sweep]'.")
+    if importlib.util.find_spec("optuna") is None:
+        raise UsageError("a sweep without an account needs the package optuna: pip install 'metasum[sweep]'.")
     config, asked = config or SweepConfig(), read_sweep_file(Path(file))
     count = _count(config, asked)
     name = config.name or asked.name
