@@ -14,9 +14,9 @@ from metasum import files
 from metasum.errors import StorageError
 from metasum.files import replacing, write_text
 from metasum.training.run_folder import RunFolder
-from metasum.weights.merging.dtypes import TensorInfo
-from metasum.weights.merging.output import writing
 from metasum.weights.storage import load_weights, read_metadata, save_weights
+from metasum.weights.tensor_files.dtypes import TensorInfo
+from metasum.weights.tensor_files.output import writing
 
 
 def write_piecewise(path, number):
