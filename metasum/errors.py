@@ -76,7 +76,7 @@ def reason(error: BaseException) -> str:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> UsageError:
-    """The error for a name that nobody registered, with the nearest known name where one is near.
+    """The error for a name that nobody registered, with all known names, and the nearest where one is near.
 
     Args:
         kind: what was named, for instance "dataset".
@@ -86,5 +86,6 @@ def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> Us
     """
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}."
+    every = f"known: {', '.join(names)}."
+    hint = f"did you mean {near[0]!r}? K{every[1:]}" if near else every
     return UsageError(f"unknown {kind} {name!r}; {hint}{' ' + more if more else ''}")
