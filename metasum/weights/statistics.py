@@ -6,36 +6,62 @@ attempts at adding networks break.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers
 
 
 def normalisers(network: nn.Module) -> list[_NormBase]:
-    """The modules of `network` that keep running statistics."""
-    return [m for m in network.modules() if isinstance(m, _NormBase) and m.track_running_stats]
+    """The modules of `network` that normalise by running statistics in eval mode.
+
+    They are recognised by use: batch norms read the statistics that they have, whatever `track_running_stats` was set
+    to since; instance norms do only where it is set.
+    """
+    return [m for m in network.modules() if isinstance(m, _NormBase) and _reads_statistics(m)]
+
+
+def _reads_statistics(module: _NormBase) -> bool:
+    return module.running_mean is not None and (module.track_running_stats or not isinstance(module, _InstanceNorm))
 
 
 @contextmanager
 def _accumulating(modules: list[_NormBase]) -> Iterator[None]:
     """Within the block these modules average the statistics of every batch they see, each with equal weight."""
-    before = [(module.momentum, module.training) for module in modules]
+    before = [(module.momentum, module.training, module.track_running_stats) for module in modules]
+    hooks = []
     try:
         for module in modules:
+            module.track_running_stats = True  # PyTorch resets and updates statistics only where it is set
             module.reset_running_stats()
-            module.momentum = None  # PyTorch's spelling of a cumulative average
+            module.momentum = None  # PyTorch's spelling of a cumulative average, for batch norms
+            if isinstance(module, _InstanceNorm):
+                hooks.append(module.register_forward_pre_hook(_cumulative()))
             module.train()
         yield
     finally:
-        for module, (momentum, training) in zip(modules, before, strict=True):
-            module.momentum = momentum
+        for hook in hooks:
+            hook.remove()
+        for module, (momentum, training, tracking) in zip(modules, before, strict=True):
+            module.momentum, module.track_running_stats = momentum, tracking
             module.train(training)
+
+
+def _cumulative() -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """A hook that gives an instance norm's n-th call the momentum 1/n (None is 0 to these: statistics would stay)."""
+    calls = itertools.count(1)
+
+    def before_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        module.momentum = 1 / next(calls)  # type: ignore[assignment]
+
+    return before_forward
 
 
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:

@@ -97,3 +97,35 @@ def test_the_summed_network_is_a_copy_cut_off_from_both(statistics):
     for buffer in summed.buffers():
         buffer.zero_()
     assert all(torch.equal(t, before[n]) for n, t in networks.state_dict().items())
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.BatchNorm2d, nn.SyncBatchNorm])
+def test_a_norm_whose_tracking_was_switched_off_is_recalibrated_as_eval_mode_reads_its_statistics(norm):
+    torch.manual_seed(0)
+    layer = norm(3).double()
+    layer.track_running_stats = False
+    shape = (8, 3) if norm is nn.BatchNorm1d else (8, 3, 2, 2)
+    batches = [torch.randn(shape, dtype=torch.float64) * 5 + 1 for _ in range(2)]
+    recalibrate(layer, batches)
+    dims = [0, *range(2, len(shape))]
+    torch.testing.assert_close(layer.running_var, torch.stack([x.var(dims, unbiased=True) for x in batches]).mean(0))
+    assert layer.track_running_stats is False
+
+
+def test_a_norm_that_has_no_statistics_is_left_alone_whatever_its_flag_says():
+    layer = nn.BatchNorm2d(3, track_running_stats=False)
+    layer.track_running_stats = True
+    recalibrate(layer, [])
+    assert layer.running_mean is None
+
+
+@pytest.mark.parametrize("tracking", [True, False])
+def test_an_instance_norm_is_recalibrated_where_it_reads_its_statistics(tracking):
+    layer = nn.InstanceNorm2d(3, track_running_stats=True, momentum=0.3).double()
+    layer.track_running_stats = tracking
+    batches = [torch.randn(4, 3, 5, 5, dtype=torch.float64) * k + k for k in (1, 2, 3)]
+    recalibrate(layer, batches)
+    mean = torch.stack([x.mean((0, 2, 3)) for x in batches]).mean(0)
+    torch.testing.assert_close(layer.running_mean, mean if tracking else torch.zeros(3).double())
+    assert layer.momentum == 0.3
+    assert not layer._forward_pre_hooks
