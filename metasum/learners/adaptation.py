@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from metasum import third_party
 from metasum.errors import UsageError, unknown
-from metasum.types import Parameters
-from metasum.weights.functional import functional_call
+from metasum.types import Buffers, Parameters
 from metasum.weights.parameters import buffers_of, parameters_of
+from metasum.weights.shared_parts import is_weight
 
 Update = Callable[[dict[str, Tensor], Sequence[Tensor | None]], dict[str, Tensor]]
 """From parameters and their gradients (None: the loss does not depend on it) to the parameters after one step."""
+
+Run = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
+"""A network with these parameters and buffers, on images."""
 
 
 class InnerRule(Protocol):
@@ -56,8 +59,9 @@ class MetaSGD(nn.Module):
 
     def __init__(self, model: nn.Module, lr: float) -> None:
         super().__init__()
-        self._names = [name for name, _ in model.named_parameters()]
-        self.lrs = nn.ParameterList(torch.full_like(parameter, lr) for parameter in model.parameters())
+        weights = {name: own for name, own in model.named_parameters() if is_weight(own)}
+        self._names = list(weights)
+        self.lrs = nn.ParameterList(torch.full_like(own, lr) for own in weights.values())
 
     def start(self) -> Update:
         rates = dict(zip(self._names, self.lrs, strict=True))
@@ -80,13 +84,15 @@ class InnerAdam(nn.Module):
         self.lr = lr
 
     def start(self) -> Update:
-        reference = list(self._model[0].parameters())
+        reference = [own for own in self._model[0].parameters() if own.requires_grad]
         rule: Any = third_party.higher().optim.get_diff_optim(torch.optim.Adam(reference, self.lr), reference)
 
         def update(parameters: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
-            tensors = list(parameters.values())  # the loss is a stand-in: the gradients are known already
-            stepped = rule.step(tensors[0].sum(), params=tensors, grad_callback=lambda _: gradients)
-            return dict(zip(parameters, stepped, strict=True))
+            moving = [name for name, tensor in parameters.items() if tensor.requires_grad]
+            known = [own for own, tensor in zip(gradients, parameters.values(), strict=True) if tensor.requires_grad]
+            tensors = [parameters[name] for name in moving]  # the loss is a stand-in: the gradients are known already
+            stepped = rule.step(tensors[0].sum(), params=tensors, grad_callback=lambda _: known)
+            return {**parameters, **dict(zip(moving, stepped, strict=True))}
 
         return update
 
@@ -116,18 +122,18 @@ class Clone:
     Args:
         model: lends its structure, its train or eval mode and its buffers, of which the clone has copies.
         update: how it takes a step.
-        backend: as `functional_call` takes it.
+        run: from `model`, parameters, buffers and images to logits.
     """
 
-    def __init__(self, model: nn.Module, update: Update, *, backend: str) -> None:
-        self._model, self._update, self._backend = model, update, backend
+    def __init__(self, model: nn.Module, update: Update, run: Run) -> None:
+        self._model, self._update, self._run = model, update, run
         # views: clones of one network must be told apart by the gradient, and share their first weights' memory
         self.parameters = {name: tensor.view_as(tensor) for name, tensor in parameters_of(model).items()}
         self.buffers = {name: buffer.clone() for name, buffer in buffers_of(model).items()}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[N, classes]`, with gradients through every step so far."""
-        return functional_call(self._model, self.parameters, self.buffers, images, backend=self._backend)
+        return self._run(self._model, self.parameters, self.buffers, images)
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
         """One step along given gradients, in the order of `parameters`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -12,18 +11,26 @@ from metasum.errors import UsageError
 from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.types import Parameters
 from metasum.weights.composition import LearnedSum, Operator, operator_named, task_arithmetic
-from metasum.weights.functional import functional_call, import_backend
+from metasum.weights.copies import copy_of
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
+from metasum.weights.runner import Runner
+from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
 from metasum.weights.statistics import settle_statistics
+from metasum.weights.structure import check_summable
 
 
 class MetaSum(nn.Module):
     """Target network θ_t, support network θ_s, and the network θ_t + θ_s, which has no weights of its own.
 
-    Wraps any `nn.Module` whose forward takes one tensor. (A module that keeps one of its own bound methods in an
-    attribute needs the backend "torch": the other two would call the original. So do the few that higher cannot
-    patch, `nn.ParameterList` among them.) The summed network keeps batch-norm statistics of its own,
-    so that a forward through it leaves those of target and support alone.
+    Wraps any `nn.Module` whose forward takes one tensor, and never runs one wrongly: what the network's structure
+    leaves open (layers in a plain list besides, hooks, checkpointing, a compiled wrapper) is compared with the network
+    itself, its weights really overwritten, on the first images that the sum or a clone sees in train and in eval mode.
+    That takes some passes of four images, once, on copies: buffers, gradients and random state stay as they are, and
+    hooks run. The summed network keeps batch-norm statistics of its own, so that a forward through it leaves those of
+    target and support alone.
+
+    Parts that are frozen (`requires_grad` False, while other weights are trained) and integer parameters are not added:
+    both networks hold the same, and the sum keeps it.
 
     Args:
         model: the architecture and the initialisation of both networks; it is copied, never changed.
@@ -31,7 +38,9 @@ class MetaSum(nn.Module):
         operator: what the third network is: "sum", "average", "task-arithmetic" (from the weights that the networks
             start from) or "learned" (a sum with a coefficient for each network and layer, trained with the rest).
         scaling: λ of task arithmetic.
-        backend: library that runs the third network, and clones: "learn2learn", "torch" or "higher".
+        backend: library that runs the third network, and clones: "learn2learn", "torch" or "higher", refused where it
+            would compute anything else than the network does [default: the first of them that is right].
+        example: images `[N, C, H, W]` to compare the backend on now, in both modes, rather than on the first that come.
         shared: keep one network, from which target and support are cloned: what `clone` then makes start alike, and
             their loss moves this one initialisation.
         inner_optimizer: how clones adapt: "sgd", "meta-sgd" (with learnt rates) or "adam".
@@ -39,8 +48,11 @@ class MetaSum(nn.Module):
         first_order: skip second derivatives in the gradient through `adapt`.
 
     Raises:
-        ArchitectureError: `support` is of another architecture; the first difference is named.
-        UsageError: unknown operator, backend or inner optimizer; `shared` together with `support`.
+        ArchitectureError: `support` is of another architecture; or a frozen part or an integer parameter differs in it;
+            the first difference is named. Or a submodule cannot be copied.
+        UsageError: unknown operator, backend or inner optimizer; `shared` together with `support`; or a network that
+            cannot be summed, or not in this backend (also raised at the first images): one sentence names the
+            submodule, and the backend to take.
 
     Example:
         >>> networks = MetaSum(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
@@ -58,7 +70,8 @@ class MetaSum(nn.Module):
         *,
         support: nn.Module | None = None,
         operator: str = "sum",
-        backend: str = "learn2learn",
+        backend: str | None = None,
+        example: Tensor | None = None,
         shared: bool = False,
         inner_optimizer: str = "sgd",
         inner_lr: float = 0.1,
@@ -66,21 +79,32 @@ class MetaSum(nn.Module):
         scaling: float = 0.4,
     ) -> None:
         super().__init__()
-        import_backend(backend)
         if shared and support is not None:
             raise UsageError("a shared initialisation leaves no room for the support's own.")
-        self.operator, self.backend = operator, backend
+        self.operator = operator
         if operator == "task-arithmetic" and support is not None:
             raise UsageError("task arithmetic works on differences from one initialisation; the support has its own.")
-        self.target = copy.deepcopy(model)
-        self.support = self.target if shared else copy.deepcopy(model if support is None else support)
+        self.target = _summable_copy(model)
+        self.support = self.target if shared else _summable_copy(model if support is None else support)
         check_same_architecture(
             [parameters_of(self.target), parameters_of(self.support)], names=["the target network", "the support"]
         )
+        self._frozen = frozen_parts(self.target)
+        check_equal([parameters_of(self.target), parameters_of(self.support)], self._frozen, "frozen")
+        self._run_target = Runner(self.target, backend)
+        self._run_support = self._run_target if shared else Runner(self.support, backend)
         self._statistics = BufferSet(buffers_of(model))
         self.shared, self.first_order = shared, first_order
-        self._compose = self._operator(operator, scaling)
+        self._combine = self._operator(operator, scaling)
         self.inner_rule = inner_rule(inner_optimizer, self.target, inner_lr)
+        if example is not None:
+            self._run_target.check_both_modes(self.target, buffers_of(self.target), example)
+            self._run_support.check_both_modes(self.support, buffers_of(self.support), example)
+
+    @property
+    def backend(self) -> str:
+        """The library that runs the summed network: as asked for, or the first that no check has ruled out so far."""
+        return self._run_target.backend
 
     def clone(self, count: int = 2, *, first_order: bool | None = None) -> Clones:
         """Differentiable clones, a target and a support (and further partners), that adapt apart and can be added.
@@ -97,28 +121,41 @@ class MetaSum(nn.Module):
         """
         if count > 2 and not self.shared:
             raise UsageError(f"{count} clones need one shared initialisation: MetaSum(model, shared=True).")
-        models = [self.target, self.support, *[self.target] * (count - 2)][:count]
+        target, support = (self.target, self._run_target), (self.support, self._run_support)
         return Clones(
-            [Clone(model, self.inner_rule.start(), backend=self.backend) for model in models],
+            [
+                Clone(model, self.inner_rule.start(), run)
+                for model, run in [target, support, *[target] * (count - 2)][:count]
+            ],
             lambda parameters, images: self.run_with(self._compose(parameters), images),
             first_order=self.first_order if first_order is None else first_order,
         )
 
     def _operator(self, name: str, scaling: float) -> Operator:
         if name == "learned":
-            return LearnedSum(parameters_of(self.target))
+            return LearnedSum({n: own for n, own in parameters_of(self.target).items() if n not in self._frozen})
         if name == "task-arithmetic":
             if not self.shared:  # a constant, that `to` moves with the rest
                 self._start = BufferSet(parameters_of(self.target), persistent=False)
-            return lambda sets: task_arithmetic(
-                sets, parameters_of(self.target) if self.shared else self._start.by_name(), scaling=scaling
-            )
-        return operator_named(name)
+            return lambda sets: task_arithmetic(sets, self._initial(sets[0]), scaling=scaling)
+        return operator_named(name, also=("learned", "task-arithmetic"))
+
+    def _initial(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """Weights that task arithmetic starts from, under these names."""
+        start = parameters_of(self.target) if self.shared else self._start.by_name()
+        return {name: start[name] for name in names}
+
+    def _compose(self, sets: Sequence[Parameters], combine: Operator | None = None) -> dict[str, Tensor]:
+        """What the operator (or `combine`) makes of parameter sets; frozen parts are the first's."""
+        for network in (self.target, self.support):
+            check_still_frozen(network, self._frozen)
+        check_same_architecture(sets)
+        return keep_shared(sets, combine or self._combine, self._frozen)
 
     @property
     def coefficients(self) -> nn.Parameter | None:
         """Of a learned sum, `[networks, layers]`."""
-        return self._compose.coefficients if isinstance(self._compose, LearnedSum) else None
+        return self._combine.coefficients if isinstance(self._combine, LearnedSum) else None
 
     def summed_parameters(self) -> dict[str, Tensor]:
         """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""
@@ -130,8 +167,8 @@ class MetaSum(nn.Module):
         Raises:
             UsageError: an operator that needs more than the two parameter sets, or an unknown one.
         """
-        compose = self._compose if operator in (None, self.operator) else operator_named(str(operator))
-        return compose([parameters_of(self.target), parameters_of(self.support)])
+        combine = None if operator in (None, self.operator) else operator_named(str(operator), also=(self.operator,))
+        return self._compose([parameters_of(self.target), parameters_of(self.support)], combine)
 
     def sum_statistics(self) -> dict[str, Tensor]:
         """The buffers that the summed network keeps in training, by name: the very tensors."""
@@ -150,11 +187,14 @@ class MetaSum(nn.Module):
         Args:
             sets: two parameter sets to add in place of the target's and the support's.
         """
-        return DetachedSum(self, self.summed_parameters() if sets is None else self._compose(sets))
+        if sets is None:
+            return DetachedSum(self, self.summed_parameters())
+        check_equal(sets, self._frozen, "frozen")
+        return DetachedSum(self, self._compose(sets))
 
     def run_with(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Logits of a network with these parameters and the sum's own statistics."""
-        return functional_call(self.target, parameters, self._statistics.by_name(), images, backend=self.backend)
+        return self._run_target(self.target, parameters, self._statistics.by_name(), images)
 
     def summed_network(
         self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
@@ -179,6 +219,12 @@ class MetaSum(nn.Module):
         return settle_statistics(network, statistics, calibration, sources)
 
 
+def _summable_copy(model: nn.Module) -> nn.Module:
+    twin = copy_of(model)
+    check_summable(model, twin)
+    return twin
+
+
 class DetachedSum:
     """θ_t ⊕ θ_s as leaves of the graph: the same gradient as `MetaSum.summed`, gathered here before it is handed on.
 
@@ -193,7 +239,7 @@ class DetachedSum:
 
     def __init__(self, networks: MetaSum, composed: Parameters) -> None:
         self._networks, self._composed = networks, composed
-        self._leaves = {name: tensor.detach().requires_grad_() for name, tensor in self._composed.items()}
+        self._leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in composed.items()}
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `[N, classes]`; gradients stay with the composition until `hand_on`."""

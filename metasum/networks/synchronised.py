@@ -14,6 +14,8 @@ class SynchronisedBatchNorm(nn.BatchNorm2d):
     `BatchNorm2d`. Unlike `torch.nn.SyncBatchNorm` it runs on the CPU as well.
     """
 
+    plain_forward = True  # reads its own tensors only: see metasum.weights.structure.is_plain
+
     def forward(self, input: Tensor) -> Tensor:
         if not (self.training and torch.is_grad_enabled() and torch.distributed.is_initialized()):
             return super().forward(input)

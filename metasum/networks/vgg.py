@@ -21,6 +21,8 @@ class VGG16(nn.Module):
         dropout: share of each hidden layer's outputs dropped in training.
     """
 
+    plain_forward = True  # calls its children in turn: see metasum.weights.structure.is_plain
+
     def __init__(
         self,
         *,

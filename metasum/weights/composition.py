@@ -1,12 +1,13 @@
 """What becomes of several networks' parameters: pure functions, differentiable in every argument.
 
 Each takes N >= 2 parameter sets of one architecture and returns a new one; the inputs are never changed, and
-the result's gradient flows back to all of them (for `sum`, the same tensor to each).
+the result's gradient flows back to all of them (for `sum`, the same tensor to each). Integer parameters are not added:
+they are kept where all networks hold the same, and refused by name where they differ.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from metasum.errors import UsageError, unknown
 from metasum.types import Parameters
 from metasum.weights.parameters import check_same_architecture, layers_of
+from metasum.weights.shared_parts import is_weight, keep_shared
 
 Operator = Callable[[Sequence[Parameters]], dict[str, Tensor]]
 
@@ -45,6 +47,10 @@ def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     if len(parameter_sets) < 2:
         raise UsageError(f"a sum takes at least two networks, not {len(parameter_sets)}.")
     check_same_architecture(parameter_sets)
+    return keep_shared(parameter_sets, _sum)
+
+
+def _sum(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     first, second, *others = parameter_sets
     return {name: total_([tensor + second[name], *(other[name] for other in others)]) for name, tensor in first.items()}
 
@@ -55,7 +61,8 @@ def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor
     Raises:
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
     """
-    return {name: tensor.div_(len(parameter_sets)) for name, tensor in sum_parameters(parameter_sets).items()}
+    total, count = sum_parameters(parameter_sets), len(parameter_sets)
+    return {name: tensor.div_(count) if is_weight(tensor) else tensor for name, tensor in total.items()}
 
 
 def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *, scaling: float) -> dict[str, Tensor]:
@@ -70,9 +77,12 @@ def task_arithmetic(parameter_sets: Sequence[Parameters], initial: Parameters, *
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
     """
     check_same_architecture([initial, *parameter_sets])
-    return {
-        name: added_([own[name] - start for own in parameter_sets], start, scaling) for name, start in initial.items()
-    }
+
+    def moved(sets: Sequence[Parameters]) -> dict[str, Tensor]:
+        start, *others = sets
+        return {name: added_([other[name] - own for other in others], own, scaling) for name, own in start.items()}
+
+    return keep_shared([initial, *parameter_sets], moved)
 
 
 class LearnedSum(nn.Module):
@@ -85,9 +95,9 @@ class LearnedSum(nn.Module):
 
     def __init__(self, parameters: Parameters, count: int = 2) -> None:
         super().__init__()
-        layers = layers_of(parameters)
+        layers = layers_of({name: own for name, own in parameters.items() if is_weight(own)})
         self._layer = {name: index for index, layer in enumerate(layers) for name in layer}
-        first = next(iter(parameters.values()))
+        first = next(own for own in parameters.values() if is_weight(own))
         self.coefficients = nn.Parameter(first.new_ones(count, len(layers)))
 
     def forward(self, parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
@@ -97,6 +107,9 @@ class LearnedSum(nn.Module):
             ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
         """
         check_same_architecture(parameter_sets)
+        return keep_shared(parameter_sets, self._weighted)
+
+    def _weighted(self, parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
         rows = [self.coefficients[min(index, len(self.coefficients) - 1)] for index in range(len(parameter_sets))]
         return {
             name: torch.stack([row[layer] * own[name] for row, own in zip(rows, parameter_sets, strict=True)]).sum(0)
@@ -108,8 +121,8 @@ OPERATORS: dict[str, Operator] = {"sum": sum_parameters, "average": average_para
 """Those that need nothing but the parameter sets."""
 
 
-def operator_named(name: str) -> Operator:
-    """The operator called `name`; raises UsageError where there is none."""
+def operator_named(name: str, also: Iterable[str] = ()) -> Operator:
+    """The operator called `name`; raises UsageError where there is none, listing all with those known `also`."""
     if name not in OPERATORS:
-        raise unknown("operator", name, OPERATORS)
+        raise unknown("operator", name, [*OPERATORS, *also])
     return OPERATORS[name]

@@ -1,7 +1,8 @@
 """Running a network with given parameters and given buffers, through any of three libraries.
 
-All three compute the same function and gradients. In train mode batch normalisation updates the *given* buffers in
-place; the network's own are never touched (learn2learn's clones share them: here they are replaced).
+Each computes the same function and gradients for ordinary modules; `Runner` finds out which one does for a given
+module. In train mode batch normalisation updates the *given* buffers in place; the network's own are never touched
+(learn2learn's clones share them: here they are replaced).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
-from metasum.errors import unknown
+from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.structure import refusal
 
 Backend = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
 
@@ -23,6 +25,9 @@ def functional_call(
     network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor, *, backend: str = "learn2learn"
 ) -> Tensor:
     """`network(images)` as if it had these parameters and buffers.
+
+    Nothing is compared: a module that reaches its layers by a way that it does not register (a plain list, a bound
+    method) may be run with its old ones. `MetaSum` checks; see `metasum.weights.runner.Runner`.
 
     Args:
         network: lends its structure and its train or eval mode; none of its tensors is read or changed.
@@ -33,10 +38,14 @@ def functional_call(
 
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
+        UsageError: the structure of `network` says that this backend cannot run it; the submodule is named.
     """
     _check_backend(backend)
     check_same_architecture([parameters_of(network), parameters], names=("the network", "the given parameters"))
     check_same_architecture([buffers_of(network), buffers], names=("the network", "the given buffers"))
+    why = refusal(network, backend)
+    if why:
+        raise UsageError(f"backend {backend} cannot run this network: {why}.")
     return BACKENDS[backend](network, parameters, buffers, images)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError
 from metasum.types import Parameters
+from metasum.weights.copies import copy_of
 
 
 def parameters_of(network: nn.Module) -> dict[str, Tensor]:
@@ -32,7 +32,7 @@ def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
         ArchitectureError: the parameters are not those of `network`; the first difference is named.
     """
     check_same_architecture([parameters_of(network), parameters], names=["the network", "the given parameters"])
-    twin = copy.deepcopy(network)
+    twin = copy_of(network)
     for name, parameter in twin.named_parameters():
         given = parameters[name].detach()
         if given.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):

@@ -1,0 +1,175 @@
+"""Networks that run in unusual ways: each is summed rightly, in a backend that was checked, or refused by name."""
+
+import copy
+import random
+
+import numpy as np
+import pytest
+import torch
+from odd_modules import ALL, REFUSED, RUN, Checkpointed, CheckpointedInTraining, PlainList, hooked, odd_module
+from torch import nn
+
+from metasum import MetaSum, functional_call
+from metasum.config import NetworkConfig
+from metasum.errors import UsageError
+from metasum.networks.build import build_network
+from metasum.weights import runner
+from metasum.weights.structure import is_plain
+
+pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def pair(make, **keywords):
+    return MetaSum(odd_module(make, 0), support=odd_module(make, 1), **keywords)
+
+
+def assert_summed_rightly(networks, make):
+    """Value and gradients against a network whose parameters are really overwritten."""
+    reference = odd_module(make, 2).train(networks.training)
+    own = [dict(network.named_parameters()) for network in (networks.target, networks.support)]
+    with torch.no_grad():
+        for name, parameter in reference.named_parameters():
+            parameter.copy_(own[0][name] + own[1][name])
+        for buffer, value in zip(reference.buffers(), networks.target.buffers(), strict=True):
+            buffer.copy_(value)
+    torch.manual_seed(7)
+    expected = reference(X.clone())
+    (expected**2).sum().backward()
+    networks.zero_grad()
+    torch.manual_seed(7)
+    found = networks.summed(X.clone())
+    (found**2).sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for name, parameter in reference.named_parameters():
+        for operand in own:
+            torch.testing.assert_close(operand[name].grad, parameter.grad, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", RUN)
+def test_the_backend_that_is_taken_sums_rightly(kind, training):
+    make, right = RUN[kind]
+    networks = pair(make).train(training)
+    networks.summed(X.clone())
+    if training or kind != "checkpoint in training":
+        assert networks.backend == right[0]
+    networks = pair(make).train(training)  # anew: a forward in training moves statistics
+    assert_summed_rightly(networks, make)
+
+
+@pytest.mark.parametrize("backend", ALL)
+@pytest.mark.parametrize("kind", RUN)
+def test_a_backend_that_is_asked_for_sums_rightly_or_names_another(kind, backend):
+    make, right = RUN[kind]
+    if backend in right:
+        assert_summed_rightly(pair(make, backend=backend), make)
+        return
+    with pytest.raises(UsageError, match=f"backend {backend} .*; take backend '{right[0]}'"):
+        pair(make, backend=backend).summed(X.clone())
+
+
+@pytest.mark.parametrize("backend", [None, *ALL])
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_no_backend_can_run_is_refused_by_name(kind, backend):
+    make, words = REFUSED[kind]
+    with pytest.raises(UsageError, match=words):
+        MetaSum(make() if kind in ("lazy", "script") else odd_module(make), backend=backend).summed(X.clone())
+
+
+@pytest.mark.parametrize("kind", RUN)
+def test_clones_are_checked_as_the_sum_is(kind):
+    make, right = RUN[kind]
+    networks = MetaSum(odd_module(make), shared=True, inner_lr=0.0)
+    found = networks.clone().target(X.clone())
+    assert networks.backend == right[0]
+    if kind != "drawing" and kind != "spectral_norm":
+        torch.testing.assert_close(found, odd_module(make)(X.clone()))
+
+
+@pytest.mark.parametrize("kind", RUN)
+def test_the_check_leaves_no_trace(kind):
+    make, _ = RUN[kind]
+    networks = pair(make)
+    before = copy.deepcopy(networks.state_dict())
+    for parameter in networks.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
+    images = X.clone()
+    networks._run_target.check(networks.target, dict(networks.target.named_buffers()), images)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert np.array_equal(np.random.get_state()[1], states[2])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in networks.state_dict().items())
+    assert all(torch.equal(parameter.grad, torch.ones_like(parameter)) for parameter in networks.parameters())
+    assert torch.equal(images, X)
+
+
+def test_a_network_is_probed_once_in_each_mode(monkeypatch):
+    made = []
+    probe = runner.Probe
+    monkeypatch.setattr(runner, "Probe", lambda *arguments: made.append(1) or probe(*arguments))
+    networks = pair(hooked)
+    for training in (True, True, False, True, False):
+        networks.train(training).summed(X)
+    assert len(made) == 2
+
+
+def test_a_backend_that_fails_in_the_second_mode_only_is_left_for_another():
+    networks = pair(CheckpointedInTraining, backend="torch").eval()
+    networks.summed(X)
+    with pytest.raises(UsageError, match=r"another gradient .*, of 'first.bias' and .*; take backend 'learn2learn'"):
+        networks.train().summed(X)
+
+
+def test_with_example_images_the_refusal_comes_at_construction():
+    with pytest.raises(UsageError, match="take backend 'torch'"):
+        MetaSum(odd_module(PlainList), backend="learn2learn", example=X)
+    with pytest.raises(UsageError, match="take backend 'learn2learn'"):
+        MetaSum(odd_module(Checkpointed), backend="torch", example=X)
+    assert MetaSum(odd_module(PlainList), example=X).backend == "torch"
+
+
+def test_structure_alone_refuses_hooks_under_higher_at_construction():
+    with pytest.raises(UsageError, match=r"backend higher cannot: 'first' .Linear. has forward hooks.*'learn2learn'"):
+        MetaSum(odd_module(hooked), backend="higher")
+
+
+@pytest.mark.parametrize("backend", ALL)
+def test_functional_call_never_takes_a_compiled_networks_parameters(backend):
+    network = odd_module(RUN["compiled"][0])
+    parameters = {name: own + 1 for name, own in network.named_parameters()}
+    if backend == "torch":
+        functional_call(network, parameters, {}, X, backend=backend)
+    else:
+        with pytest.raises(UsageError, match=r"is compiled by torch.compile"):
+            functional_call(network, parameters, {}, X, backend=backend)
+    assert len(list(network.parameters())) == 4
+
+
+def test_a_network_without_gradients_is_compared_by_its_values():
+    networks = pair(PlainList)
+    with torch.inference_mode():
+        found = networks.eval().summed(X)
+    assert networks.backend == "torch"
+    total = odd_module(PlainList)
+    with torch.no_grad():
+        for mine, first, second in zip(
+            total.parameters(), networks.target.parameters(), networks.support.parameters(), strict=True
+        ):
+            mine.copy_(first + second)
+    torch.testing.assert_close(found, total(X))
+
+
+def test_our_own_network_needs_no_probe_until_somebody_adds_to_it():
+    network = build_network(NetworkConfig(width=0.02, num_classes=4), in_channels=1, seed=0)
+    assert is_plain(network)
+    network.classifier[1].register_forward_hook(lambda module, inputs, output: output * 2)
+    assert not is_plain(network)
+
+    class Other(type(network)):  # a subclass declares for itself
+        def forward(self, images):
+            return super().forward(images)
+
+    assert not is_plain(Other(width=0.02, num_classes=4))
+    assert is_plain(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
