@@ -11,12 +11,11 @@ from metasum.errors import UsageError
 from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.types import Parameters
 from metasum.weights.composition import LearnedSum, Operator, operator_named, task_arithmetic
-from metasum.weights.copies import copy_of
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
 from metasum.weights.statistics import settle_statistics
-from metasum.weights.structure import check_summable
+from metasum.weights.structure import summable_copy
 
 
 class MetaSum(nn.Module):
@@ -84,8 +83,8 @@ class MetaSum(nn.Module):
         self.operator = operator
         if operator == "task-arithmetic" and support is not None:
             raise UsageError("task arithmetic works on differences from one initialisation; the support has its own.")
-        self.target = _summable_copy(model)
-        self.support = self.target if shared else _summable_copy(model if support is None else support)
+        self.target = summable_copy(model)
+        self.support = self.target if shared else summable_copy(model if support is None else support)
         check_same_architecture(
             [parameters_of(self.target), parameters_of(self.support)], names=["the target network", "the support"]
         )
@@ -217,12 +216,6 @@ class MetaSum(nn.Module):
             "learned": self._statistics.by_name(),
         }
         return settle_statistics(network, statistics, calibration, sources)
-
-
-def _summable_copy(model: nn.Module) -> nn.Module:
-    twin = copy_of(model)
-    check_summable(model, twin)
-    return twin
 
 
 class DetachedSum:

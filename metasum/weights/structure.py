@@ -16,6 +16,7 @@ from torch import Tensor, jit, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from metasum.errors import UsageError
+from metasum.weights.copies import copy_of
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
@@ -143,14 +144,11 @@ def _is_compiled(module: nn.Module) -> bool:
     return "_orig_mod" in module._modules or vars(module).get("_compiled_call_impl") is not None
 
 
-def check_summable(network: nn.Module, twin: nn.Module) -> None:
-    """Raises UsageError where a copy of `network` cannot be summed, whatever runs it.
-
-    Args:
-        network: as the user gave it.
-        twin: its copy.
+def summable_copy(network: nn.Module) -> nn.Module:
+    """A deep copy of `network`, which can be summed with others.
 
     Raises:
+        ArchitectureError: a submodule cannot be copied; it is named.
         UsageError: a lazy module has no weights yet; the network has no floating-point parameters; the copy still
             calls layers of the original, as through an inner function; or there are weights that are neither
             parameters nor buffers, as quantised ones.
@@ -162,6 +160,7 @@ def check_summable(network: nn.Module, twin: nn.Module) -> None:
             raise UsageError(f"{lazy} has no weights before its first batch; run the network once, then sum it.")
     if not any(parameter.is_floating_point() or parameter.is_complex() for parameter in network.parameters()):
         raise UsageError(f"{kind} has no floating-point parameters, so that there is nothing to sum.")
+    twin = copy_of(network)
     alias = next(aliases(twin, of=network), None)
     if alias is not None:
         raise UsageError(
@@ -174,6 +173,7 @@ def check_summable(network: nn.Module, twin: nn.Module) -> None:
             f"{kind} keeps weights that are neither parameters nor buffers ({hidden!r} in its state dict), as "
             "quantised layers do; sum the networks before quantising."
         )
+    return twin
 
 
 def _hidden_weights(network: nn.Module) -> str | None:
