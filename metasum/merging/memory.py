@@ -19,6 +19,7 @@ from metasum.merging.method import Chunk, Method, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
 from metasum.weights.parameters import check_same_architecture, parameters_of
+from metasum.weights.shared_parts import check_equal, is_weight
 
 
 class Endpoint(NamedTuple):
@@ -64,15 +65,17 @@ def merge_parameters(
 
     Args:
         method: one that needs nothing but tensors.
-        sets: parameters, or whole states: statistics of batch norms are averaged, integers are the first set's.
+        sets: parameters, or whole states: statistics of batch norms are averaged, counters are the first set's.
         base: θ_0, for a method that needs it.
 
     Raises:
         UsageError: the method does not merge so many.
-        ArchitectureError: the sets differ; the first difference is named.
+        ArchitectureError: the sets differ in architecture or in integers; the first difference is named.
     """
     method.check(len(sets))
     check_same_architecture([*([base] if base is not None else []), *sets])
+    integers = [name for name, tensor in sets[0].items() if not is_weight(tensor) and tensor.numel() > 1]
+    check_equal(sets, integers, "of integers, which cannot be merged")
     floats = {name: tensor for name, tensor in sets[0].items() if tensor.is_floating_point() and tensor.numel()}
     statistics = statistics_among({name: tuple(tensor.shape) for name, tensor in floats.items()})
     tensors = _InMemory(sets, base, [_part(name, floats[name]) for name in floats if name not in statistics])

@@ -8,6 +8,8 @@ from torch.nn.functional import cross_entropy
 
 from metasum import MetaSum, sum_parameters
 from metasum.errors import ArchitectureError, UsageError
+from metasum.merging.memory import merge_parameters
+from metasum.merging.plain import Average
 from metasum.weights.composition import average_parameters, task_arithmetic
 from metasum.weights.parameters import parameters_of
 
@@ -58,6 +60,14 @@ def test_integer_parameters_that_differ_are_refused_by_name():
     for operator in (sum_parameters, average_parameters, lambda s: task_arithmetic(s[1:], s[0], scaling=0.5)):
         with pytest.raises(ArchitectureError, match=r"'order' is an integer parameter.*differs"):
             operator(sets)
+
+
+def test_methods_of_merging_keep_integers_and_refuse_those_that_differ():
+    method = Average()
+    same, other = parameters_of(Indexed()), parameters_of(Indexed((2, 0, 1)))
+    assert merge_parameters(method, [same, same])["order"].tolist() == [1, 0, 2]
+    with pytest.raises(ArchitectureError, match="'order' is of integers, which cannot be merged, and differs"):
+        merge_parameters(method, [same, other])
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
