@@ -10,9 +10,8 @@ from odd_modules import ALL, REFUSED, RUN, Checkpointed, CheckpointedInTraining,
 from torch import nn
 
 from metasum import MetaSum, functional_call
-from metasum.config import NetworkConfig
 from metasum.errors import UsageError
-from metasum.networks.build import build_network
+from metasum.networks.vgg import VGG16
 from metasum.weights import runner
 from metasum.weights.structure import is_plain
 
@@ -162,12 +161,12 @@ def test_a_network_without_gradients_is_compared_by_its_values():
 
 
 def test_our_own_network_needs_no_probe_until_somebody_adds_to_it():
-    network = build_network(NetworkConfig(width=0.02, num_classes=4), in_channels=1, seed=0)
+    network = VGG16(width=0.02, num_classes=4)
     assert is_plain(network)
     network.classifier[1].register_forward_hook(lambda module, inputs, output: output * 2)
     assert not is_plain(network)
 
-    class Other(type(network)):  # a subclass declares for itself
+    class Other(VGG16):  # a subclass declares for itself
         def forward(self, images):
             return super().forward(images)
 
