@@ -13,11 +13,13 @@ from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, option
 from metasum.errors import UsageError
+from metasum.learners.detached import DetachedSum
 from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig
-from metasum.learners.networks import BufferSet, DetachedSum, MetaSum
+from metasum.learners.networks import MetaSum
 from metasum.learners.objective import sum_loss
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
 from metasum.types import Batch, Parameters
+from metasum.weights.buffers import BufferSet
 from metasum.weights.parameters import parameters_of
 from metasum.weights.storage import load_like
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
+from metasum.learners.detached import DetachedSum
 from metasum.learners.learner import Backward, Learner
-from metasum.learners.networks import DetachedSum, MetaSum
+from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Buffers, Parameters, Sides
 from metasum.weights.functional import set_buffers
 from metasum.weights.pieces import cut, put_together

@@ -48,7 +48,8 @@ COMMON: dict[str, Option] = {
 
 def run_settings() -> Iterator[tuple[str, type[Any]]]:
     """Every dataclass of a run's settings, with the learner that reads it ("" for all): what flags are made of."""
-    for section in (RunConfig, *SECTIONS.values()):
+    yield "", RunConfig
+    for section in SECTIONS.values():
         yield "", section
     for name, learner in LEARNERS.items():
         yield name, learner.Config

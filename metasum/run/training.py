@@ -7,10 +7,10 @@ import dataclasses
 import os
 from pathlib import Path
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasum.baselines.registry import learner_named
-from metasum.errors import UsageError
+from metasum.errors import ArchitectureError, UsageError
 from metasum.files import check_folder_name
 from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
@@ -31,8 +31,8 @@ from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
 from metasum.training.tracking import Tracker, check_tracking, tracked
 from metasum.training.wandb_runs import TrackerTroubles
-from metasum.types import Dataset, Sides
-from metasum.weights.parameters import checksum
+from metasum.types import Dataset, Parameters, Sides
+from metasum.weights.parameters import check_same_architecture, checksum
 from metasum.weights.storage import load_into, load_weights
 
 
@@ -168,6 +168,7 @@ class _Course:
         self._initial = _state(networks)
         self._networks = networks
         self._learner = make_learner(networks, plan, together.fabric)
+        _check_network(self._learner.target_network(), self._initial, plan)
         self._tasks = make_tasks(plan, datasets, together.fabric.device)
 
     def opened(self) -> contextlib.AbstractContextManager[RunFolder]:
@@ -220,6 +221,17 @@ class _Course:
         return together.agreed(
             lambda: finish(harness, plan, trained, keep_weights=where.keep_weights, report=where.report)
         )
+
+
+def _check_network(network: nn.Module, initial: Parameters, plan: Plan) -> None:
+    """Raises ArchitectureError where a learner trains another network than the one that files would be said to hold."""
+    try:
+        check_same_architecture([initial, dict(network.state_dict())], names=[plan.network.network, "the learner's"])
+    except ArchitectureError as error:
+        raise ArchitectureError(
+            f"learner {plan.learner!r} trains another network than --network {plan.network.network}; register that one "
+            f"(metasum.networks.build.register_network) and name it with --network. {error}"
+        ) from error
 
 
 def _state(networks: MetaSum) -> dict[str, Tensor]:

@@ -152,7 +152,7 @@ class Course:
         except (OSError, MetaSumError) as error:
             return self._end(claim, "FAIL", f"failed: {error}", error=str(error))
         numbers, name = numbers_of(result), self.file.metric.name if self.file.metric else None
-        notes = {"numbers": numbers, "run": result.run}
+        notes: dict[str, Any] = {"numbers": numbers, "run": result.run}
         if name is None:
             return self._end(claim, "COMPLETE", "finished", **notes)
         if math.isfinite(numbers.get(name, math.nan)):

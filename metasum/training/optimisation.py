@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+WAYS = ("fused", "foreach")  # of computing an optimiser's step: what is quick, and there, depends on the device
+
+
 def make_fabric(device: str = "auto", precision: str = "32", *, processes: ProcessesConfig | None = None) -> Fabric:
     """The device and precision a run uses, and the other processes, which are started where nobody did.
 
@@ -168,7 +171,10 @@ class Updater:
         for number, own in state["optimizer"]["state"].items():
             moments = {name: value for name, value in own.items() if isinstance(value, Tensor) and name != "step"}
             own.update({name: _placed(value, parameters[number]) for name, value in moments.items()})
+        ways = [{way: group[way] for way in WAYS} for group in self._raw.param_groups]
         self._raw.load_state_dict(state["optimizer"])
+        for group, own in zip(self._raw.param_groups, ways, strict=True):
+            group.update(own)  # how a step is computed here, not where the checkpoint was written
         self._updates = state["updates"]
         self._fabric.strategy.precision.load_state_dict(state["precision"])
 

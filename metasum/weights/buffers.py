@@ -1,0 +1,24 @@
+"""Tensors that belong to a module without being its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+
+class BufferSet(nn.Module):
+    """Copies of named tensors, detached, that `.to` moves with the module they are kept in.
+
+    Args:
+        tensors: by dotted name; θ_0, or a network's buffers.
+        persistent: whether `state_dict` has them.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor], *, persistent: bool = True) -> None:
+        super().__init__()
+        for name, tensor in tensors.items():
+            self.register_buffer(name.replace(".", "/"), tensor.detach().clone(), persistent=persistent)
+
+    def by_name(self) -> dict[str, Tensor]:
+        return {name.replace("/", "."): buffer for name, buffer in self.named_buffers()}
