@@ -15,7 +15,8 @@ from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.disk.config import MergeConfig
-from metasum.merging.method import Method, TensorMethod
+from metasum.merging.method import Method
+from metasum.merging.tensors import TensorMethod
 from metasum.results.merge import MergeResult, merge_parts
 from metasum.results.terminal import show
 

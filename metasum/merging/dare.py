@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from metasum.config import option
-from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.task_arithmetic import SCALINGS
+from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.ties import TIESConfig, elected, trimmings
 
 if TYPE_CHECKING:

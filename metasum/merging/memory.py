@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.merging.kinds import statistics_among
-from metasum.merging.method import Chunk, Method, Part, TensorMethod, Tensors
+from metasum.merging.method import Method
+from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
 from metasum.weights.parameters import check_same_architecture, parameters_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from metasum.config import Checked, option
 from metasum.errors import UsageError
-from metasum.merging.method import Chunk, Formula, TensorMethod, Tensors
+from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from metasum.merging.method import Part
+from metasum.merging.tensors import Part
 
 INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
 DIGITS = {torch.float32: (16, 15), torch.float64: (16, 16, 16, 15)}  # bits of each, from the highest; no sign

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metasum.config import Checked, option
-from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
+from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

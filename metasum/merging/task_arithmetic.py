@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from metasum.config import Checked, option
-from metasum.merging.method import Formula, TensorMethod, Tensors
+from metasum.merging.tensors import Formula, TensorMethod, Tensors
 
 SCALINGS = (0.3, 0.5, 0.7, 1.0)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from metasum.config import option
-from metasum.merging.method import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
+from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,32 +91,27 @@ def trim_bounds(
         density: share that is kept, in (0, 1]: of a vector of n entries int(density · n), at least one.
         together: a network's parts are one long vector; else each is one by itself.
     """
-    from metasum.merging.selection import Selection, just_below, widest
+    from metasum.merging.selection import DIGITS, Selection, just_below, widest
 
-    groups = [list(tensors.parts)] if together else [[part] for part in tensors.parts]
-    bounds = {}
-    for first in range(0, len(groups), TOGETHER):
-        selections: dict[str, Selection] = {}
-        some = groups[first : first + TOGETHER]
-        for group in some:
-            entries = sum(part.entries for part in group)
-            if density < 1 and entries:
-                selection = Selection(tensors.count, max(1, int(density * entries)), widest(group))
-                selections |= {part.name: selection for part in group}
-        parts = [part for group in some for part in group]
+    bounds = {part.name: [-1.0] * tensors.count for part in tensors.parts}  # nothing is trimmed
+    parts = [part for part in tensors.parts if part.entries and density < 1]
+    dtype, size = widest(parts), max(1, len(parts)) if together else 1
+    for first in range(0, len(parts), size * TOGETHER):
+        some = parts[first : first + size * TOGETHER]
+        groups = [some[start : start + size] for start in range(0, len(some), size)]
+        kept = [max(1, int(density * sum(part.entries for part in group))) for group in groups]
+        selections = [Selection(tensors.count, k, dtype) for k in kept]
+        whose = {part.name: own for own, group in zip(selections, groups, strict=True) for part in group}
 
-        def see(chunk: Chunk, selections: dict[str, Selection] = selections) -> None:
+        def see(chunk: Chunk, whose: dict[str, Selection] = whose) -> None:
             for number, vector in enumerate(vectors(chunk)):
-                selections[chunk.part.name].count(number, vector.abs_())
+                whose[chunk.part.name].count(number, vector.abs_())
 
-        while any(not selection.finished for selection in selections.values()):
-            left = [part for part in parts if part.name in selections and not selections[part.name].finished]
-            tensors.show(see, left)
-            for selection in {id(selections[part.name]): selections[part.name] for part in left}.values():
+        for _ in DIGITS[dtype]:
+            tensors.show(see, some)
+            for selection in selections:
                 selection.narrow()
-        for part in parts:
-            found = selections[part.name].values if part.name in selections else None
-            bounds[part.name] = [just_below(v, part.dtype) for v in found] if found else [-1.0] * tensors.count
+        bounds |= {part.name: [just_below(value, part.dtype) for value in whose[part.name].values] for part in some}
     return bounds
 
 

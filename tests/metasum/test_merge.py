@@ -12,14 +12,13 @@ from safetensors.torch import load_file
 from tiny import small_network
 
 from metasum import merge_files
-from metasum.config import MergeConfig
 from metasum.merging import METHODS as METHODS_BY_NAME
-from metasum.merging import method_named
+from metasum.merging.disk.config import MergeConfig
 from metasum.merging.draws import BLOCK, kept_entries
 from metasum.merging.kinds import statistics_among
 from metasum.merging.memory import Endpoint, merge, merge_parameters
-from metasum.merging.method import TensorMethod
 from metasum.merging.selection import Selection, just_below
+from metasum.merging.tensors import TensorMethod
 from metasum.networks.build import load_network
 from metasum.weights.composition import average_parameters
 
@@ -38,7 +37,7 @@ METHODS = {
 
 def made(method, **settings):
     """The method of that name, with settings of its own, a seed, or layers."""
-    return method_named(method.split()[0])(**METHODS[method] | settings)
+    return METHODS_BY_NAME.named(method.split()[0])(**METHODS[method] | settings)
 
 
 def merged(method, files, output, *, piece=None, **settings):
@@ -237,7 +236,7 @@ def test_files_and_memory_give_the_same_bits(tmp_path, kind, threads):
 
 
 def test_every_method_of_tensors_is_compared_with_files():
-    of_tensors = {name for name in METHODS_BY_NAME if issubclass(method_named(name), TensorMethod)}
+    of_tensors = {name for name, method in METHODS_BY_NAME.items() if issubclass(method, TensorMethod)}
     assert of_tensors == {method.split()[0] for method in METHODS}
 
 

@@ -20,13 +20,13 @@ from safetensors.torch import load_file
 
 from metasum import merge_files
 from metasum.commands.merge import _bar
+from metasum.config import options_of
 from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
-from metasum.merging import methods
+from metasum.merging import METHODS
 from metasum.merging.disk.workers import Workers
-from metasum.merging.method import TensorMethod
 from metasum.merging.plain import Weighted
 from metasum.merging.task_arithmetic import TaskArithmetic
-from metasum.options import options_of
+from metasum.merging.tensors import TensorMethod
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_the_output_is_readable_as_any_new_file_is(folder):
 def test_every_method_of_tensors_is_listed_with_its_flags(metasum):
     text = metasum("merge", "--help").out
     lines = [line.split() for line in text.splitlines()]
-    for name, method in methods().items():
+    for name, method in METHODS.items():
         assert (name in [line[0] for line in lines if len(line) > 1]) is issubclass(method, TensorMethod)
         for option in options_of(method.Config) if issubclass(method, TensorMethod) else ():
             assert option.flag in text

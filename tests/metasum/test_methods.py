@@ -11,17 +11,18 @@ from checkpoints import save, state_of
 from safetensors.torch import load_file
 from tiny import small_network
 
-from metasum import MetaSum, merge_files, merging, settings
-from metasum.baselines.registry import LEARNERS, register_method
-from metasum.config import MergingConfig, OperatorConfig
+from metasum import MetaSum, merge_files
+from metasum.baselines.registry import LEARNERS, register
+from metasum.config import Checked, option, options_of
 from metasum.errors import UsageError
+from metasum.merging import METHODS
 from metasum.merging.memory import Endpoint, merge, merge_parameters
-from metasum.merging.method import Chunk, Method, TensorMethod, Tensors
+from metasum.merging.method import Method
+from metasum.merging.tensors import Chunk, TensorMethod, Tensors
 from metasum.merging.ties import TIES
-from metasum.options import Checked, option, options_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LoudestConfig(Checked):
     """Settings of `loudest`."""
 
@@ -52,17 +53,15 @@ class Loudest(TensorMethod):
 
 @pytest.fixture
 def loudest(monkeypatch):
-    monkeypatch.setattr(merging, "METHODS", dict(merging.METHODS))
-    before = dict(LEARNERS)
-    register_method(Loudest)
-    yield Loudest
-    LEARNERS.clear()
-    LEARNERS.update(before)
+    for registry in (METHODS, LEARNERS):
+        monkeypatch.setattr(registry, "entries", dict(registry.entries))
+    register(Loudest)
+    return Loudest
 
 
-@pytest.mark.parametrize("name", merging.METHODS)
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_says_what_it_is(name):
-    method = merging.method_named(name)
+    method = METHODS.named(name)
     assert method.name == name
     assert method.summary.endswith(".")
     assert dataclasses.is_dataclass(method.Config)
@@ -74,25 +73,19 @@ def test_a_method_says_what_it_is(name):
             assert getattr(method(**{setting: value}).config, setting) == value
 
 
-def test_a_learner_s_flags_are_its_method_s_settings():
-    flags = {leaf.name: leaf for leaf in options_of(OperatorConfig)}
-    methods = merging.methods().values()
-    for leaf in (leaf for method in methods for leaf in options_of(method.Config)):
-        assert flags.pop(leaf.name, leaf) == leaf
-    assert not flags
-    assert {method.name for method in methods if method.compared} == {entry.merger for entry in LEARNERS.values()} - {
-        None
-    }
-    for entry in (entry for entry in LEARNERS.values() if entry.merger):
-        assert entry.one_initialisation is merging.method_named(entry.merger).needs_base
-        assert set(entry.settings) <= {leaf.name for leaf in options_of(MergingConfig)}
+def test_every_method_has_its_learner():
+    for name, method in METHODS.items():
+        assert (name in LEARNERS) is method.compared
+        assert (f"{name}-two-inits" in LEARNERS) is method.two_starts
+        if method.compared:
+            assert LEARNERS[name].Config is method.Config
 
 
 def test_a_list_of_methods_needs_no_torch():
     code = "import sys; from metasum.cli import main; sys.argv = ['metasum', 'methods']; main(); "
     code += "assert not {'torch', 'numpy', 'scipy'} & set(sys.modules), sys.modules"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    for name, method in merging.methods().items():
+    for name, method in METHODS.items():
         assert name in run.stdout
         assert method.summary.split()[0] in run.stdout
 
@@ -115,9 +108,8 @@ def test_a_new_method_merges_files_and_networks(loudest, tmp_path):
 
 def test_a_new_method_is_a_learner(loudest):
     assert {"loudest", "loudest-two-inits"} <= LEARNERS.keys()
-    assert LEARNERS["loudest"].source == "Python"
     assert LEARNERS["loudest-two-inits"].endpoints == "independent-two-inits"
-    learner = LEARNERS["loudest"].factory(MetaSum(small_network(0)), settings(learner="loudest"))
+    learner = LEARNERS["loudest"](MetaSum(small_network(0)), LoudestConfig())
     assert learner.operators == ("loudest",)
 
 
@@ -130,18 +122,20 @@ def test_what_contradicts_another_method_is_not_registered(loudest):
         Config = dataclasses.make_dataclass("OtherConfig", [("density", int, option(1, "Another."))], frozen=True)
 
     with pytest.raises(UsageError, match="there is a merging method 'loudest' already"):
-        merging.register(Again)
-    with pytest.raises(UsageError, match="other: its --density takes int, and another method's float"):
-        register_method(Other)
+        register(Again)
+    with pytest.raises(UsageError, match="other: another --density takes values of another kind"):
+        register(Other)
     assert "other" not in LEARNERS
 
 
-def test_a_plugin_s_method_merges_files(metasum, tmp_path):
+def test_a_plugin_s_method_merges_files(metasum, tmp_path, monkeypatch):
+    for registry in (METHODS, LEARNERS):
+        monkeypatch.setattr(registry, "entries", dict(registry.entries))
     plugin = tmp_path / "first.py"
     plugin.write_text(
         textwrap.dedent("""
-        from metasum import merging
-        from metasum.merging.method import TensorMethod
+        from metasum.baselines import register
+        from metasum.merging.tensors import TensorMethod
 
         class First(TensorMethod):
             name, summary = "first", "The first network."
@@ -149,13 +143,11 @@ def test_a_plugin_s_method_merges_files(metasum, tmp_path):
             def formula(self, tensors):
                 return lambda chunk: chunk.values[0]
 
-        merging.METHODS.pop("first", None)
-        merging.register(First)
+        register(First)
         """)
     )
     pair = [save(tmp_path / f"{seed}.safetensors", state_of(seed)) for seed in (1, 2)]
     outcome = metasum("merge", "first", *pair, "-o", tmp_path / "out.safetensors", "--plugin", plugin)
-    merging.METHODS.pop("first", None)
     assert outcome.code == 0, outcome.err
     assert torch.equal(load_file(tmp_path / "out.safetensors")["head.weight"], state_of(1)["head.weight"])
 
@@ -171,11 +163,9 @@ def test_what_a_method_is_made_of_is_checked():
         TIES(layers=[("*", -1.0)])
     with pytest.raises(TypeError, match="abstract"):
         Method()
-    picked = TIES.picked(settings(density=0.7, merging_images=3).merging, seed=4)
-    assert (picked.config.density, picked.seed) == (0.7, 4)
 
 
 def test_images_that_are_not_there_are_missed():
     ends = [Endpoint(small_network(seed).eval(), []) for seed in (1, 2)]
     with pytest.raises(UsageError, match="regmean looks at images"):
-        merge(merging.method_named("regmean")(), ends, {})
+        merge(METHODS.named("regmean")(), ends, {})

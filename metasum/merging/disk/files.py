@@ -11,21 +11,19 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from metasum.errors import ArchitectureError, MetaSumError, UsageError
+from metasum.errors import UsageError
 from metasum.machine import usable_cores
 from metasum.merging import METHODS
 from metasum.merging.disk.checkpoint import Checkpoint, opened
 from metasum.merging.disk.config import MergeConfig
-from metasum.merging.disk.plan import Fate, Planned, Span, plan
+from metasum.merging.disk.plan import Fate, Planned, plan
 from metasum.merging.disk.reading import OnDisk, Reader
+from metasum.merging.disk.result import check_apart, check_integers, check_place, write
 from metasum.merging.disk.workers import Workers
-from metasum.merging.method import Formula, Method, Part, TensorMethod
-from metasum.weights.composition import average_
-from metasum.weights.tensor_files.dtypes import DTYPES, FLOATS
-from metasum.weights.tensor_files.output import Output, check_apart, check_place, writing
+from metasum.merging.method import Method
+from metasum.merging.tensors import TensorMethod
+from metasum.weights.tensor_files.dtypes import FLOATS
+from metasum.weights.tensor_files.output import writing
 
 LARGEST_SPAN = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_SPAN = 1 << 16
@@ -91,23 +89,18 @@ def merge_files(
         everything = [*checkpoints, *([start] if start else [])]
         check_apart(output, [file for checkpoint in everything for file in checkpoint.files])
         planned = plan(checkpoints, start, settings)
-        parts = [tensor.part for tensor in planned if tensor.fate == Fate.MERGED]
         method.check_layers([tensor.part.name for tensor in planned if tensor.info.code in FLOATS])
         statistics = sum(tensor.fate == Fate.AVERAGED for tensor in planned)
         told = _told(method, checkpoints, start, settings, statistics)
-        threads = settings.threads or usable_cores()
-        size = (
-            max([1, *(part.entries for part in parts)])
-            if method.whole_tensors
-            else _span_size(threads, len(everything))
-        )
-        amount = _amount(planned, everything, method.readings(parts))
-        tell = None if progress is None else lambda done: progress(done, amount)
         target = stack.enter_context(writing(output, {t.part.name: t.info for t in planned}, told))
+        amount = _amount(planned, everything, method)
+        tell = None if progress is None else lambda done: progress(done, amount)
+        threads = settings.threads or usable_cores()
         workers = stack.enter_context(Workers(threads, cancelled=cancelled, progress=tell))
+        size = _span_size(method, planned, threads, len(everything))
         reader = Reader(checkpoints, start, size=size, workers=workers)
-        _check_integers(planned, reader, everything)
-        _write(planned, method.formula(OnDisk(planned, len(files), reader)), reader, target)
+        check_integers(planned, reader, everything)
+        write(planned, method.formula(OnDisk(planned, len(files), reader)), reader, target)
     return Merged(
         method=method.name,
         files=[str(file) for file in files],
@@ -134,60 +127,17 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     return method
 
 
-def _check_integers(planned: Sequence[Planned], reader: Reader, inputs: Sequence[Checkpoint]) -> None:
-    """Raises ArchitectureError where files that must hold the same integers do not."""
-
-    def compare(span: Span) -> None:
-        chunk = reader.chunk(span)
-        first, *others = chunk.values if chunk.base is None else [*chunk.values, chunk.base]
-        for values, checkpoint in zip(others, inputs[1:], strict=True):
-            if not torch.equal(first, values):
-                raise ArchitectureError(
-                    f"{chunk.part.name!r}, {span.planned.info}, differs between {inputs[0].path} and "
-                    f"{checkpoint.path}, and integers cannot be merged; write the files dequantised, or take the first "
-                    f"file's with --skip {chunk.part.name!r} and whatever belongs to it."
-                )
-
-    reader.spread(compare, [tensor for tensor in planned if tensor.fate == Fate.COMPARED])
-
-
-def _write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: Output) -> None:
-    """Computes every span and writes it where it belongs."""
-
-    def finish(span: Span) -> None:
-        part, info, fate = span.planned
-        if fate in (Fate.TAKEN, Fate.COMPARED):
-            values = reader.first(span)
-        else:
-            values = formula(reader.chunk(span)) if fate == Fate.MERGED else average_(reader.chunk(span).values)
-        stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
-        if stored != part.dtype:
-            written = reader.buffer("written", stored)[: len(values)].copy_(values)
-            _check_range(part, values, written)
-            values = written
-        target.write(part.name, span.start * stored.itemsize, values.view(torch.uint8))
-
-    reader.spread(finish, planned)
-
-
-def _check_range(part: Part, values: Tensor, written: Tensor) -> None:
-    """Raises MetaSumError where a finite value became infinite, or no number, in what is written."""
-    if torch.finfo(written.dtype).max < torch.finfo(values.dtype).max / 2:  # bfloat16 reaches as far as float32
-        lost = int(values.isfinite().sum()) - int(written.to(values.dtype).isfinite().sum())
-        if lost > 0:
-            raise MetaSumError(
-                f"{part.name!r} has values that {str(written.dtype).removeprefix('torch.')} cannot hold; "
-                "write them with --dtype bfloat16 or float32."
-            )
-
-
-def _span_size(threads: int, inputs: int) -> int:
+def _span_size(method: Method, planned: Sequence[Planned], threads: int, inputs: int) -> int:
+    """Most entries that a thread holds at once of each input."""
+    if method.whole_tensors:
+        return max(tensor.part.entries for tensor in planned)
     each = ROOM // (threads * (inputs + 6) * 4)  # so many buffers a thread, most of them float32
     return min(LARGEST_SPAN, max(SMALLEST_SPAN, each // SMALLEST_SPAN * SMALLEST_SPAN))
 
 
-def _amount(planned: Sequence[Planned], inputs: Sequence[Checkpoint], times: int) -> int:
-    """Bytes that will be read: `times` times those of weights, and integers that are compared once more."""
+def _amount(planned: Sequence[Planned], inputs: Sequence[Checkpoint], method: TensorMethod) -> int:
+    """Bytes that will be read: those of weights as often as the method does, and integers that are compared twice."""
+    times = method.readings([tensor.part for tensor in planned if tensor.fate == Fate.MERGED])
     amount = 0
     for tensor in planned:
         sizes = [file.places[tensor.part.name].info.bytes for file in inputs[: tensor.read_from(len(inputs))]]

@@ -13,7 +13,7 @@ from metasum.errors import ArchitectureError, UsageError
 from metasum.merging.disk.checkpoint import Checkpoint
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.kinds import check_apart, must_be_alike, statistics_among
-from metasum.merging.method import Part
+from metasum.merging.tensors import Part
 from metasum.weights.tensor_files.dtypes import CODES, FLOATS, TensorInfo
 
 

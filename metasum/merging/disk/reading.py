@@ -11,7 +11,7 @@ from torch import Tensor
 from metasum.merging.disk.checkpoint import Checkpoint, Place
 from metasum.merging.disk.plan import Fate, Planned, Span, spans_of
 from metasum.merging.disk.workers import Workers
-from metasum.merging.method import Chunk, Part, Tensors
+from metasum.merging.tensors import Chunk, Part, Tensors
 from metasum.weights.tensor_files.dtypes import DTYPES
 
 

@@ -6,13 +6,12 @@ import contextlib
 import errno
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from torch import Tensor
 
-from metasum.errors import UsageError
 from metasum.files import NO_LINK, replacing
 from metasum.weights.tensor_files.dtypes import TensorInfo
 from metasum.weights.tensor_files.header import write_header
@@ -82,21 +81,3 @@ def _write_at(handle: int, view: memoryview, offset: int) -> None:
                 os.lseek(handle, offset, os.SEEK_SET)
                 done = os.write(handle, view)
         view, offset = view[done:], offset + done
-
-
-def check_place(output: Path, overwrite: bool) -> None:
-    """Raises UsageError where `output` is no place for a new .safetensors file."""
-    if output.suffix != ".safetensors":
-        raise UsageError(f"--output {output}: the result is a .safetensors file; give it that ending.")
-    if not output.parent.is_dir():
-        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
-    if output.is_dir():
-        raise UsageError(f"--output {output} is a folder; name a file.")
-    if output.exists() and not overwrite:
-        raise UsageError(f"--output {output} is there already; use --overwrite to replace it.")
-
-
-def check_apart(output: Path, inputs: Sequence[Path]) -> None:
-    """Raises UsageError where `output` is one of the files that are read."""
-    if output.exists() and any(output.samefile(file) for file in inputs):
-        raise UsageError(f"--output {output} is one of the files to be merged; name another one.")
