@@ -28,6 +28,7 @@ from metasum.study.benchmark.optimisers import optimiser_rows
 from metasum.study.benchmark.racing import MatrixProduct, Work, race
 from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
 from metasum.study.benchmark.steps import CLASSES, PlainPasses, Step, Written, operations, random_batch
+from metasum.training.layout import checked_layout
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import place
 from metasum.types import Dataset, Sides, Split
@@ -103,10 +104,21 @@ class Bench:
         """VGG16 at its start, in this setting's layout."""
         shape = NetworkConfig(width=self._setting.width, num_classes=CLASSES, norm=norm)
         network = build_network(shape, in_channels=1, seed=0)
-        place(network, self._fabric.device, self._setting.memory_format)
+        self._place(network)
         if self._setting.compiled:
             network.compile()
         return network
+
+    def _place(self, module: nn.Module, network: nn.Module | None = None) -> None:
+        """In the setting's layout; raises UsageError where that is not safe for `network` [default: the module]."""
+        layout, _ = checked_layout(
+            self._setting.memory_format,
+            (network or module,),
+            self.batches[0].images.shape,
+            self._fabric.device,
+            precision=self._setting.precision,
+        )
+        place(module, self._fabric.device, layout)
 
     def joint_step(self, backend: str = "learn2learn") -> tuple[MetaSum, Step]:
         """Joint MetaSum's, of as many networks as the setting has, and the first two of them."""
@@ -153,7 +165,7 @@ class Bench:
             own = {"width": self._setting.width, "steps": 2, "learning_rate": 1e-3, "num_classes": CLASSES}
             config = resolve(settings_for(name, settings(**own, backend=backend)), random_pair())
             networks = make_networks(config)
-            place(networks, self._fabric.device, self._setting.memory_format)
+            self._place(networks, networks.target)
             learner = learner_named(name).factory(networks, config)
             steps[backend] = Step(learner, self.batches[:2], self._setting, self._fabric)
         whole = self.network(config.network.norm)  # a slot's network is the same kind, thinner

@@ -28,6 +28,7 @@ from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask, validation_split
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
+from metasum.training.layout import checked_layout
 from metasum.training.memory import peak_bytes
 from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric, place
@@ -113,6 +114,14 @@ class _Course:
             first_order=own.first_order,
             scaling=own.scaling,
         )
+        self._layout, _ = checked_layout(
+            plan.optimisation.memory_format or "contiguous",  # a backward's own backward is slower in channels last
+            (self._networks.target,),
+            (own.meta_batch_size, plan.data.in_channels, 32, 32),
+            self._fabric.device,
+            precision=plan.optimisation.precision,
+            second_order=True,
+        )
         self._description = {
             "format": FORMAT,
             "settings": plan.to_json(),
@@ -143,8 +152,7 @@ class _Course:
     def go(self, run: RunFolder, *, resume: bool, troubles: TrackerTroubles | None) -> MetaResult:
         """Meta-trains; what is left to do of a run that was stopped."""
         plan, fabric, display = self._plan, self._fabric, self._display
-        # a backward's own backward is slower in channels last
-        place(self._networks, fabric.device, plan.optimisation.memory_format or "contiguous")
+        place(self._networks, fabric.device, self._layout)
         episodes = [next(self._kept) for _ in range(EPISODES)]
         with tracked(plan.tracking, run, display.note, job_type="meta-train", troubles=troubles) as tracker:
             harness = Harness(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
 from metasum.run.parts import new_learner
 from metasum.run.plan import Plan
+from metasum.training.layout import checked_layout
 from metasum.training.optimisation import place
 from metasum.training.processes import Processes
 from metasum.weights.composition import OPERATORS
@@ -20,17 +22,35 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_learner(networks: MetaSum, plan: Plan, fabric: Fabric) -> TrainedLearner:
+def make_learner(
+    networks: MetaSum, plan: Plan, fabric: Fabric, *, note: Callable[[str], None] = lambda _: None
+) -> TrainedLearner:
     """The plan's learner, on the device or, with `--fsdp`, this process's piece of it.
 
     Args:
         networks: the pair at its start, on the CPU. With `--fsdp` it stays there, for the first process to measure.
         plan: of the run.
         fabric: the device, and the processes.
+        note: hears why kernels do not lie in the usual layout, where that is so.
+
+    Raises:
+        UsageError: `--memory-format channels-last` is not safe here; see `checked_layout`.
     """
     learner = new_learner(plan, networks)
     if not plan.processes.fsdp:
-        place(learner, fabric.device, plan.optimisation.memory_format)
+        together = Processes(fabric)
+        layout, why = together.agreed(
+            lambda: checked_layout(
+                plan.optimisation.memory_format,
+                (networks.target, networks.support),  # as the learner has made them
+                (max(1, plan.data.batch_size // together.count), plan.data.in_channels, 32, 32),
+                fabric.device,
+                precision=plan.optimisation.precision,
+            )
+        )
+        if why is not None:
+            note(why)
+        place(learner, fabric.device, layout)
         return learner
     from torch.distributed.device_mesh import init_device_mesh
 

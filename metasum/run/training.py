@@ -167,7 +167,7 @@ class _Course:
         self._parameters = sum(parameter.numel() for parameter in networks.target.parameters())
         self._initial = _state(networks)
         self._networks = networks
-        self._learner = make_learner(networks, plan, together.fabric)
+        self._learner = make_learner(networks, plan, together.fabric, note=display.note)
         _check_network(self._learner.target_network(), self._initial, plan)
         self._tasks = make_tasks(plan, datasets, together.fabric.device)
 

@@ -73,18 +73,16 @@ def _asked(processes: ProcessesConfig) -> tuple[int, int]:
     return processes.devices, processes.num_nodes
 
 
-def place(module: nn.Module, device: torch.device, memory_format: str | None) -> None:
+def place(module: nn.Module, device: torch.device, memory_format: str) -> None:
     """Moves a module to the device, in place, its kernels channel by channel or pixel by pixel (channels last).
 
     Activations follow kernels, and so speed does; numbers change in rounding only.
 
     Args:
         module: in full; its 4D tensors are laid out.
-        device: Metal's convolutions have had errors in channels last, so that it is not taken there unasked.
-        memory_format: as `--memory-format` takes it; None for what is quicker on the device, where that is known.
+        device: where to.
+        memory_format: "contiguous", or "channels-last" where `checked_layout` gave it.
     """
-    if memory_format is None:
-        memory_format = "contiguous" if device.type == "mps" else "channels-last"
     layout = torch.channels_last if memory_format == "channels-last" else torch.contiguous_format
     module.to(device).to(memory_format=layout)
 

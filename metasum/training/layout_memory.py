@@ -1,0 +1,86 @@
+"""What is known of layouts on this machine: a small file for each processor, build of PyTorch and number of threads."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasum.errors import MetaSumError
+from metasum.files import make_folder, read_json, write_json
+from metasum.training.layout_probe import Convolution, convolution_of
+
+
+def what_it_holds_for() -> dict[str, Any]:
+    """What a verdict holds for: the processor, the build of PyTorch, and what chooses among its convolutions."""
+    return {
+        "torch": torch.__version__,
+        "build": hashlib.sha256(torch.__config__.show().encode()).hexdigest()[:16],
+        "processor": _processor(),
+        "threads": torch.get_num_threads(),
+        "environment": {
+            name: value
+            for name, value in sorted(os.environ.items())
+            if name.startswith(("ONEDNN_", "DNNL_", "MKLDNN_", "ATEN_CPU_"))
+        },
+    }
+
+
+def _processor() -> str:
+    """The processor's name and, on Linux, a digest of what it can do; folders are shared by unlike machines."""
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        told = dict(line.split(":", 1) for line in reversed(lines) if ":" in line)
+        words = {name.strip().lower(): value.strip() for name, value in told.items()}
+        abilities = words.get("flags") or words.get("features") or ""
+        name = words.get("model name") or platform.machine()
+        return f"{name} {hashlib.sha256(abilities.encode()).hexdigest()[:16]}"
+    return f"{platform.machine()} {platform.processor()} {platform.node()}"
+
+
+def _file(surroundings: dict[str, Any]) -> Path:
+    """Where verdicts are remembered: METASUM_CACHE, else `metasum` in the user's cache folder (XDG_CACHE_HOME)."""
+    own = os.environ.get("METASUM_CACHE")
+    folder = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metasum"
+    return folder / f"layouts-{digest(surroundings)}.json"
+
+
+def recall(surroundings: dict[str, Any]) -> tuple[set[Convolution], dict[str, str]]:
+    """Convolutions that are right, and what is wrong with sets of others, by their digest; nothing where none is."""
+    with contextlib.suppress(MetaSumError, RuntimeError, KeyError, TypeError, AttributeError, ValueError):
+        known = read_json(_file(surroundings))
+        if known["of"] == json.loads(json.dumps(surroundings)):
+            right = {convolution_of(values) for values in known["right"]}
+            return right, {str(name): str(fault) for name, fault in known["wrong"].items()}
+    return set(), {}
+
+
+def remember(surroundings: dict[str, Any], convolutions: Collection[Convolution], fault: str | None) -> None:
+    """Adds the verdict on a set of convolutions to what is known; where nothing can be written, nothing is.
+
+    Args:
+        surroundings: what the verdict holds for.
+        convolutions: that were tried together.
+        fault: what is wrong with one of them; None where all are right.
+    """
+    right, wrong = recall(surroundings)  # another process may have learnt something meanwhile
+    if fault is None:
+        right |= set(convolutions)
+    else:
+        wrong[digest(list(convolutions))] = fault
+    with contextlib.suppress(MetaSumError, OSError, RuntimeError):  # then it is tried again the next time
+        file = _file(surroundings)
+        make_folder(file.parent)
+        write_json(file, {"of": surroundings, "right": sorted(right), "wrong": wrong})
+
+
+def digest(value: Any) -> str:
+    """Of anything that JSON has a form for; the same for equal values."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
