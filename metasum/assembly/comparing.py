@@ -14,7 +14,7 @@ from metasum.config import TrainConfig, changed, to_dict
 from metasum.errors import CheckpointError, UsageError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
-from metasum.results.comparison import CloserLook, ComparisonResult, ComparisonRow, summarise
+from metasum.results.comparison import ComparisonResult, ComparisonRow, RunCurves, summarise
 from metasum.results.comparison_tables import rows_table
 from metasum.results.pictures import Analysis
 from metasum.results.run import RunResult
@@ -106,7 +106,7 @@ def compare(
     return comparison
 
 
-def _closer_looks(results: Sequence[RunResult]) -> dict[str, CloserLook]:
+def _closer_looks(results: Sequence[RunResult]) -> dict[str, RunCurves]:
     """By learner, of the runs that trained networks of their own and were looked into when they ended."""
     looks = {}
     for result in results:
@@ -117,10 +117,10 @@ def _closer_looks(results: Sequence[RunResult]) -> dict[str, CloserLook]:
     return looks
 
 
-def _closer_look(run: RunFolder) -> CloserLook:
+def _closer_look(run: RunFolder) -> RunCurves:
     """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
     evaluations = [record for record in run.metrics() if record["kind"] == "evaluation"]
-    return CloserLook(
+    return RunCurves(
         steps=tuple(record["step"] for record in evaluations),
         after=tuple(record["accuracy"]["target"]["after"] for record in evaluations),
         interpolation=Analysis.of(run.path).interpolation,

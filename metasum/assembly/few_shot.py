@@ -18,13 +18,13 @@ from metasum.ownership import in_turn
 from metasum.plugins import load_entry_points
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.results.few_shot import (
-    Asked,
     FewShotResult,
     FewShotRun,
     FewShotSummary,
-    GoneOn,
-    Reparameterised,
-    Then,
+    OtherBaseNetwork,
+    OtherWays,
+    SecondDatasetResult,
+    SecondDatasetRow,
 )
 from metasum.tasks.few_shot import load_few_shot
 from metasum.training.description import describe_surroundings
@@ -71,16 +71,21 @@ def few_shot(
     there = None if second is None else cells.on(second)
     for ways in numbers("--test-ways", config.test_ways, minimum=2):  # refuses, before anything is trained
         cells.episodes(config.evaluate_on, ways=ways)
-    rows, asked, reparameterised, then = list[FewShotRun](), list[Asked](), list[Reparameterised](), list[Then]()
+    rows, asked, reparameterised, then = (
+        list[FewShotRun](),
+        list[OtherWays](),
+        list[OtherBaseNetwork](),
+        list[SecondDatasetRow](),
+    )
     for seed in range(config.seed, config.seed + seeds):
         for name in names:
             result, model = cells.run(name, seed)
             rows.append(result)
-            asked += [Asked(name, seed, *found) for found in _asked(cells, model)]
-            reparameterised += [Reparameterised(name, seed, *found) for found in _reparameterised(cells, model)]
+            asked += [OtherWays(name, seed, *found) for found in _asked(cells, model)]
+            reparameterised += [OtherBaseNetwork(name, seed, *found) for found in _reparameterised(cells, model)]
             if there is not None and few_shot_named(name).meta_trains:
                 gone_on = in_turn(partial(_then, cells, there, model, name, seed), displays().note)
-                then.append(Then(name, seed, result.accuracy, **vars(gone_on)))
+                then.append(SecondDatasetRow(name, seed, result.accuracy, **vars(gone_on)))
     study = FewShotResult(
         dataset=config.dataset,
         ways=config.ways,
@@ -140,17 +145,17 @@ def _reparameterised(cells: FewShotCells, model: FewShotLearner) -> list[tuple[i
     return rows
 
 
-def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> GoneOn:
+def _then(cells: FewShotCells, there: FewShotCells, model: FewShotLearner, name: str, seed: int) -> SecondDatasetResult:
     """Goes on with meta-training on a second dataset; accuracy on both, before and after."""
     config = cells.config
     rate = config.learning_rate or few_shot_named(name).learning_rate
     own = dataclasses.replace(config, seed=seed, steps=config.then_steps, learning_rate=rate)
     with cells.opened(f"{name}-seed{seed}-then-{there.dataset.name}", own, name, model, there.dataset) as run:
         if run.finished:
-            return run.result(GoneOn)
+            return run.result(SecondDatasetResult)
         new_before = there.measure(model)
         there.train(model, run, own)
-        result = GoneOn(cells.measure(model), new_before, there.measure(model), str(run.path))
+        result = SecondDatasetResult(cells.measure(model), new_before, there.measure(model), str(run.path))
         run.save_weights("learner", model.state_dict())
         write_json(run.path / "result.json", result.to_json())
     return result

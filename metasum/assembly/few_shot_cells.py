@@ -22,7 +22,7 @@ from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.protocol import Trainable
 from metasum.ownership import in_turn
 from metasum.results.accuracy import EpisodeAccuracy
-from metasum.results.few_shot import FewShotRun, Pretrained
+from metasum.results.few_shot import FewShotRun, PretrainingResult
 from metasum.tasks.episodes import ClassBatches, Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.description import describe_surroundings, reopen
@@ -194,7 +194,7 @@ class FewShotCells:
             harness.resume()
             harness.train(title=f"pretraining on {classes} classes of {self.dataset.name}")
             run.save_weights("learner", model.network.state_dict())
-            write_json(run.path / "result.json", Pretrained(harness.steps, round(harness.seconds, 2)).to_json())
+            write_json(run.path / "result.json", PretrainingResult(harness.steps, round(harness.seconds, 2)).to_json())
             return model.network
 
     def seeded(self, make: Callable[[], Any], seed: int = 0) -> Any:

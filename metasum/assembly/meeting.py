@@ -14,7 +14,7 @@ from metasum.baselines.registry import learner_named
 from metasum.config import TrainConfig, changed
 from metasum.files import read_json, write_json
 from metasum.results.pictures import Line
-from metasum.results.strangers import Met
+from metasum.results.strangers import StrangersAccuracy
 from metasum.results.surroundings import Settings, Tried, Tuned
 from metasum.results.value import LEFT_OUT, Value
 from metasum.study.sums import Ground
@@ -26,12 +26,12 @@ from metasum.weights.parameters import checksum, parameters_of
 
 
 @dataclasses.dataclass(frozen=True)
-class MetOnce(Value):
+class MeasuredSum(Value):
     """What a learner's networks do together."""
 
     identity: Settings
     """The networks and settings that it is about."""
-    accuracy: Met
+    accuracy: StrangersAccuracy
     line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
     """Between the first two, where it was asked for."""
 
@@ -52,7 +52,7 @@ class Meeting:
 
     def measure(
         self, learner: str, seed: int, folders: Sequence[Path], chosen: Mapping[str, Any], *, line: bool = False
-    ) -> MetOnce:
+    ) -> MeasuredSum:
         """What the merged target networks do.
 
         Args:
@@ -98,7 +98,9 @@ class Meeting:
             run.network.to(self._fabric.device)
         return runs
 
-    def _remembered(self, name: str, learner: str, runs: Sequence[FinishedRun], chosen: Mapping[str, Any]) -> MetOnce:
+    def _remembered(
+        self, name: str, learner: str, runs: Sequence[FinishedRun], chosen: Mapping[str, Any]
+    ) -> MeasuredSum:
         """What `<name>.json` says of these networks and settings; measured, and written there, where it is not so."""
         merges = learner_named(learner).endpoints is not None
         merging = changed(self._config, **chosen).merging
@@ -114,12 +116,12 @@ class Meeting:
         if path.is_file():
             before = read_json(path)
             if before.get("identity") == identity:
-                return MetOnce.parse(before, where=str(path))
+                return MeasuredSum.parse(before, where=str(path))
         self._displays().note(f"{name}: adding the networks of {', '.join(run.target for run in runs)} …")
         ground = self._ground(runs)
         endpoints = endpoints_of(runs, ground.tasks, batches=ground.calibration_batches)
         accuracy = ground.measure(merge(str(operator), endpoints, runs[0], merging)).accuracy
-        found = MetOnce(identity, Met.parse(accuracy, where="the sum"))
+        found = MeasuredSum(identity, StrangersAccuracy.parse(accuracy, where="the sum"))
         write_json(path, found.plain())
         return found
 

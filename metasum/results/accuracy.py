@@ -55,7 +55,7 @@ class Evaluation(Value):
 
 
 @dataclass(frozen=True)
-class After(Value):
+class AfterSum(Value):
     """Accuracies of the sum alone."""
 
     target: float

@@ -57,7 +57,7 @@ def _measured(found: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class Measures(Value):
+class SideSpread(Value):
     """One side's accuracies over the seeds."""
 
     before: Spread
@@ -73,8 +73,8 @@ class ComparisonSummary(Value):
 
     learner: str
     seeds: tuple[int, ...]
-    target: Measures
-    support: Measures
+    target: SideSpread
+    support: SideSpread
     seconds: Spread
     sum_seconds: Spread
     peak_bytes: Spread
@@ -87,12 +87,12 @@ class ComparisonSummary(Value):
         costs = {cost: Spread.of(getattr(row, cost) for row in rows) for cost in COSTS}
         return cls(rows[0].learner, tuple(row.seed for row in rows), target, support, **costs)
 
-    def side(self, name: str) -> Measures:
+    def side(self, name: str) -> SideSpread:
         return self.target if name == "target" else self.support
 
 
-def _spread(found: Sequence[BeforeAfter]) -> Measures:
-    return Measures(*(Spread.of(getattr(each, measure) for each in found) for measure in MEASURES))
+def _spread(found: Sequence[BeforeAfter]) -> SideSpread:
+    return SideSpread(*(Spread.of(getattr(each, measure) for each in found) for measure in MEASURES))
 
 
 def summarise(rows: Iterable[ComparisonRow]) -> tuple[ComparisonSummary, ...]:
@@ -104,7 +104,7 @@ def summarise(rows: Iterable[ComparisonRow]) -> tuple[ComparisonSummary, ...]:
 
 
 @dataclass(frozen=True)
-class CloserLook(Value):
+class RunCurves(Value):
     """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
 
     steps: tuple[int, ...]
@@ -127,7 +127,7 @@ class ComparisonResult(Result):
     failed: tuple[Failed, ...]
     tuning: Mapping[str, Tuned]
     """By learner, where something was chosen."""
-    first_seed: Mapping[str, CloserLook]
+    first_seed: Mapping[str, RunCurves]
     """By learner, of the first seed's runs that trained networks of their own."""
     evaluated_on: str
     settings: Settings

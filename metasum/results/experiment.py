@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 from metasum.results.accuracy import Spread, retention
 from metasum.results.pictures import Line
 from metasum.results.run import RunResult
-from metasum.results.strangers import UNION, Met, OnUnion, union_apart
+from metasum.results.strangers import UNION, StrangersAccuracy, UnionAccuracy, union_apart
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
 from metasum.results.value import Plain, Result, Value
 
@@ -17,7 +17,7 @@ MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statisti
 
 
 @dataclass(frozen=True)
-class OnTarget(Value):
+class TargetAccuracy(Value):
     """Accuracies in [0, 1] on one target; its JSON has the retention, too."""
 
     before: float
@@ -66,14 +66,14 @@ class ExperimentRow(_UnionAmongTargets):
     """Of all trainings."""
     peak_bytes: int
     """The most that one of them held."""
-    accuracy: Mapping[str, OnTarget]
-    union: OnUnion
+    accuracy: Mapping[str, TargetAccuracy]
+    union: UnionAccuracy
 
     @classmethod
-    def of(cls, results: Sequence[RunResult], met: Met) -> Self:
+    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy) -> Self:
         """From a learner's run on each target, and what the sum of their target networks does."""
         accuracy = {
-            result.target: OnTarget(
+            result.target: TargetAccuracy(
                 before=result.accuracy.target.before,
                 after=result.accuracy.target.after,
                 stranger=met.datasets[result.target].sum,
@@ -92,8 +92,8 @@ class ExperimentRow(_UnionAmongTargets):
 
 
 @dataclass(frozen=True)
-class TargetMeasures(Value):
-    """Accuracies on one target over the seeds; see `OnTarget`."""
+class TargetSpread(Value):
+    """Accuracies on one target over the seeds; see `TargetAccuracy`."""
 
     before: Spread
     after: Spread
@@ -103,8 +103,8 @@ class TargetMeasures(Value):
 
 
 @dataclass(frozen=True)
-class UnionMeasures(Value):
-    """Accuracies on all targets' images over the seeds; see `OnUnion`."""
+class UnionSpread(Value):
+    """Accuracies on all targets' images over the seeds; see `UnionAccuracy`."""
 
     sum_union_statistics: Spread
     mean_of_datasets: Spread
@@ -116,22 +116,22 @@ class ExperimentSummary(_UnionAmongTargets):
 
     learner: str
     seeds: tuple[int, ...]
-    accuracy: Mapping[str, TargetMeasures]
-    union: UnionMeasures
+    accuracy: Mapping[str, TargetSpread]
+    union: UnionSpread
     seconds: Spread
 
     @classmethod
     def of(cls, rows: Sequence[ExperimentRow]) -> Self:
         """From the learner's own rows."""
 
-        def on(target: str) -> TargetMeasures:
-            return TargetMeasures(*(Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES))
+        def on(target: str) -> TargetSpread:
+            return TargetSpread(*(Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES))
 
         return cls(
             learner=rows[0].learner,
             seeds=tuple(row.seed for row in rows),
             accuracy={target: on(target) for target in rows[0].accuracy},
-            union=UnionMeasures(
+            union=UnionSpread(
                 Spread.of(row.union.sum_union_statistics for row in rows),
                 Spread.of(row.union.mean_of_datasets for row in rows),
             ),

@@ -32,7 +32,7 @@ class FewShotRun(Result):
 
 
 @dataclass(frozen=True)
-class Pretrained(Result):
+class PretrainingResult(Result):
     """What result.json of the network holds that several learners begin with."""
 
     kind: ClassVar[str] = "few-shot-pretraining"
@@ -42,7 +42,7 @@ class Pretrained(Result):
 
 
 @dataclass(frozen=True)
-class GoneOn(Result):
+class SecondDatasetResult(Result):
     """What result.json of a run holds that goes on with a second dataset."""
 
     kind: ClassVar[str] = "few-shot-then"
@@ -56,7 +56,7 @@ class GoneOn(Result):
 
 
 @dataclass(frozen=True)
-class Asked(Value):
+class OtherWays(Value):
     """Accuracy with another number of classes than a learner was trained with."""
 
     learner: str
@@ -66,7 +66,7 @@ class Asked(Value):
 
 
 @dataclass(frozen=True)
-class Reparameterised(Value):
+class OtherBaseNetwork(Value):
     """Accuracy of fast weights in an untrained base network of other filters."""
 
     learner: str
@@ -76,7 +76,7 @@ class Reparameterised(Value):
 
 
 @dataclass(frozen=True)
-class Then(Value):
+class SecondDatasetRow(Value):
     """Accuracies before and after going on with a second dataset; the `new` ones are on that."""
 
     learner: str
@@ -132,9 +132,9 @@ class FewShotResult(Result):
     summary: tuple[FewShotSummary, ...]
     differences: Mapping[str, Mapping[str, EpisodeAccuracy]]
     """By learner and other learner, the first's accuracy less the other's on the same episodes."""
-    asked: tuple[Asked, ...]
-    reparameterised: tuple[Reparameterised, ...]
-    then: tuple[Then, ...]
+    asked: tuple[OtherWays, ...]
+    reparameterised: tuple[OtherBaseNetwork, ...]
+    then: tuple[SecondDatasetRow, ...]
     second_dataset: str | None
     evaluated_on: str
     settings: Settings

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from metasum.results.accuracy import EpisodeAccuracy
-from metasum.results.few_shot import Asked, FewShotResult, FewShotRun, Reparameterised, Then
+from metasum.results.few_shot import FewShotResult, FewShotRun, OtherBaseNetwork, OtherWays, SecondDatasetRow
 from metasum.results.table import COUNT, GIBIBYTES, NUMBER, PERCENT, POINTS, SHARE, WHOLE, Column, Kind, Table
 from metasum.results.terminal import Part
 
@@ -39,7 +39,7 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
     )
 
 
-def asked_table(result: FewShotResult) -> Table[Asked]:
+def asked_table(result: FewShotResult) -> Table[OtherWays]:
     """Other numbers of classes than trained with."""
     return Table(
         (
@@ -53,7 +53,7 @@ def asked_table(result: FewShotResult) -> Table[Asked]:
     )
 
 
-def reparameterised_table(result: FewShotResult) -> Table[Reparameterised]:
+def reparameterised_table(result: FewShotResult) -> Table[OtherBaseNetwork]:
     """Other base networks than trained with."""
     return Table(
         (
@@ -67,7 +67,7 @@ def reparameterised_table(result: FewShotResult) -> Table[Reparameterised]:
     )
 
 
-def then_table(result: FewShotResult) -> Table[Then]:
+def then_table(result: FewShotResult) -> Table[SecondDatasetRow]:
     """Both datasets before and after going on with the second."""
     first, second = result.dataset, result.second_dataset
     return Table(

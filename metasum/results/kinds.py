@@ -10,7 +10,7 @@ from metasum.results.benchmark import BenchmarkResult
 from metasum.results.comparison import ComparisonResult
 from metasum.results.evaluation import EvaluationResult
 from metasum.results.experiment import ExperimentResult
-from metasum.results.few_shot import FewShotResult, FewShotRun, GoneOn, Pretrained
+from metasum.results.few_shot import FewShotResult, FewShotRun, PretrainingResult, SecondDatasetResult
 from metasum.results.merge import MergeResult
 from metasum.results.meta import MetaResult
 from metasum.results.run import RunResult
@@ -30,8 +30,8 @@ KINDS: dict[str, type[Result]] = {
         ExperimentResult,
         FewShotResult,
         FewShotRun,
-        Pretrained,
-        GoneOn,
+        PretrainingResult,
+        SecondDatasetResult,
         SweepResult,
         BenchmarkResult,
         MergeResult,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from metasum.results.accuracy import After, BeforeAfter, Evaluation
+from metasum.results.accuracy import AfterSum, BeforeAfter, Evaluation
 from metasum.results.table import PERCENT, POINTS, Aside, Column, Table
 from metasum.results.terminal import Part
 from metasum.results.value import LEFT_OUT, Result
@@ -32,7 +32,7 @@ class RunResult(Result):
     peak_bytes: int
     operator: str
     accuracy: Evaluation
-    after_by_operator: Mapping[str, After]
+    after_by_operator: Mapping[str, AfterSum]
     """Of the sum under each operator, with statistics recalibrated on each side."""
     evaluated_on: str
     """"test" or "validation" images."""

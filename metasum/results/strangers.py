@@ -20,7 +20,7 @@ def union_apart(plain: Plain) -> Plain:
 
 
 @dataclass(frozen=True)
-class OnDataset(Value):
+class DatasetAccuracy(Value):
     """Accuracies in [0, 1] of the sum on one dataset."""
 
     sum: float
@@ -30,7 +30,7 @@ class OnDataset(Value):
 
 
 @dataclass(frozen=True)
-class OnDatasetAndAlone(OnDataset):
+class DatasetAccuracyAndAlone(DatasetAccuracy):
     """The same, and of the dataset's own network alone."""
 
     alone: float | None
@@ -41,7 +41,7 @@ class OnDatasetAndAlone(OnDataset):
 
 
 @dataclass(frozen=True)
-class OnUnion(Value):
+class UnionAccuracy(Value):
     """Accuracies in [0, 1] of the sum on all datasets' images, with the statistics of the union."""
 
     sum_union_statistics: float
@@ -51,11 +51,11 @@ class OnUnion(Value):
 
 
 @dataclass(frozen=True)
-class Met(Value):
+class StrangersAccuracy(Value):
     """What a network does on several datasets and on their union."""
 
-    datasets: Mapping[str, OnDataset]
-    union: OnUnion
+    datasets: Mapping[str, DatasetAccuracy]
+    union: UnionAccuracy
 
     def plain(self) -> dict[str, Any]:
         found = super().plain()
@@ -67,10 +67,10 @@ class Met(Value):
 
 
 @dataclass(frozen=True)
-class MetAndAlone(Met):
+class StrangersAccuracyAndAlone(StrangersAccuracy):
     """The same beside what each dataset's own network does alone."""
 
-    datasets: Mapping[str, OnDatasetAndAlone]
+    datasets: Mapping[str, DatasetAccuracyAndAlone]
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class SumResult(Result):
 
     operator: str
     runs: tuple[SummedRun, ...]
-    accuracy: MetAndAlone
+    accuracy: StrangersAccuracyAndAlone
     """Under the operator; alone as well."""
-    by_operator: Mapping[str, Met]
+    by_operator: Mapping[str, StrangersAccuracy]
     confusion: Mapping[str, AloneAndSum]
     mistakes: Mapping[str, tuple[Mistake, ...]]
     same_initialisation: bool

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from metasum.results.strangers import Met, SummedRun, SumResult
+from metasum.results.strangers import StrangersAccuracy, SummedRun, SumResult
 from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table
 from metasum.results.terminal import Part
 
@@ -35,7 +35,7 @@ def sum_table(result: SumResult) -> Table[SumRow]:
     )
 
 
-def operators_table(result: SumResult) -> Table[tuple[str, Met]]:
+def operators_table(result: SumResult) -> Table[tuple[str, StrangersAccuracy]]:
     """A row for each operator."""
     datasets = (
         Column(name, lambda row, name=name: row[1].datasets[name].sum, PERCENT)  # type: ignore[misc]

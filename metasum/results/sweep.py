@@ -15,7 +15,7 @@ BEST = 10
 
 
 @dataclass(frozen=True)
-class Sought(Value):
+class Metric(Value):
     """What is looked for."""
 
     name: str
@@ -52,7 +52,7 @@ class SweepResult(Result):
     question: str
     command: tuple[str, ...]
     method: str
-    metric: Sought | None
+    metric: Metric | None
     arguments: tuple[str, ...]
     count: int
     """Trials in all."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
-from metasum.results.accuracy import After
+from metasum.results.accuracy import AfterSum
 from metasum.results.run import RunResult
 from metasum.run.plan import Plan
 from metasum.training.analysis import analyse
@@ -75,7 +75,7 @@ def finish(
         peak_bytes=peak_bytes(harness.fabric.device),
         operator=operator,
         accuracy=final.accuracy,
-        after_by_operator={name: After(**shares) for name, shares in final.after_by_operator.items()},
+        after_by_operator={name: AfterSum(**shares) for name, shares in final.after_by_operator.items()},
         evaluated_on=plan.data.evaluate_on,
         run=str(run.path),
     )

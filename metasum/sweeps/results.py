@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metasum.results.sweep import Sought, SweepResult, Trial
+from metasum.results.sweep import Metric, SweepResult, Trial
 from metasum.sweeps.claim import is_lost
 from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.sweep_file import SweepFile
@@ -43,7 +43,7 @@ def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool, folder:
         question=file.question,
         command=tuple(file.command),
         method=file.method,
-        metric=None if file.metric is None else Sought(file.metric.name, file.metric.goal),
+        metric=None if file.metric is None else Metric(file.metric.name, file.metric.goal),
         arguments=tuple(queue.study.user_attrs["arguments"]),
         count=queue.count,
         lost=sum(is_lost(trial) for trial in trials),

@@ -50,10 +50,10 @@ def run(log, tmp_path):
 def test_a_grid_is_run_once_each_and_written_down(metasum, run, log, tmp_path):
     notes = Notes()
     result = run(display=notes, report=True)
-    assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2]
-    assert [row["mean_after"] for row in result["trials"]] == [0.01, 0.03, 0.02]
-    assert result["best"] == [1, 2, 0]
-    assert result["question"] == "Which x?"
+    assert [row.values["x"] for row in result.trials] == [1, 3, 2]
+    assert [row.score for row in result.trials] == [0.01, 0.03, 0.02]
+    assert result.best == (1, 2, 0)
+    assert result.question == "Which x?"
     folder = tmp_path / "runs" / "sweeps" / "mine"
     lines = (folder / "results.csv").read_text().splitlines()
     assert len(lines) == 4
@@ -65,14 +65,14 @@ def test_a_grid_is_run_once_each_and_written_down(metasum, run, log, tmp_path):
     assert metasum("report", folder).code == 0
     assert (folder / "report.html").read_text() == page
     assert any("mean_after 0.03" in line for line in notes.lines)
-    assert run()["trials"] == result["trials"]  # nothing is run again
+    assert run().trials == result.trials  # nothing is run again
     assert len(log()) == 6
 
 
 def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, run, tmp_path, monkeypatch):
     result = run({"parameters": {"x": {"values": [1, 13, 2]}}}, report=True)
-    assert [row["state"] for row in result["trials"]] == ["complete", "fail", "complete"]
-    assert result["trials"][1]["error"] == "thirteen brings bad luck"
+    assert [row.state for row in result.trials] == ["complete", "fail", "complete"]
+    assert result.trials[1].error == "thirteen brings bad luck"
     assert "thirteen brings bad luck" in (tmp_path / "runs" / "sweeps" / "mine" / "report.html").read_text()
     again = ("sweep", tmp_path / "mine.yaml", "--out", tmp_path / "runs", "--no-report")
     outcome = metasum(*again)  # nothing is left to run
@@ -82,14 +82,14 @@ def test_a_failed_trial_is_written_down_and_the_others_go_on(metasum, run, tmp_p
 
 def test_a_metric_that_no_run_has_is_a_failure_that_names_those_it_has(run):
     result = run({"metric": {"name": "accuracy", "goal": "maximize"}})
-    assert all(row["state"] == "fail" for row in result["trials"])
-    assert "accuracy is not in its result" in result["trials"][0]["error"]
-    assert "mean_after" in result["trials"][0]["error"]
+    assert all(row.state == "fail" for row in result.trials)
+    assert "accuracy is not in its result" in result.trials[0].error
+    assert "mean_after" in result.trials[0].error
 
 
 def test_bayes_searches_where_it_is_good(run):
     result = run({"method": "bayes", "parameters": {"x": {"min": 0.0, "max": 10.0}}}, count=14)
-    found = [row["values"]["x"] for row in result["trials"]]
+    found = [row.values["x"] for row in result.trials]
     assert len(set(found[:10])) == 10
     assert min(found[11:]) > 8  # the ten first are drawn at random
     assert result.importances == {"x": 1.0}
@@ -98,7 +98,7 @@ def test_bayes_searches_where_it_is_good(run):
 def test_random_search_depends_on_the_seed_alone(run, tmp_path):
     changes = {"method": "random", "run_cap": 4, "parameters": {"x": {"min": 0.0, "max": 1.0}}}
     runs = [
-        [row["values"]["x"] for row in run(changes, seed=seed, jobs=jobs, out=out)["trials"]]
+        [row.values["x"] for row in run(changes, seed=seed, jobs=jobs, out=out).trials]
         for seed, jobs, out in ((0, 1, tmp_path / "a"), (0, 2, tmp_path / "b"), (1, 1, tmp_path / "c"))
     ]
     assert runs[0] == runs[1]
@@ -108,8 +108,8 @@ def test_random_search_depends_on_the_seed_alone(run, tmp_path):
 @pytest.mark.parametrize(("cap", "count", "trials"), [(1, None, 1), (5, None, 3), (1, 2, 1), (2, 1, 1), (None, 2, 2)])
 def test_a_sweep_never_has_more_runs_than_its_cap_its_grid_or_count(run, cap, count, trials):
     result = run({"run_cap": cap}, count=count)
-    assert [row["values"]["x"] for row in result["trials"]] == [1, 3, 2][:trials]
-    assert result["count"] == trials
+    assert [row.values["x"] for row in result.trials] == [1, 3, 2][:trials]
+    assert result.count == trials
 
 
 def test_hyperband_ends_bad_trials_early(run, log):
@@ -118,13 +118,13 @@ def test_hyperband_ends_bad_trials_early(run, log):
         "parameters": {"x": {"values": [5, 8, 1, 2, 6]}},
     }
     result = run(changes)
-    assert [row["state"] for row in result["trials"]] == ["complete", "complete", "pruned", "pruned", "complete"]
+    assert [row.state for row in result.trials] == ["complete", "complete", "pruned", "pruned", "complete"]
     assert sum(line.startswith("ended") for line in log()) == 3
 
 
 def test_no_trial_is_begun_once_the_target_is_reached(run):
     result = run({"metric": {"name": "mean_after", "goal": "maximize", "target": 0.025}})
-    assert [row["values"]["x"] for row in result["trials"]] == [1, 3]
+    assert [row.values["x"] for row in result.trials] == [1, 3]
 
 
 def test_another_file_under_the_same_name_is_refused(run):
@@ -153,7 +153,7 @@ def test_jobs_are_bounded_by_cores_and_memory(run, log, tmp_path, monkeypatch):
 def test_a_trial_that_is_ended_from_outside_is_begun_again(run):
     starts, notes = [fake_trial(code=130), fake_trial()], Notes()
     result = run({"parameters": {"x": {"values": [1]}}}, display=notes, start=lambda *asked: starts.pop(0)(*asked))
-    assert result["lost"] == 1
+    assert result.lost == 1
     assert any("stopped from outside" in line for line in notes.lines)
 
 
@@ -169,7 +169,7 @@ def test_a_lost_trial_that_somebody_still_works_on_keeps_its_folder(run, log, tm
     notes = Notes()
     with owning(place / "trials" / "0000" / "a+b" / "fake"):  # its trial has not noticed yet
         result = run({"parameters": {"x": {"values": [1]}}}, display=notes)
-    assert [row["state"] for row in result["trials"]] == ["complete"]
+    assert [row.state for row in result.trials] == ["complete"]
     assert not log()[0].endswith("resumed")
     assert any("somebody still works in" in line for line in notes.lines)
 
@@ -225,8 +225,8 @@ def test_a_trial_that_another_process_took_over_is_ended_and_left_to_it(run, tmp
         return fake_trial()(arguments, folder, threads)
 
     result = run(display=notes, start=start)
-    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
-    assert result["lost"] == 1
+    assert [row.state for row in result.trials] == ["complete"] * 3
+    assert result.lost == 1
     assert any("taken over" in line for line in notes.lines)
 
 

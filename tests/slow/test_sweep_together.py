@@ -158,8 +158,8 @@ def test_a_stopped_sweep_goes_on(monkeypatch, tmp_path, number):
         assert first.returncode == 130
         assert "Continue with: metasum sweep" in said
     result = sweep(file, SweepConfig(report=False), out=tmp_path / "runs", start=fake_trial(), clock=FakeClock())
-    assert [row["state"] for row in result["trials"]] == ["complete"] * 3
-    assert result["lost"] == 1
+    assert [row.state for row in result.trials] == ["complete"] * 3
+    assert result.lost == 1
     lines = log.read_text().splitlines()
     assert [line.split()[:2] for line in lines if line.startswith("ended")] == [["ended", x] for x in "132"]
     assert lines[1].endswith("resumed")  # in the folder that the lost trial began
