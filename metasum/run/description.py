@@ -60,9 +60,17 @@ def _version(package: str) -> str:
         return "unknown"
 
 
-def plan_of(description: Mapping[str, Any]) -> Plan:
-    """The plan in a run's config.json, of this format or an older one; raises CheckpointError for foreign settings."""
-    return Plan.from_json(upgraded(description).get("settings", {}))
+def plan_of(description: Mapping[str, Any], *, any_learner: bool = False) -> Plan:
+    """The plan in a run's config.json, of this format or an older one.
+
+    Args:
+        description: what config.json holds.
+        any_learner: also read the plan of a learner that is not registered, such as a plug-in's; see `Plan.from_json`.
+
+    Raises:
+        CheckpointError: these are no settings of a run.
+    """
+    return Plan.from_json(upgraded(description).get("settings", {}), any_learner=any_learner)
 
 
 def _of_a_run(description: Mapping[str, Any]) -> dict[str, Any]:

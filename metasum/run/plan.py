@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from metasum.baselines.registry import learner_named
+from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.config import Checked, flag_of, options_of
 from metasum.config.sections import (
     DataConfig,
@@ -72,8 +73,13 @@ class Plan:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Plan:
+    def from_json(cls, values: Mapping[str, Any], *, any_learner: bool = False) -> Plan:
         """The inverse of `to_json`.
+
+        Args:
+            values: plain nested dictionaries.
+            any_learner: where the learner is not registered, keep its own settings as they are, as attributes of
+                `own`. Such a plan can be read, but not run.
 
         Raises:
             CheckpointError: a section or setting is missing or unknown, or a value is not what it should be.
@@ -83,7 +89,9 @@ class Plan:
             if unknown:
                 raise KeyError(sorted(unknown)[0])
             sections: dict[str, Any] = {name: kind(**values[name]) for name, kind in SECTIONS.items()}
-            own = learner_named(values["learner"]).Config(**values["own"])
+            foreign = any_learner and values["learner"] not in LEARNERS
+            own_settings = SimpleNamespace if foreign else learner_named(values["learner"]).Config
+            own = own_settings(**values["own"])
             return cls(learner=values["learner"], seed=values["seed"], own=own, **sections)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"these are not the settings of a metasum run: {error}") from error

@@ -1,0 +1,1 @@
+"""Networks whose trainings knew nothing of each other: finished runs are opened, merged and measured together."""

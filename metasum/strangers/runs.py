@@ -1,0 +1,147 @@
+"""Finished runs as networks to be added: opening them, and which may be added."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from metasum.baselines.registry import LEARNERS
+from metasum.config import flag_of
+from metasum.errors import ArchitectureError, CheckpointError, UsageError
+from metasum.networks.build import load_network
+from metasum.results.run import RunResult
+from metasum.run.description import plan_of
+from metasum.run.plan import Plan
+from metasum.training.run_folder import RunFolder
+from metasum.weights.parameters import check_same_architecture, parameters_of
+from metasum.weights.storage import load_weights
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run's target network, and what is known about it."""
+
+    folder: Path
+    plan: Plan
+    """Its learner need not be registered in this process: `plan.own` then has the attributes that config.json has."""
+    network: nn.Module
+    """The target network, in eval mode."""
+    initial: dict[str, torch.Tensor]
+    """θ_0: the parameters that it started from, on the CPU."""
+    initial_checksum: str
+    data_checksum: str
+    """Of the target's dataset."""
+
+    @property
+    def target(self) -> str:
+        """The name of its own dataset."""
+        return self.plan.data.target
+
+
+def open_run(folder: Path) -> FinishedRun:
+    """The target network of a finished run, on the CPU, in eval mode.
+
+    Raises:
+        CheckpointError: it is not a run folder, the run is not finished, or a file of it is missing or damaged.
+    """
+    run = RunFolder.open(folder)
+    result, description = run.result(RunResult), run.read_json("config.json")
+    plan = plan_of(description, any_learner=True)
+    weights = run.networks_folder(result)
+    network = load_network(weights / "target.safetensors")
+    own = parameters_of(network)
+    initial = {name: t for name, t in load_weights(weights / "initial.safetensors").items() if name in own}
+    try:
+        checksums = description["initial_checksum"], description["data"]["target"]["checksum"]
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
+    return FinishedRun(folder, plan, network, initial, *checksums)
+
+
+def same_start(runs: Sequence[FinishedRun]) -> bool:
+    """Whether all were trained from one initialisation."""
+    return len({run.initial_checksum for run in runs}) == 1
+
+
+def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> None:
+    """Raises where the runs' target networks cannot, or should not, be added.
+
+    Args:
+        runs: two or more.
+        any_init: allow several initialisations.
+
+    Raises:
+        UsageError: fewer than two; other channels, held-out images or class counts; two in one place that only one
+            can have; or, unless `any_init`, other initialisations.
+        ArchitectureError: another architecture; the first difference is named.
+    """
+    if len(runs) < 2:
+        raise UsageError(f"a sum takes at least two runs, not {len(runs)}.")
+    _check_places(runs)
+    first, *others = runs
+    for other in others:
+        _check_settings(first, other)
+        check_same_architecture(
+            [parameters_of(run.network) for run in (first, other)], names=[str(run.folder) for run in (first, other)]
+        )
+        if first.initial_checksum != other.initial_checksum and not any_init:
+            raise UsageError(
+                f"{first.folder} and {other.folder} start from different initialisations (checksums "
+                f"{first.initial_checksum} and {other.initial_checksum}): their weights have nothing in common. Train "
+                "both with the same --init-seed, or add them all the same with --any-init."
+            )
+
+
+def _check_places(runs: Sequence[FinishedRun]) -> None:
+    """Raises UsageError where learners give each network a place, and two runs do not fit side by side.
+
+    The learners say so by their facts `places`, a setting that all must agree on, and `numbered`, one that must differ.
+    """
+    agreed: dict[str, FinishedRun] = {}
+    taken: dict[tuple[str, object], FinishedRun] = {}
+    for run in runs:
+        learner, settings = LEARNERS.get(run.plan.learner), run.plan.flat()
+        if learner is None:
+            continue  # of a plug-in that is not loaded here: nobody knows its facts
+        if learner.places is not None:
+            first, flag = agreed.setdefault(learner.places, run), flag_of(learner.places)
+            ours, theirs = first.plan.flat()[learner.places], settings[learner.places]
+            if ours != theirs:
+                raise UsageError(
+                    f"{first.folder} has {flag} {ours} and {run.folder} has {flag} {theirs}: their parts overlap; "
+                    "train all with the same number."
+                )
+        if learner.numbered is not None:
+            number = settings[learner.numbered]
+            first = taken.setdefault((learner.numbered, number), run)
+            if first is not run:
+                raise UsageError(
+                    f"{first.folder} and {run.folder} both have {flag_of(learner.numbered)} {number}; train one of "
+                    "them with another."
+                )
+
+
+def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
+    ours, theirs = first.plan.network, other.plan.network
+    if ours.num_classes != theirs.num_classes:
+        raise UsageError(
+            f"{first.folder} has {ours.num_classes} classes and {other.folder} has {theirs.num_classes}; "
+            f"train both with --num-classes {max(ours.num_classes, theirs.num_classes)}."
+        )
+    for name in ("network", "width", "norm", "tangent", "augmented"):
+        mine, yours = getattr(ours, name), getattr(theirs, name)
+        if mine != yours:
+            raise ArchitectureError(
+                f"the networks differ in architecture: {flag_of(name)} is {mine} in {first.folder} and {yours} in "
+                f"{other.folder}."
+            )
+    for name in ("in_channels", "evaluate_on"):
+        mine, yours = getattr(first.plan.data, name), getattr(other.plan.data, name)
+        if mine != yours:
+            raise UsageError(
+                f"{flag_of(name)} is {mine} in {first.folder} and {yours} in {other.folder}: train both alike."
+            )
