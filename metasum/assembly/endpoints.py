@@ -13,7 +13,7 @@ from torch import nn
 from metasum.baselines.registry import LEARNERS
 from metasum.config import TrainConfig, flat, from_dict
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
-from metasum.merging.memory import Endpoint
+from metasum.merging.endpoints import Endpoint
 from metasum.networks.build import load_network
 from metasum.results.run import RunResult
 from metasum.results.strangers import SummedRun
