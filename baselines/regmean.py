@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.errors import DivergenceError
+from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:

@@ -11,30 +11,9 @@ from metasum.errors import UsageError
 
 RECIPE = "the pair's recipe"
 
-OF_A_PAIR = frozenset(
-    [
-        "learner",
-        "seed",
-        "target",
-        "support",
-        "evaluate_on",
-        "augment_target",
-        "augment_support",
-        "batch_size",
-        "tangent",
-        "augmented",
-        "support_init_seed",
-        "operator",
-        "statistics",
-        "calibration_batches",
-        "steps",
-        "learning_rate",
-        "devices",
-        "num_nodes",
-        "fsdp",
-        "sync_batch_norm",
-    ]
-)
+OF_A_PAIR = {"learner", "seed", "target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size"}
+OF_A_PAIR |= {"tangent", "augmented", "support_init_seed", "operator", "statistics", "calibration_batches", "steps"}
+OF_A_PAIR |= {"learning_rate", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
 """Settings of a pair's run that say nothing to the learning of its start (`metasum meta-train`)."""
 
 
