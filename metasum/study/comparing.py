@@ -8,7 +8,7 @@ from metasum.baselines.registry import LEARNERS
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
-from metasum.results.comparison import CloserLook, ComparisonResult, ComparisonRow, summarise
+from metasum.results.comparison import RunCurves, ComparisonResult, ComparisonRow, summarise
 from metasum.results.comparison_tables import rows_table
 from metasum.results.pictures import Analysis
 from metasum.results.spreadsheet import as_csv
@@ -65,7 +65,7 @@ def compare(
             summary=summarise(rows),
             failed=tuple(failures_of(study, cells, outcomes)),
             tuning=tuning_of(study, target, outcomes),
-            first_seed=_closer_looks(study, outcomes),
+            first_seed=_curves_of_first_seed(study, outcomes),
             evaluated_on=plan.data.evaluate_on,
             settings=plan.to_json(),
             data={
@@ -86,7 +86,7 @@ def compare(
     return comparison
 
 
-def _closer_looks(study: Study, outcomes: Outcomes) -> dict[str, CloserLook]:
+def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurves]:
     """By learner, of the first seed's runs that were looked into when they ended."""
     looks, (target,) = {}, study.targets
     for result in runs_of(study, target, outcomes):
@@ -94,14 +94,14 @@ def _closer_looks(study: Study, outcomes: Outcomes) -> dict[str, CloserLook]:
             run = RunFolder(study.run_path(target, result.learner, result.seed))
             if (run.path / "analysis.json").is_file():
                 with contextlib.suppress(CheckpointError):  # damaged files cost a learner its curves, not the table
-                    looks[result.learner] = _closer_look(run)
+                    looks[result.learner] = _curves(run)
     return looks
 
 
-def _closer_look(run: RunFolder) -> CloserLook:
+def _curves(run: RunFolder) -> RunCurves:
     """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
     evaluations = [record for record in run.metrics() if record["kind"] == "evaluation"]
-    return CloserLook(
+    return RunCurves(
         steps=tuple(record["step"] for record in evaluations),
         after=tuple(record["accuracy"]["target"]["after"] for record in evaluations),
         interpolation=Analysis.of(run.path).interpolation,
