@@ -89,7 +89,10 @@ class SettingsCommand(click.Command):
         left = super().parse_args(ctx, plain + args[end:])
         if self._settings is not None:
             values = {str(flag.name): ctx.params.pop(str(flag.name)) for flag in own}
-            ctx.params["given"] = {name: value for name, value in values.items() if value is not None}
+            ctx.params["given"] = {name: value for name, value in values.items() if value not in (None, ())}
+            for name, value in ctx.params["given"].items():
+                if isinstance(value, tuple):  # a tuple for each time that the flag was given
+                    ctx.params["given"][name] = tuple(part for parts in value for part in parts)
         return left
 
 
@@ -107,7 +110,7 @@ def _flag(leaves: Sequence[tuple[str, Option]]) -> click.Option:
     names = f"{leaf.flag}/--no-{leaf.flag[2:]}" if leaf.kind is bool and not leaf.many else leaf.flag
     help_ = leaf.metadata["help"] + (f" Unit: {unit}." if unit else "") + _default_in_words(leaves)
     kind = None if leaf.kind is bool and not leaf.many else SettingType(leaf)
-    return click.Option([names, leaf.name], type=kind, default=None, help=help_)
+    return click.Option([names, leaf.name], type=kind, default=None, multiple=leaf.many, help=help_)
 
 
 def _merged(leaves: Sequence[Option]) -> Option:

@@ -49,8 +49,8 @@ def write_meta_report(run: RunFolder) -> Path:
         result, description = run.result(MetaResult), Description.of(run.path)
         return {
             "result": result,
-            "meta": description.settings["meta"],
-            "accuracy": meta_table(result, description.settings["meta"]["meta_operator"]),
+            "meta": description.own,
+            "accuracy": meta_table(result, description.own["meta_operator"]),
             "figures": _curves(run),
             **_described(run),
         }

@@ -82,6 +82,15 @@ class Description(Value):
     machine: Mapping[str, Any]
     initial_checksum: str
 
+    @property
+    def own(self) -> Settings:
+        """The learner's own settings by name; in format 1 they are among those of all other sections."""
+        if "own" in self.settings:
+            own: Settings = self.settings["own"]
+            return own
+        sections = (section for section in self.settings.values() if isinstance(section, Mapping))
+        return {name: value for section in sections for name, value in section.items()}
+
     @classmethod
     def of(cls, run: Path) -> Self:
         """Of the run in a folder; raises CheckpointError where the file is missing or damaged."""

@@ -32,7 +32,8 @@ def learnt_initialisation(
         _check_given(plan, request)
         return plan
     meta_datasets(request, held_out=[plan.data.target])
-    own = request.without("wandb_name")  # which is the pair's
+    shape = {"width": plan.network.width, "num_classes": plan.network.num_classes}
+    own = request.without("wandb_name").having(**shape)  # the name is the pair's W&B run's
     result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
     learnt = out / "meta" / Path(result.run).name / "initial.safetensors"  # the folder may have moved since
     return plan.having(init=str(learnt), init_seed=0)
