@@ -13,19 +13,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from metasum.merging.method import ImagesConfig, Method
+from metasum.merging.endpoints import Endpoint, NetworkMethod
+from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from metasum.merging.memory import Endpoint
     from metasum.types import Parameters
 
 FLOOR = 1e-12  # added to every entry, so that one which no network cares for is their plain average
 
 
-class Fisher(Method):
+class Fisher(NetworkMethod):
     """Σ F_i θ_i / Σ F_i, entry by entry; F_i on images of each network's own dataset."""
 
     name = "fisher"

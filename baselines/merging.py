@@ -12,7 +12,8 @@ from metasum.baselines.independent import IndependentLearner, TwoStartsLearner
 from metasum.learners.learner import Backward, Learner, Start
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import independent_step
-from metasum.merging.memory import Endpoint, merge
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
 from metasum.merging.method import Method
 from metasum.types import Batch, Sides
 from metasum.weights.buffers import BufferSet

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.errors import DivergenceError
-from metasum.merging.method import ImagesConfig, Method
+from metasum.merging.endpoints import Endpoint, NetworkMethod
+from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from metasum.merging.memory import Endpoint
     from metasum.types import Parameters
 
 CHUNK = 32  # images whose patches are unfolded at once
@@ -32,7 +32,7 @@ class RegMeanConfig(ImagesConfig):
     shrinkage: float = option(0.9, "Factor on the off-diagonal of RegMean's input products.", minimum=0, maximum=1)
 
 
-class RegMean(Method):
+class RegMean(NetworkMethod):
     """(Σ G_i)⁻¹ Σ G_i W_i for each layer, G_i of its inputs on images of each network's own dataset."""
 
     name = "regmean"

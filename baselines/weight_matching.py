@@ -12,13 +12,12 @@ import copy
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from metasum.merging.method import Method
+from metasum.merging.endpoints import Endpoint, NetworkMethod
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from metasum.merging.memory import Endpoint
     from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters
 
@@ -26,7 +25,7 @@ SWEEPS = 100  # more than any network here has needed
 IMAGES = 8  # that a permuted network is looked at on
 
 
-class WeightMatching(Method):
+class WeightMatching(NetworkMethod):
     """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
     name = "weight-matching"

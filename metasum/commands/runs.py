@@ -21,6 +21,7 @@ from metasum.commands.shared import (
     run_command,
 )
 from metasum.config.flags import SettingsCommand
+from metasum.config.sections import OF_A_PAIR
 from metasum.results.evaluation import evaluation_parts
 from metasum.results.meta import meta_parts
 from metasum.results.run import run_parts
@@ -84,20 +85,7 @@ def _meta_settings() -> Iterator[tuple[str, type[Any]]]:
     yield from (("", SECTIONS[name]) for name in ("data", "network", "optimisation", "monitor", "tracking"))
 
 
-OF_A_PAIR: tuple[str, ...] = ("target", "support", "evaluate_on", "augment_target", "augment_support")
-OF_A_PAIR += (
-    "batch_size",
-    "support_init_seed",
-    "tangent",
-    "augmented",
-    "operator",
-    "steps",
-    "learning_rate",
-    "wandb_network",
-)
-
-
-@click.command(cls=PluginCommand, settings=_meta_settings, leave_out=OF_A_PAIR)
+@click.command(cls=PluginCommand, settings=_meta_settings, leave_out=(*OF_A_PAIR, "wandb_network"))
 @_run_flags("Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
 @json_flag
 @quiet_flag

@@ -11,6 +11,11 @@ from metasum.errors import UsageError
 
 RECIPE = "the pair's recipe"
 
+OF_A_PAIR = {"learner", "seed", "target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size"}
+OF_A_PAIR |= {"tangent", "augmented", "support_init_seed", "operator", "statistics", "calibration_batches", "steps"}
+OF_A_PAIR |= {"learning_rate", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
+"""Settings of a pair's run that say nothing to the learning of its start (`metasum meta-train`)."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Checked):

@@ -8,33 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from metasum.errors import UsageError
+from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.kinds import statistics_among
 from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
-from metasum.weights.parameters import check_same_architecture, parameters_of
+from metasum.weights.parameters import check_same_architecture
 from metasum.weights.shared_parts import check_equal, is_weight
-
-
-class Endpoint(NamedTuple):
-    """A finished network, and images for the methods that look at data."""
-
-    network: nn.Module
-    """In eval mode; a method never changes it."""
-    images: Sequence[Tensor]
-    """Unlabelled training images of its own dataset, batches `[N, C, H, W]`."""
-
-    @property
-    def parameters(self) -> dict[str, Tensor]:
-        """θ, detached."""
-        return {name: tensor.detach() for name, tensor in parameters_of(self.network).items()}
 
 
 def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
@@ -56,7 +42,11 @@ def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) ->
         raise UsageError(f"{method.name} looks at images of each network's dataset, and there are none of one.")
     method.check_layers(sets[0])
     with torch.autocast(next(iter(sets[0].values())).device.type, enabled=False):  # sums need all their digits
-        return method.merge(endpoints, initial)
+        if isinstance(method, NetworkMethod):
+            return method.merge(endpoints, initial)
+        if isinstance(method, TensorMethod):
+            return merge_parameters(method, sets, initial if method.needs_base else None)
+    raise UsageError(f"{method.name} is neither a NetworkMethod nor a TensorMethod: it says no arithmetic.")
 
 
 def merge_parameters(

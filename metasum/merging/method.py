@@ -6,7 +6,6 @@ No torch here, nor at the top of any module with a method in it: listings and `-
 from __future__ import annotations
 
 import dataclasses
-from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,11 +15,6 @@ from metasum.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from typing import Self
-
-    from torch import Tensor
-
-    from metasum.merging.memory import Endpoint
-    from metasum.types import Parameters
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +26,7 @@ class ImagesConfig(Checked):
     )
 
 
-class Method(ABC):
+class Method:
     """A way of merging two or more finished networks of one architecture.
 
     Args:
@@ -128,7 +122,3 @@ class Method(ABC):
         for pattern, _ in self.layers:
             if not any(fnmatchcase(name, pattern) for name in parameters):
                 raise UsageError(f"--layers {pattern}: no parameter is called so, as {next(iter(parameters), '')} is.")
-
-    @abstractmethod
-    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        """The merged parameters, detached. Called through `metasum.merging.memory.merge`, which checks the facts."""

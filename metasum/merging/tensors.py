@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from metasum.merging.memory import Endpoint
-    from metasum.types import Parameters
-
 
 class Part(NamedTuple):
     """One tensor of the merged network."""
@@ -84,8 +81,3 @@ class TensorMethod(Method):
     def readings(self, parts: Sequence[Part]) -> int:
         """How often it reads everything."""
         return 1
-
-    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        from metasum.merging.memory import merge_parameters
-
-        return merge_parameters(self, [e.parameters for e in endpoints], initial if self.needs_base else None)

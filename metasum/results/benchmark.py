@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from metasum.results.value import Plain, Result, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import Result, Value
 
 
 @dataclass(frozen=True)

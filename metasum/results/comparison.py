@@ -10,7 +10,8 @@ from metasum.results.accuracy import SIDES, BeforeAfter, Evaluation, Spread
 from metasum.results.pictures import LayerGeometry, Line
 from metasum.results.run import RunResult
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
-from metasum.results.value import Plain, Result, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import Result, Value
 
 MEASURES = ("before", "after", "drop", "retention")
 COSTS = ("seconds", "sum_seconds", "peak_bytes", "images_per_second")

@@ -11,7 +11,8 @@ from metasum.results.pictures import Line
 from metasum.results.run import RunResult
 from metasum.results.strangers import UNION, StrangersAccuracy, UnionAccuracy, union_apart
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
-from metasum.results.value import Plain, Result, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import Result, Value
 
 MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics")
 

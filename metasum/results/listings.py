@@ -7,7 +7,7 @@ from typing import Any
 
 from metasum.results.table import Column, Table
 from metasum.results.terminal import Part
-from metasum.results.value import Plain
+from metasum.results.upgrade import Plain
 
 
 def _named(rows: Sequence[Plain], *names: str) -> Table[Plain]:

@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Self
 
 from metasum.results.pictures import LayerGeometry, Line, Matrix, Mistake
 from metasum.results.surroundings import Settings
-from metasum.results.value import LEFT_OUT, Plain, Result, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import LEFT_OUT, Result, Value
 
 UNION = "union"
 

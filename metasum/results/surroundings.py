@@ -9,7 +9,8 @@ from typing import Any, Self, TypeAlias
 
 from metasum.files import read_json
 from metasum.results.table import PERCENT, Column, Table
-from metasum.results.value import Plain, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import Value
 
 Settings: TypeAlias = Mapping[str, Any]
 """By name; those of a section under the section's name."""

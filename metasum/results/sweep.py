@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from metasum.results.surroundings import Settings
-from metasum.results.value import Plain, Result, Value
+from metasum.results.upgrade import Plain
+from metasum.results.value import Result, Value
 
 STATES = {"complete": "finished", "pruned": "ended early", "fail": "failed", "running": "running"}
 """What becomes of trials, and how it is called."""

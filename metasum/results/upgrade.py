@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, TypeAlias
+
 from metasum.errors import CheckpointError
-from metasum.results.value import FORMAT, Plain
+
+FORMAT = 2
+"""Of result.json and results.json; files of format 1 do not say their format."""
+
+Plain: TypeAlias = Mapping[str, Any]
+"""A JSON object."""
 
 KEYS_OF_FORMAT_1 = {
     "few_shot": "few-shot",

@@ -6,23 +6,18 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
+from metasum.results.upgrade import FORMAT, Plain, upgraded
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import CoreSchema, ErrorDetails
 
-FORMAT = 2
-"""Of result.json and results.json; files of format 1 do not say their format."""
-
 LEFT_OUT = {"left out": True}
 """The `metadata` of a field that, while it is None, is not in the JSON object."""
-
-Plain: TypeAlias = Mapping[str, Any]
-"""A JSON object."""
 
 
 class Value:
@@ -96,8 +91,6 @@ class Result(Value):
     @classmethod
     def from_json(cls, plain: Plain, *, where: str = "the result") -> Self:
         """What `to_json` wrote, or the same of an older format; raises CheckpointError as `read` does."""
-        from metasum.results.upgrade import upgraded
-
         now = dict(upgraded(plain, where=where))
         if (kind := now.pop("kind")) != cls.kind:
             raise CheckpointError(f"{where} holds the result of a {kind}, not of a {cls.kind}.")

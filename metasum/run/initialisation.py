@@ -7,7 +7,8 @@ from pathlib import Path
 
 from metasum.config import flag_of
 from metasum.errors import UsageError
-from metasum.run.meta_training import meta_datasets, meta_train
+from metasum.run.meta_plan import meta_datasets
+from metasum.run.meta_training import meta_train
 from metasum.run.plan import Plan
 from metasum.run.request import COMMON, Request
 from metasum.training.progress import Display

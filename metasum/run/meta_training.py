@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import torch
-
-from metasum.errors import MetaSumError, UsageError
+from metasum.errors import MetaSumError
 from metasum.files import write_json
-from metasum.learners.meta import MetaLearner, MetaLearntLearner
+from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.plugins import load_entry_points
 from metasum.results.meta import MetaResult
 from metasum.run.description import FORMAT, describe_dataset, describe_surroundings, reopen
+from metasum.run.meta_plan import meta_datasets, meta_plan, task_distribution
 from metasum.run.parts import initial_network
-from metasum.run.plan import Plan, check_read, fill, planned
+from metasum.run.plan import Plan
 from metasum.run.request import Request
-from metasum.tasks.distribution import TaskDistribution, Variations
-from metasum.tasks.pairs import Recipe
 from metasum.tasks.registry import load_dataset
-from metasum.tasks.task import ImageTask, validation_split
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
 from metasum.training.layout import checked_layout
@@ -40,11 +35,6 @@ from metasum.types import Dataset
 from metasum.weights.parameters import checksum, parameters_of
 
 EPISODES = 8  # that an evaluation adapts to
-EVALUATION_SEED = 2**62  # of their tasks: none that a --meta-seed is likely to have
-# what a pair decides, not its start
-OF_A_PAIR = {"learner", "seed", "target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size"}
-OF_A_PAIR |= {"tangent", "augmented", "support_init_seed", "operator", "statistics", "calibration_batches"}
-OF_A_PAIR |= {"steps", "learning_rate", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
 
 
 def meta_train(
@@ -130,7 +120,7 @@ class _Course:
             **describe_surroundings(),
         }
         self._tasks, self._kept = (
-            _distribution(plan, datasets, self._fabric.device, held_out=held_out) for held_out in (False, True)
+            task_distribution(plan, datasets, self._fabric.device, held_out=held_out) for held_out in (False, True)
         )
 
     def place(self, folder: Path) -> Path:
@@ -200,58 +190,3 @@ def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, pla
     )
     write_json(run.path / "result.json", result.to_json())
     return result
-
-
-def meta_datasets(request: Request, held_out: Collection[str] = ()) -> tuple[str, ...]:
-    """Names of the datasets that meta-training reads: `meta_datasets`, or else the support.
-
-    Raises:
-        UsageError: one of them is to be held out, or is named twice.
-    """
-    asked = request.given.get("meta_datasets", ())
-    names: tuple[str, ...] = asked or (request["support"],)
-    flag = "--meta-datasets" if asked else "--support"
-    if len(set(names)) < len(names):
-        raise UsageError(f"{flag} takes different datasets, not {', '.join(names)}.")
-    seen = next((name for name in names if name in held_out), None)
-    if seen is not None:
-        raise UsageError(f"{flag}: meta-training on {seen!r}, a target, would leave nothing that it has never seen.")
-    return names
-
-
-def meta_plan(request: Request, datasets: tuple[str, ...]) -> Plan:
-    """The plan of meta-training's own loop; what a pair decides is at its default, so that all pairs share it.
-
-    Raises:
-        UsageError: a setting that meta-training does not read.
-    """
-    check_read(request, MetaLearntLearner)
-    given = {name: value for name, value in request.given.items() if name not in OF_A_PAIR}
-    values = fill(MetaLearntLearner, {"width": Recipe().width, "num_classes": 10, **given, "meta_datasets": datasets})
-    values |= {
-        "seed": values["meta_seed"],
-        "steps": values["meta_steps"],
-        "learning_rate": values["meta_learning_rate"],
-        "batch_size": values["meta_batch_size"],
-    }
-    return planned(MetaLearntLearner, values, given=frozenset(given))
-
-
-def _distribution(
-    plan: Plan, datasets: Mapping[str, Dataset], device: torch.device, *, held_out: bool
-) -> TaskDistribution:
-    """Tasks of nine tenths of the datasets' training images, or of the tenth that is kept for evaluation."""
-    own = plan.own
-    tasks = {}
-    for name, dataset in datasets.items():
-        rest, kept = validation_split(dataset.train)
-        drawn = dataclasses.replace(dataset, train=kept if held_out else rest)
-        tasks[name] = ImageTask(drawn, in_channels=plan.data.in_channels, device=device)
-    return TaskDistribution(
-        tasks,
-        images=(own.inner_steps + 1) * own.meta_batch_size,
-        outputs=plan.network.num_classes,
-        variations=Variations(own.permute_labels, own.rotate, own.invert, own.task_classes),
-        partners=(2, own.partners),
-        generator=torch.Generator().manual_seed(EVALUATION_SEED if held_out else own.meta_seed),
-    )

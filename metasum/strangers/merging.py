@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import nn
 
 from metasum.merging import memory
-from metasum.merging.memory import Endpoint
+from metasum.merging.endpoints import Endpoint
 from metasum.merging.method import Method
 from metasum.strangers.runs import FinishedRun
 from metasum.types import Task

@@ -12,8 +12,9 @@ from typing import Any
 from torch import nn
 
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, make_folder, write_json
+from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
+from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.results.strangers import SummedRun, SumResult
 from metasum.run.description import describe_surroundings
@@ -22,6 +23,7 @@ from metasum.strangers.measuring import DatasetsAndUnion, MeasuredNetwork, tasks
 from metasum.strangers.merging import endpoints_of, merge_runs
 from metasum.strangers.request import SumRequest
 from metasum.strangers.runs import FinishedRun, check_addable, open_run, same_start
+from metasum.tasks.task import ImageTask
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
@@ -62,39 +64,45 @@ def sum_runs(
     opened = [open_run(Path(run)) for run in runs]
     check_addable(opened, any_init=request.any_init)
     methods = request.methods(opened)
-    folder = _folder(Path(out), name or f"{'+'.join(run.target for run in opened)}-{request.operator}", overwrite)
+    folder = _folder(Path(out), name or f"{'+'.join(run.target for run in opened)}-{request.operator}")
     file = None if export is None else _file(Path(export), overwrite)
-    found, network = _measure(opened, request, methods, display)
-    make_folder(folder)
-    if file is not None:
-        described = {"operator": request.operator, "datasets": json.dumps(request.datasets(opened))}
-        metadata = {"architecture": opened[0].plan.architecture, **described}
-        save_weights(file, network.state_dict(), metadata=metadata)
-    result = SumResult(
-        operator=request.operator,
-        runs=tuple(_summed_run(run, folder, Path(out)) for run in opened),
-        same_initialisation=same_start(opened),
-        evaluated_on=opened[0].plan.data.evaluate_on,
-        **found,
-        **describe_surroundings(),
-        sum=str(folder),
-        export=None if file is None else str(file),
-    )
-    write_json(folder / "result.json", result.to_json())
-    if report:
-        from metasum.report.sum_page import write_sum_report
+    _check_free(folder, overwrite)
+    tasks = _tasks(opened, request, needs_images=methods[request.operator].needs_images)
+    with owning(folder, note=display.note):
+        _check_free(folder, overwrite)  # another process may have been quicker
+        found, network = _measure(opened, methods, tasks, request.datasets(opened), display)
+        result = SumResult(
+            operator=request.operator,
+            runs=tuple(_summed_run(run, folder, Path(out)) for run in opened),
+            same_initialisation=same_start(opened),
+            evaluated_on=opened[0].plan.data.evaluate_on,
+            **found,
+            **describe_surroundings(),
+            sum=str(folder),
+            export=None if file is None else str(file),
+        )
+        if file is not None:
+            metadata = {"architecture": opened[0].plan.architecture, "operator": request.operator}
+            metadata |= {"datasets": json.dumps(request.datasets(opened))}
+            save_weights(file, network.state_dict(), metadata=metadata)
+        write_json(folder / "result.json", result.to_json())
+        if report:
+            from metasum.report.sum_page import write_sum_report
 
-        write_sum_report(folder)
+            write_sum_report(folder)
     return result
 
 
-def _folder(out: Path, name: str, overwrite: bool) -> Path:
-    """Where the result goes; raises UsageError where it could not, or there is one."""
+def _folder(out: Path, name: str) -> Path:
+    """Where the result goes; raises UsageError where no folder could be called so."""
     check_folder_name("--name", name)
-    folder = out / "sums" / name
+    return out / "sums" / name
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raises UsageError where there is a result that is not to be replaced."""
     if (folder / "result.json").exists() and not overwrite:
         raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
-    return folder
 
 
 def _file(path: Path, overwrite: bool) -> Path:
@@ -106,19 +114,36 @@ def _file(path: Path, overwrite: bool) -> Path:
     return path
 
 
-def _measure(
-    runs: Sequence[FinishedRun], request: SumRequest, methods: Mapping[str, Method], display: Display
-) -> tuple[dict[str, Any], nn.Module]:
-    """Fields of the result, and the network that the operator makes, with the union's statistics."""
-    names = request.datasets(runs)
+def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
+    """The datasets to measure on, and those that the operator looks at; the runs' networks move to their device."""
     device = make_fabric(request.device).device
-    looked_at = [run.target for run in runs] if methods[request.operator].needs_images else []
+    looked_at = [run.target for run in runs] if needs_images else []
     root = None if request.data_root is None else Path(request.data_root)
-    loaded = tasks_of(runs, [*names, *looked_at], data_root=root, device=device, download=request.download)
-    tasks: dict[str, Task] = {name: loaded[name] for name in names}
-    batches = max(run.plan.evaluation.calibration_batches for run in runs)
+    names = [*request.datasets(runs), *looked_at]
+    tasks = tasks_of(runs, names, data_root=root, device=device, download=request.download)
     for run in runs:
         run.network.to(device)
+    return tasks
+
+
+def _measure(
+    runs: Sequence[FinishedRun],
+    methods: Mapping[str, Method],
+    loaded: Mapping[str, Task],
+    names: Sequence[str],
+    display: Display,
+) -> tuple[dict[str, Any], nn.Module]:
+    """Fields of the result, and the network that the first method makes, with the union's statistics.
+
+    Args:
+        runs: their networks are on the datasets' device.
+        methods: by name, the operator first.
+        loaded: datasets by name.
+        names: of those to measure on.
+        display: is told what is measured.
+    """
+    tasks = {name: loaded[name] for name in names}
+    batches = max(run.plan.evaluation.calibration_batches for run in runs)
     datasets, endpoints = DatasetsAndUnion(tasks, batches), endpoints_of(runs, loaded, batches=batches)
     networks: dict[str, nn.Module] = {}
     measured: dict[str, MeasuredNetwork] = {}
@@ -126,17 +151,17 @@ def _measure(
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
         networks[name] = merge_runs(runs, endpoints, method)
         measured[name] = datasets.measure(networks[name])
-    network = networks[request.operator]
+    operator = next(iter(methods))
     found = {
-        **beside_alone(measured[request.operator], confusions_alone(runs, tasks)),
+        **beside_alone(measured[operator], confusions_alone(runs, tasks)),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
-        "mistakes": new_mistakes(runs, network, tasks),
+        "mistakes": new_mistakes(runs, networks[operator], tasks),
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }
-    return found, network
+    return found, networks[operator]
 
 
 def _summed_run(run: FinishedRun, folder: Path, out: Path) -> SummedRun:

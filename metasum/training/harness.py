@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
 from metasum.config.sections import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
 from metasum.training.interruption import Interruption
+from metasum.training.losses import LossLog
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
 from metasum.training.processes import Processes
@@ -22,6 +21,7 @@ from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
 from metasum.types import Batch
 from metasum.weights.pieces import own_piece
+from metasum.weights.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -94,7 +94,7 @@ class Harness(Generic[L, E]):
         self.step, self.images, self.seconds, self.evaluation_seconds = 0, 0, 0.0, 0.0
         reset_peak(fabric.device)
         self._random: dict[str, Any] | None = None
-        self._unlogged: list[dict[str, Tensor]] = []  # loss terms of steps since the last log line, on the device
+        self._losses = LossLog(self.together)
 
     def train(self, *, title: str) -> None:
         """Runs the steps that are left, then leaves a checkpoint.
@@ -124,7 +124,7 @@ class Harness(Generic[L, E]):
             return
         torch.manual_seed(self.config.seed)
         if self._random is not None:
-            _set_random_state(self._random, self.fabric.device)
+            set_random_state(self._random, self.fabric.device)
 
     def _train_step(self) -> None:
         started = time.perf_counter()
@@ -134,13 +134,13 @@ class Harness(Generic[L, E]):
         self.updater.update()
         self.step += 1
         self.images += sum(len(batch.labels) for batch in episode)
-        self._unlogged.append(terms)
+        self._losses.add(terms)
         if self.step % self.monitor.log_every == 0 or self.step == self.steps:
             self._read_losses()  # waits for the device
         self.seconds += time.perf_counter() - started
-        if not self._unlogged:
+        if not self._losses.unread:
             self._log()
-        losses = None if self._unlogged else self._mean_losses
+        losses = None if self._losses.unread else self._losses.means
         self.display.stepped(self.step, losses=losses, images_per_second=self.images_per_second)
 
     def _evaluate_and_save(self, *, interrupted: bool) -> None:
@@ -154,27 +154,17 @@ class Harness(Generic[L, E]):
             raise Interrupted(f"stopped at step {self.step} of {self.steps}; the state is saved in {self.run.path}.")
 
     def _read_losses(self) -> None:
-        """Means over the steps since the last log line; raises DivergenceError where one is NaN or infinite.
-
-        A term that only some of these steps had (of a learner with phases) is the mean over those.
-        """
-        rows = [{name: float(value) for name, value in terms.items()} for terms in self._unlogged]
-        rows = self.together.means(rows)
-        columns: dict[str, list[float]] = {}
-        for number, row in enumerate(rows, start=self.step - len(rows) + 1):
-            for name, value in row.items():
-                if not math.isfinite(value):
-                    raise self._diverged(f"the {name} loss became {value} in step {number}")
-                columns.setdefault(name, []).append(value)
-        self._mean_losses = {name: sum(values) / len(values) for name, values in columns.items()}
-        self._unlogged = []
+        try:
+            self._losses.read(self.step)
+        except DivergenceError as error:
+            raise self._diverged(str(error)) from error
 
     def _log(self) -> None:
         self._write(
             {
                 "kind": "step",
                 "step": self.step,
-                "losses": self._mean_losses,
+                "losses": self._losses.means,
                 "learning_rate": self.updater.learning_rate,
                 "seconds": round(self.seconds, 3),
                 "images_per_second": round(self.images_per_second, 1),
@@ -210,7 +200,7 @@ class Harness(Generic[L, E]):
             self._record_evaluation(evaluation)
 
     def _save(self) -> None:
-        if self._unlogged:
+        if self._losses.unread:
             self._read_losses()
             self._log()
         if self.together.any(not all(bool(own_piece(p).isfinite().all()) for p in self.learner.parameters())):
@@ -231,7 +221,7 @@ class Harness(Generic[L, E]):
                 "learner": self.learner.state_dict(),
                 **update,
                 "sampler": self.sampler.state_dict(),
-                "random": _random_state(self.fabric.device),
+                "random": random_state(self.fabric.device),
                 "images": self.images,
                 "seconds": self.seconds,
                 "evaluation_seconds": self.evaluation_seconds,
@@ -269,17 +259,3 @@ class Harness(Generic[L, E]):
     def images_per_second(self) -> float:
         """Training images (of all networks) per second of training, evaluation left out."""
         return self.images / self.seconds
-
-
-def _random_state(device: torch.device) -> dict[str, torch.Tensor]:
-    """The CPU's generator and, where training runs on a GPU, that GPU's."""
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def _set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
-    torch.set_rng_state(state["cpu"])
-    if device.type == "cuda" and "cuda" in state:
-        torch.cuda.set_rng_state(state["cuda"], device)

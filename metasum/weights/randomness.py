@@ -1,4 +1,4 @@
-"""Running code several times with the same random numbers, and leaving no trace in the random state."""
+"""Random states: kept, put back, and the same for several runs of some code."""
 
 from __future__ import annotations
 
@@ -30,3 +30,18 @@ def same_randomness(device: torch.device) -> Iterator[Callable[[], None]]:
         yield rewind
     finally:
         rewind()
+
+
+def random_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """The CPU's generator and, where training runs on a GPU, that GPU's."""
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(state: dict[str, torch.Tensor], device: torch.device) -> None:
+    """The inverse of `random_state`, on the same kind of device."""
+    torch.set_rng_state(state["cpu"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)

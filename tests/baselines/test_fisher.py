@@ -6,7 +6,8 @@ from tiny import images, small_network
 from torch import nn
 
 from metasum.baselines.fisher import Fisher, fisher_information
-from metasum.merging.memory import Endpoint, merge
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
 from metasum.weights.composition import average_parameters
 from metasum.weights.parameters import parameters_of
 

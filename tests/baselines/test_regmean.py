@@ -8,7 +8,8 @@ from torch.nn.functional import conv2d
 
 from metasum.baselines.regmean import RegMean, input_products
 from metasum.errors import DivergenceError
-from metasum.merging.memory import Endpoint, merge
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
 from metasum.weights.composition import average_parameters
 
 

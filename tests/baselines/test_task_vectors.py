@@ -8,7 +8,8 @@ from tiny import small_network
 
 from metasum.errors import ArchitectureError, UsageError
 from metasum.merging.dare import DARE
-from metasum.merging.memory import Endpoint, merge, merge_parameters
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge, merge_parameters
 from metasum.merging.slerp import SLERP
 from metasum.merging.task_arithmetic import TaskArithmetic
 from metasum.merging.ties import TIES, disjoint_mean_

@@ -13,7 +13,8 @@ from metasum import recalibrate
 from metasum.baselines.weight_matching import WeightMatching, match, permute_network, permuted
 from metasum.config import NetworkConfig
 from metasum.errors import ArchitectureError
-from metasum.merging.memory import Endpoint, merge
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
 from metasum.tasks.registry import load_dataset

@@ -8,7 +8,8 @@ from torch import nn
 
 from metasum.baselines.weight_matching import WeightMatching, permute_network
 from metasum.errors import ArchitectureError, UsageError
-from metasum.merging.memory import Endpoint, merge
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
 from metasum.networks.channels import Axis, ChannelGroup, channel_groups
 from metasum.networks.same_function import same_function
 from metasum.weights.parameters import parameters_of

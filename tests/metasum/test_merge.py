@@ -15,8 +15,9 @@ from metasum import merge_files
 from metasum.merging import METHODS as METHODS_BY_NAME
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.draws import BLOCK, kept_entries
+from metasum.merging.endpoints import Endpoint
 from metasum.merging.kinds import statistics_among
-from metasum.merging.memory import Endpoint, merge, merge_parameters
+from metasum.merging.memory import merge, merge_parameters
 from metasum.merging.selection import Selection, just_below
 from metasum.merging.tensors import TensorMethod
 from metasum.networks.build import load_network

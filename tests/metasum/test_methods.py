@@ -16,7 +16,8 @@ from metasum.baselines.registry import LEARNERS, register
 from metasum.config import Checked, option, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
-from metasum.merging.memory import Endpoint, merge, merge_parameters
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge, merge_parameters
 from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, TensorMethod, Tensors
 from metasum.merging.ties import TIES

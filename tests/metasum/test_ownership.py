@@ -103,8 +103,8 @@ def test_a_study_waits_for_a_cell_that_another_works_on(data_root, tmp_path):
             tiny_settings(data_root), learners=names, seeds=1, tuned=False, out=tmp_path / "runs", displays=lambda: told
         )
     assert told.waits == [f"process {process.pid} on {socket.gethostname()} works in {folder}; waiting for it"]
-    assert result["failed"] == []
-    assert [row["learner"] for row in result["rows"]] == names
+    assert result.failed == ()
+    assert [row.learner for row in result.rows] == names
     assert (folder / "metrics.jsonl").read_text().count("\n") == 3  # two steps and the end
 
 
@@ -123,7 +123,7 @@ def test_meta_training_is_refused_by_itself_and_waited_for_by_a_run(data_root, t
         told = Told(held)
         again = train(config, out=runs, name="again", report=False, display=told)
     assert len(told.waits) == 1
-    assert again["accuracy"] == first["accuracy"]
+    assert again.accuracy == first.accuracy
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(few_shot_config, 
         (folder / ".lock").write_text("{}")
     few_shot(few_shot_config, learners=["prototypical"], out=runs)
     result = compare(tiny_settings(data_root), learners=["independent"], seeds=1, tuned=False, out=runs)
-    assert result["failed"] == []
+    assert result.failed == ()
     meta_train(config, out=runs, resume=None)
     assert not [path for folder in folders for path in folder.glob(".*")]
 

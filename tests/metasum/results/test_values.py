@@ -14,7 +14,7 @@ from metasum.errors import CheckpointError
 from metasum.results.accuracy import BeforeAfter, Spread
 from metasum.results.kinds import KINDS, read_result
 from metasum.results.run import RunResult
-from metasum.results.value import FORMAT
+from metasum.results.upgrade import FORMAT
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "runs-format-1" / "results"
 SAID_NOTHING = {"evaluation", "merge", "benchmark"}  # went to stdout only, so that no file of format 1 holds one
