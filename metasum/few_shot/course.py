@@ -162,14 +162,10 @@ class Course:
             view: from what is trained to the few-shot learner that is measured on the way [default: it is one].
         """
         evaluator = FewShotEvaluator(lambda: self.validation, autocast=self.fabric.autocast, view=view)
-        return Harness(
-            model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display
-        )
+        return Harness(model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display)
 
     @contextlib.contextmanager
-    def opened(
-        self, name: str, settings: Mapping[str, Any], display: Display, **more: Any
-    ) -> Iterator[RunFolder]:
+    def opened(self, name: str, settings: Mapping[str, Any], display: Display, **more: Any) -> Iterator[RunFolder]:
         """A run's folder, made or found, for a block to work in.
 
         Args:

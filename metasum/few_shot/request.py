@@ -153,9 +153,7 @@ class FewShotPlan:
     @property
     def task(self) -> FewShotTask:
         asked = self.episodes
-        return FewShotTask(
-            ways=asked.ways, shots=asked.shots, in_channels=asked.in_channels, filters=asked.filters
-        )
+        return FewShotTask(ways=asked.ways, shots=asked.shots, in_channels=asked.in_channels, filters=asked.filters)
 
     def going_on(self, steps: int) -> FewShotPlan:
         """The plan of its further run, of so many steps on a second dataset."""

@@ -181,9 +181,7 @@ class FewShotStudy:
             failed=tuple(self._failed(failures)),
         )
 
-    def _second_rows(
-        self, courses: Sequence[Course], came_out: Mapping[str, Any]
-    ) -> list[SecondDatasetRow]:
+    def _second_rows(self, courses: Sequence[Course], came_out: Mapping[str, Any]) -> list[SecondDatasetRow]:
         rows = []
         for course in courses:
             go_on = self._go_on(course)
