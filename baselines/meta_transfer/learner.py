@@ -1,4 +1,4 @@
-"""Meta-Transfer Learning as a few-shot learner, and the new classifier on a frozen trunk that it is measured against."""
+"""Meta-Transfer Learning as a few-shot learner; a new classifier on a frozen trunk, which it is measured against."""
 
 from __future__ import annotations
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import FEW_SHOT
+from metasum.config import Checked
 from metasum.errors import MetaSumError
 from metasum.few_shot.cells import Answers, Ask, GoOn, Learn, Pretrain, shares_of
 from metasum.few_shot.config import EpisodesConfig, PretrainingConfig, QuestionsConfig, UpdatesConfig
@@ -117,18 +118,18 @@ class FewShotStudy:
         for ways in self.questions.test_ways:
             first.episodes(first.plan.episodes.evaluate_on, ways=ways)
         for cell in self.cells():
-            if not isinstance(cell.work, Ask):
+            if isinstance(cell.work, Pretrain | Learn | GoOn):
                 cell.work.check()
 
     def cells(self) -> list[Cell]:
         """Each seed's trunk where a learner starts from it, each learner, and what comes after it."""
         found: dict[str, Cell] = {}
         for course in self.courses:
-            plan, learner, needs = course.plan, course.plan.learner_class, ()
-            if learner.pretrained:
-                needs = (plan.pretrained_name,)
-                found.setdefault(plan.pretrained_name, Cell(plan.pretrained_name, Pretrain(course)))
-            found[plan.name] = Cell(plan.name, Learn(course), needs)
+            plan = course.plan
+            trunks = (plan.pretrained_name,) if plan.learner_class.pretrained else ()
+            for name in trunks:
+                found.setdefault(name, Cell(name, Pretrain(course)))
+            found[plan.name] = Cell(plan.name, Learn(course), trunks)
             ask = self._ask(course)
             if ask.ways or ask.filters:
                 found[ask.name] = Cell(ask.name, ask, (plan.name,))
@@ -212,10 +213,8 @@ class FewShotStudy:
 
     def _settings(self) -> dict[str, Any]:
         """Those of all learners by name, then each one's own under its name."""
-        sections = (EpisodesConfig, UpdatesConfig, PretrainingConfig, QuestionsConfig)
-        found: dict[str, Any] = {}
-        for section in sections:
-            found |= dataclasses.asdict(self.request.section(section))
+        sections: tuple[type[Checked], ...] = (EpisodesConfig, UpdatesConfig, PretrainingConfig, QuestionsConfig)
+        found = {name: value for section in sections for name, value in vars(self.request.section(section)).items()}
         for course in self.courses:
             plan = course.plan
             trained = dataclasses.asdict(plan.meta_training) if plan.learner_class.meta_trains else {}
