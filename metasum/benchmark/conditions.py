@@ -48,20 +48,20 @@ class Conditions:
             network.compile()
         return network
 
-    def place(self, module: nn.Module, *, second_order: bool = False) -> None:
-        """Moves the module, or a learner with its networks, to the device and lays it out, in place.
+    def place(self, module: nn.Module, *networks: nn.Module, second_order: bool = False) -> None:
+        """Moves the module to the device and lays it out, in place.
 
         Args:
-            module: a network, or what has `networks`.
+            module: a network, or a learner.
+            networks: those in it that images go through [default: the module].
             second_order: whether gradients of gradients are taken.
 
         Raises:
             UsageError: the setting's layout is not safe on this machine (`metasum.training.layout`).
         """
-        networks = getattr(module, "networks", None)
         layout, _ = checked_layout(
             self.setting.memory_format,
-            (module if networks is None else networks.target,),
+            networks or (module,),
             self.batches[0].images.shape,
             self.device,
             precision=self.setting.precision,

@@ -78,9 +78,16 @@ class LearnerSteps:
         """
         return self.step_of(new_learner(self.in_backend(backend)), self.conditions.batches[:2])
 
-    def step_of(self, learner: TimedLearner, batches: list[Batch]) -> Step:
-        """A step on these batches of a learner that was built on the CPU; it is placed here."""
-        self.conditions.place(learner)
+    def step_of(self, learner: TimedLearner, batches: list[Batch], *, second_order: bool = False) -> Step:
+        """A step on these batches of a learner that was built on the CPU; it is placed here.
+
+        Args:
+            learner: that takes it.
+            batches: on the device.
+            second_order: whether it takes gradients of gradients.
+        """
+        networks = learner.networks
+        self.conditions.place(learner, networks.target, networks.support, second_order=second_order)
         return Step(learner, batches, self.conditions.fabric, precision=self.conditions.setting.precision)
 
     def in_backend(self, backend: str | None) -> Plan:

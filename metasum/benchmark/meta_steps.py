@@ -48,7 +48,7 @@ class MetaSteps(LearnerSteps):
     def step(self, backend: str | None = None) -> Step:
         plan = self.in_backend(backend)
         learner = MetaLearner(make_shared_networks(plan), plan.own, inner_steps=plan.own.inner_steps)
-        return self.step_of(learner, self._pair)
+        return self.step_of(learner, self._pair, second_order=True)
 
     def usual(self) -> Mapping[str, Work]:
         own, model, fabric = self.plan.own, self.conditions.network(), self.conditions.fabric
