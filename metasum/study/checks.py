@@ -12,7 +12,7 @@ from metasum.config.sections import ProcessesConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.run.initialisation import check_given
-from metasum.run.meta_training import meta_datasets, meta_plan
+from metasum.run.meta_plan import meta_datasets, meta_plan
 from metasum.run.parts import new_learner
 from metasum.run.plan import Plan, resolve
 from metasum.run.request import COMMON, Request

@@ -17,7 +17,8 @@ from metasum.results.surroundings import Settings, Tried, Tuned
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import resolve
 from metasum.run.request import Request
-from metasum.run.training import Where, run_in
+from metasum.run.course import Where
+from metasum.run.training import run_in
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import pair
 from metasum.study.request import Study
