@@ -9,8 +9,9 @@ from typing import NoReturn
 
 import click
 
+from metasum.commands.benchmark import benchmark
 from metasum.commands.few_shot import few_shot
-from metasum.commands.listings import benchmark, learners, methods, tasks
+from metasum.commands.listings import learners, methods, tasks
 from metasum.commands.merge import merge
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.strangers import sum_

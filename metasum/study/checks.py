@@ -12,7 +12,7 @@ from metasum.config.sections import ProcessesConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.run.initialisation import check_given
-from metasum.run.meta_training import meta_datasets, meta_plan
+from metasum.run.meta_plan import meta_datasets, meta_plan
 from metasum.run.parts import new_learner
 from metasum.run.plan import Plan, resolve
 from metasum.run.request import COMMON, Request
@@ -154,9 +154,7 @@ def of_one_shape(study: Study) -> Study:
     Raises:
         UsageError: the pairs' recipes differ in width, and --width was not given.
     """
-    pairs = {
-        target: pair(study.request.having(target=target), download=study.download) for target in study.targets
-    }
+    pairs = {target: pair(study.request.having(target=target), download=study.download) for target in study.targets}
     if "num_classes" not in study.request.given:
         classes = max(data.num_classes for both in pairs.values() for data in both)
         study = dataclasses.replace(study, request=study.request.having(num_classes=classes))

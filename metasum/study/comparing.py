@@ -8,7 +8,7 @@ from metasum.baselines.registry import LEARNERS
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
-from metasum.results.comparison import RunCurves, ComparisonResult, ComparisonRow, summarise
+from metasum.results.comparison import ComparisonResult, ComparisonRow, RunCurves, summarise
 from metasum.results.comparison_tables import rows_table
 from metasum.results.pictures import Analysis
 from metasum.results.spreadsheet import as_csv

@@ -17,7 +17,8 @@ from metasum.results.surroundings import Settings, Tried, Tuned
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import resolve
 from metasum.run.request import Request
-from metasum.run.training import Where, run_in
+from metasum.run.course import Where
+from metasum.run.training import run_in
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import pair
 from metasum.study.request import Study
@@ -39,9 +40,7 @@ class TrainingRun:
     def __call__(self, needed: Mapping[str, Any], display: Display) -> RunResult:
         request = self.request.having(**chosen(needed, self.choice))
         datasets = pair(request, download=self.download)
-        return run_in(
-            self.where, request, datasets, download=self.download, display=display, troubles=self.troubles
-        )
+        return run_in(self.where, request, datasets, download=self.download, display=display, troubles=self.troubles)
 
 
 @dataclasses.dataclass(frozen=True)
