@@ -16,6 +16,7 @@ from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.errors import CheckpointError
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
 from metasum.few_shot.request import FewShotPlan, Loop
+from metasum.files import read_json
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.learner import Trainable
 from metasum.results.accuracy import EpisodeAccuracy
@@ -187,9 +188,14 @@ class Course:
             yield run
 
     def check_folder(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raises UsageError where a run of other settings, or on other data, has this folder already."""
-        if (self.study / name / "config.json").is_file():
-            reopen(self.study / name, self.description(settings), completed=_as_written)
+        """Raises UsageError where a run of other settings, or on other data, has this folder already.
+
+        What it started from is not known before that has been trained, and compared when the run is opened.
+        """
+        path = self.study / name
+        if (path / "config.json").is_file():
+            start = {"start_checksum": read_json(path / "config.json").get("start_checksum")}
+            reopen(path, self.description(settings, **start), completed=_as_written)
 
     def description(self, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """What config.json holds."""
