@@ -16,6 +16,7 @@ from metasum.config import Option, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.method import Method
+from metasum.plugins import registrar
 from metasum.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -78,14 +79,14 @@ for _method in METHODS:
 LEARNERS.add("independent-two-inits", Entry("metasum.baselines.independent:TwoStartsLearner"))
 
 
-def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, source: str = "Python") -> None:
+def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, source: str | None = None) -> None:
     """Adds a way of training, of learning from few examples, or of merging.
 
     With a method of merging comes the learner that trains networks alone and merges them so.
 
     Args:
         found: a class with its facts, settings and name.
-        source: where it comes from, for listings.
+        source: where it comes from, for listings [default: the plug-in that is being run, else "Python"].
 
     Raises:
         UsageError: the name is taken, or cannot be part of a folder's; or one of its settings has the name of another
@@ -94,6 +95,7 @@ def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, sour
     from metasum.learners.few_shot import FewShotLearner
 
     few_shot = issubclass(found, FewShotLearner)
+    source = source or registrar()
     for leaf in options_of(found.Config):
         for other in known_options(leaf.name, few_shot=few_shot):
             if (other.kind, other.many) != (leaf.kind, leaf.many):

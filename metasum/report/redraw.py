@@ -7,7 +7,8 @@ from pathlib import Path
 
 from metasum.errors import CheckpointError
 from metasum.report.run_page import write_meta_report, write_report
-from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
+from metasum.report.study_pages import write_comparison_report, write_experiment_report
+from metasum.report.sum_page import write_sum_report
 from metasum.results.comparison import ComparisonResult
 from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult, FewShotRun
