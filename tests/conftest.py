@@ -14,7 +14,7 @@ import torch
 from tiny import blob_arrays, write_npz
 
 from metasum import cli, plugins
-from metasum.baselines.registry import LEARNERS
+from metasum.baselines.registry import FEW_SHOT, LEARNERS
 from metasum.merging import METHODS
 from metasum.networks.build import NETWORKS
 from metasum.tasks import registry as tasks
@@ -32,6 +32,7 @@ def _one_thread() -> None:
 def _registries() -> Iterator[None]:
     """What a test registers is gone after it."""
     registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, LEARNERS.entries, METHODS.entries, NETWORKS]
+    registries.append(FEW_SHOT.entries)
     before = [dict(registry) for registry in registries]
     plugins._called.clear()
     yield
