@@ -6,21 +6,20 @@ import json
 import pytest
 import torch
 from refusal import refused
-from tiny import descend, images, labels, small_network
+from tiny import descend, images, labels, small_network, summed_networks
 
 from metasum import MetaSum, load_network, settings, train
 from metasum.baselines.meta_networks.pair import MetaNetworksLearner
-from metasum.baselines.meta_transfer.base_training import BaseTraining
-from metasum.baselines.meta_transfer.pair import MetaTransferLearner
+from metasum.baselines.meta_transfer.pair import MetaTransferConfig, MetaTransferLearner
 from metasum.errors import ArchitectureError
 from metasum.networks.augmented import Augmented
 from metasum.networks.resnet import ResNet
 from metasum.training.progress import SilentDisplay
-from metasum.types import Batch, Sides
+from metasum.types import Batch
 from metasum.weights.parameters import parameters_of
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
-UNLABELLED = Sides([images(seed=4)], [images(seed=5)])
+UNLABELLED = images(seed=4), images(seed=5)
 
 
 def trained(learner, steps=3):
@@ -28,16 +27,19 @@ def trained(learner, steps=3):
     return learner
 
 
-def meta_transfer(pretraining_steps=0):
-    return MetaTransferLearner(
-        MetaSum(small_network()), pretraining_steps=pretraining_steps, base=BaseTraining(steps=3, learning_rate=0.1)
-    )
+def meta_networks():
+    return MetaNetworksLearner(MetaSum(small_network()), MetaNetworksLearner.Config())
+
+
+def meta_transfer(network=None, pretraining_steps=0):
+    config = MetaTransferConfig(pretraining_steps=pretraining_steps, base_steps=3, base_lr=0.1)
+    return MetaTransferLearner(MetaSum(network or small_network()), config)
 
 
 def test_meta_networks_share_their_slow_weights_and_add_their_fast_ones():
-    learner = trained(MetaNetworksLearner(MetaSum(small_network())))
+    learner = trained(meta_networks())
     target, support = (parameters_of(n) for n in (learner.target_network(), learner.support_network()))
-    summed = parameters_of(learner.summed_networks(UNLABELLED).target)
+    summed = parameters_of(summed_networks(learner, *UNLABELLED).target)
     fast = [name for name in target if name.startswith("fast.")]
     assert len(fast) == 2
     for name, tensor in target.items():
@@ -46,7 +48,7 @@ def test_meta_networks_share_their_slow_weights_and_add_their_fast_ones():
 
 
 def test_meta_networks_train_slow_weights_and_meta_learner_from_both_datasets():
-    learner = MetaNetworksLearner(MetaSum(small_network()))
+    learner = meta_networks()
     learner.training_step(TARGET, SUPPORT)
     assert all(p.grad is not None for p in learner.parameters())
     before = [p.grad.clone() for p in learner.parameters()]
@@ -56,7 +58,7 @@ def test_meta_networks_train_slow_weights_and_meta_learner_from_both_datasets():
 
 
 def test_writing_fast_weights_leaves_running_statistics_to_the_half_that_is_judged():
-    learner = MetaNetworksLearner(MetaSum(small_network()))
+    learner = meta_networks()
     learner.training_step(TARGET, SUPPORT)
     assert int(learner.networks.target[1].num_batches_tracked) == 1
 
@@ -94,7 +96,7 @@ def test_before_is_the_frozen_trunk_with_one_datasets_scale_shift_and_classifier
         torch.testing.assert_close(found["0.bias"], trunk["0.bias"] + scale_shift.shifts[0])
         torch.testing.assert_close(found["5.weight"], trunk["5.weight"])
     assert not torch.equal(own[0]["7.weight"], own[1]["7.weight"])
-    summed = parameters_of(learner.summed_networks(UNLABELLED).target)
+    summed = parameters_of(summed_networks(learner, *UNLABELLED).target)
     for name in summed:
         torch.testing.assert_close(summed[name], own[0][name] + own[1][name])
 
@@ -102,7 +104,7 @@ def test_before_is_the_frozen_trunk_with_one_datasets_scale_shift_and_classifier
 def test_a_network_without_linear_end_has_no_classifier_to_train():
     network = torch.nn.Sequential(small_network(), torch.nn.Sigmoid())
     with pytest.raises(ArchitectureError, match="linear layer"):
-        MetaTransferLearner(MetaSum(network), pretraining_steps=0, base=BaseTraining(steps=1, learning_rate=0.1))
+        meta_transfer(network)
 
 
 @pytest.mark.parametrize("learner", ["meta-networks", "meta-transfer"])

@@ -6,9 +6,9 @@ from tiny import descend, images, labels, small_network
 
 from metasum import MetaSum
 from metasum.baselines.independent import IndependentLearner
-from metasum.baselines.proximity import ProximityLearner
-from metasum.baselines.two_head import TwoHeadLearner
-from metasum.config import ProximityConfig, TwoHeadConfig
+from metasum.baselines.proximity import ProximityConfig, ProximityLearner
+from metasum.baselines.two_head import TwoHeadConfig, TwoHeadLearner
+from metasum.config import options_of
 from metasum.errors import UsageError
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of
@@ -31,7 +31,7 @@ def test_the_pull_is_twice_the_difference_and_holds_the_partner_constant():
     ProximityLearner(networks, config).training_step(TARGET, SUPPORT)
     pulled = {n: p.grad.clone() for n, p in networks.named_parameters()}
     networks.zero_grad()
-    IndependentLearner(networks).training_step(TARGET, SUPPORT)
+    IndependentLearner(networks, IndependentLearner.Config()).training_step(TARGET, SUPPORT)
     for depth, layer in enumerate(LAYERS):
         for name in layer:
             mine, theirs = (networks.get_parameter(f"{side}.{name}") for side in ("target", "support"))
@@ -42,7 +42,7 @@ def test_the_pull_is_twice_the_difference_and_holds_the_partner_constant():
 
 def test_its_loss_term_is_the_weighted_distance():
     networks = MetaSum(small_network(0), support=small_network(1))
-    config = ProximityConfig(proximity=2.0, proximity_weights="1,0,0.5")
+    config = ProximityConfig(proximity=2.0, proximity_weights=(1, 0, 0.5))
     term = ProximityLearner(networks, config).training_step(TARGET, SUPPORT)["proximity"]
     distances = [
         sum(
@@ -57,7 +57,7 @@ def test_its_loss_term_is_the_weighted_distance():
 def test_without_a_pull_it_is_independent_training():
     pairs = [MetaSum(small_network(0)) for _ in range(2)]
     terms = sgd_steps(ProximityLearner(pairs[0], ProximityConfig(proximity=0)), 20)
-    sgd_steps(IndependentLearner(pairs[1]), 20)
+    sgd_steps(IndependentLearner(pairs[1], IndependentLearner.Config()), 20)
     assert set(terms) == {"target", "support"}
     for mine, theirs in zip(pairs[0].parameters(), pairs[1].parameters(), strict=True):
         assert torch.equal(mine, theirs)
@@ -78,7 +78,7 @@ def test_an_ever_stronger_pull_on_the_trunk_ends_in_two_heads():
 
     def distance(pull):
         pair = MetaSum(small_network(0))
-        sgd_steps(ProximityLearner(pair, ProximityConfig(proximity=pull, proximity_weights="1,1,0")), steps, rate)
+        sgd_steps(ProximityLearner(pair, ProximityConfig(proximity=pull, proximity_weights=(1, 1, 0))), steps, rate)
         return sum(
             float((pair.get_parameter(f"{side}.{n}") - getattr(shared, side).get_parameter(n)).detach().square().sum())
             for side in ("target", "support")
@@ -91,7 +91,18 @@ def test_an_ever_stronger_pull_on_the_trunk_ends_in_two_heads():
     assert stronger < 1e-5
 
 
-@pytest.mark.parametrize("weights", ["1,2", "1,x,3", "1,-1,1", "1,nan,1", "1,2,3,4", ""])
-def test_layer_weights_that_do_not_fit(weights):
-    with pytest.raises(UsageError, match="--proximity-weights takes"):
-        ProximityLearner(MetaSum(small_network()), ProximityConfig(proximity_weights=weights))
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1,2", "takes a number for each of the network's 3 layers, not 2"),
+        ("1,2,3,4", "takes a number for each of the network's 3 layers, not 4"),
+        ("1,x,3", "takes a number, not 'x'"),
+        ("1,-1,1", "must be at least 0, not -1"),
+        ("1,nan,1", "takes a finite number"),
+        ("", "takes values separated by commas"),
+    ],
+)
+def test_layer_weights_that_do_not_fit(text, words):
+    leaf = next(leaf for leaf in options_of(ProximityConfig) if leaf.name == "proximity_weights")
+    with pytest.raises(UsageError, match=f"--proximity-weights {words}"):
+        ProximityLearner(MetaSum(small_network()), ProximityConfig(proximity_weights=leaf.parsed(text)))

@@ -2,16 +2,16 @@
 
 import pytest
 import torch
-from tiny import images, labels, small_network
+from tiny import images, labels, small_network, summed_networks
 from torch.nn.functional import cross_entropy
 
 from metasum import MetaSum, recalibrate
 from metasum.baselines.multi_input import MultiInputLearner
-from metasum.baselines.two_head import TwoHeadLearner
-from metasum.config import NetworkConfig, TwoHeadConfig
+from metasum.baselines.two_head import TwoHeadConfig, TwoHeadLearner
+from metasum.config.sections import NetworkConfig
 from metasum.errors import UsageError
 from metasum.networks.build import build_network
-from metasum.types import Batch, Sides
+from metasum.types import Batch
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 
@@ -78,19 +78,19 @@ def test_a_trunk_that_cannot_be(until, words):
 def test_after_the_sum_is_the_shared_network_itself():
     networks, learner = two_head()
     learner.training_step(TARGET, SUPPORT)
-    own = [images(seed=5)], [images(seed=6)]
-    for network, alone, batches in zip(
-        learner.summed_networks(Sides(*own)), (networks.target, networks.support), own, strict=True
+    own = images(seed=5), images(seed=6)
+    for network, alone, batch in zip(
+        summed_networks(learner, *own), (networks.target, networks.support), own, strict=True
     ):
         expected = small_network()
         expected.load_state_dict(alone.state_dict())
-        assert torch.equal(network(images()), recalibrate(expected, batches)(images()))
+        assert torch.equal(network(images()), recalibrate(expected, [batch])(images()))
         assert network is not alone
 
 
 def test_multi_input_runs_both_batches_through_one_network_in_one_pass():
     networks = MetaSum(small_network(0))
-    learner = MultiInputLearner(networks)
+    learner = MultiInputLearner(networks, MultiInputLearner.Config())
     terms = learner.training_step(TARGET, SUPPORT)
     alone = small_network(0).train()
     outputs = alone(torch.cat([TARGET.images, SUPPORT.images]))

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
 from metasum.baselines.weight_matching import WeightMatching, match, permute_network, permuted
-from metasum.config import NetworkConfig
+from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge

@@ -6,10 +6,10 @@ from refusal import refused
 from tiny import images, labels, small_network
 from torch.nn.functional import cross_entropy
 
-from metasum import MetaSum, settings
-from metasum.config import ObjectiveConfig, RegularisationConfig
+from metasum import MetaSum
+from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError
-from metasum.learners.joint import JointLearner
+from metasum.learners.joint import JointConfig, JointLearner
 from metasum.learners.regularised import opinion
 from metasum.networks.build import build_network
 from metasum.networks.tangent import Tangent
@@ -21,7 +21,7 @@ TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), l
 
 
 def learner_of(**values):
-    return JointLearner(MetaSum(small_network()), ObjectiveConfig(), RegularisationConfig(**values))
+    return JointLearner(MetaSum(small_network()), JointConfig(**values))
 
 
 def gradients(learner):
@@ -84,12 +84,12 @@ def test_quiet_adds_the_divergence_on_foreign_images_to_each_network_alone():
 
 
 def tangent_of(seed=0):
-    config = settings(width=0.04, norm="none", num_classes=4, dropout=0.0, tangent=True).network
+    config = NetworkConfig(width=0.04, norm="none", num_classes=4, dropout=0.0, tangent=True)
     return build_network(config, in_channels=1, seed=seed).double()
 
 
 def plain_of(seed=0):
-    config = settings(width=0.04, norm="none", num_classes=4, dropout=0.0).network
+    config = NetworkConfig(width=0.04, norm="none", num_classes=4, dropout=0.0)
     return build_network(config, in_channels=1, seed=seed).double()
 
 
@@ -153,7 +153,7 @@ def test_a_tangents_run_is_read_back(metasum, tiny, tmp_path):
 def test_sharpness_aware_steps_move_under_autocast_too():
     def found(sharpness):
         networks = MetaSum(small_network().float())
-        learner = JointLearner(networks, ObjectiveConfig(), RegularisationConfig(sharpness=sharpness))
+        learner = JointLearner(networks, JointConfig(sharpness=sharpness))
         batches = [Batch(batch.images.float(), batch.labels) for batch in (TARGET, SUPPORT)]
         with torch.autocast("cpu", dtype=torch.bfloat16):
             terms = learner.training_step(*batches)

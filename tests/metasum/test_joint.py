@@ -9,17 +9,23 @@ from torch.nn.functional import cross_entropy, softmax
 
 from metasum import MetaSum
 from metasum.baselines.independent import IndependentLearner
-from metasum.config import READINGS, ObjectiveConfig
-from metasum.learners.joint import JointLearner
+from metasum.config import options_of
+from metasum.learners.joint import JointConfig, JointLearner, ObjectiveConfig
 from metasum.learners.objective import sum_loss
 from metasum.types import Batch
 
 TARGET = Batch(images(seed=1), labels(seed=1))
 SUPPORT = Batch(images(seed=2), labels(seed=2))
 
+READINGS = next(leaf.words for leaf in options_of(ObjectiveConfig) if leaf.name == "reading")
 
-def learner(**objective):
-    return JointLearner(MetaSum(small_network(0), support=small_network(1)), ObjectiveConfig(**objective))
+
+def learner(**values):
+    return JointLearner(MetaSum(small_network(0), support=small_network(1)), JointConfig(**values))
+
+
+def alone(networks):
+    return IndependentLearner(networks, IndependentLearner.Config())
 
 
 def written_out(networks, settings):
@@ -43,13 +49,10 @@ def written_out(networks, settings):
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_gradients_are_those_of_the_objective_written_out(reading, symmetric):
-    settings = ObjectiveConfig(
-        reading=reading, symmetric=symmetric, target_weight=0.5, support_weight=2.0, sum_weight=3.0
-    )
-    stepped, whole = learner(), MetaSum(small_network(0), support=small_network(1))
-    stepped.objective = settings
+    stepped = learner(reading=reading, symmetric=symmetric, target_weight=0.5, support_weight=2.0, sum_weight=3.0)
+    whole = MetaSum(small_network(0), support=small_network(1))
     terms = stepped.training_step(TARGET, SUPPORT)
-    loss = written_out(whole, settings)
+    loss = written_out(whole, stepped.config)
     loss.backward()
     weights = {"target": 0.5, "support": 2.0, "sum": 3.0, "sum_support": 3.0}
     torch.testing.assert_close(sum(weights[n] * t for n, t in terms.items()), loss.detach())
@@ -60,14 +63,14 @@ def test_gradients_are_those_of_the_objective_written_out(reading, symmetric):
 
 
 def test_no_weight_on_the_sum_is_independent_training():
-    joint, alone = learner(sum_weight=0.0), IndependentLearner(MetaSum(small_network(0), support=small_network(1)))
-    optimizers = [torch.optim.Adam(x.parameters(), 1e-2) for x in (joint, alone)]
+    joint, plain = learner(sum_weight=0.0), alone(MetaSum(small_network(0), support=small_network(1)))
+    optimizers = [torch.optim.Adam(x.parameters(), 1e-2) for x in (joint, plain)]
     for _ in range(5):
-        for trained, optimizer in zip((joint, alone), optimizers, strict=True):
+        for trained, optimizer in zip((joint, plain), optimizers, strict=True):
             optimizer.zero_grad()
             trained.training_step(TARGET, SUPPORT)
             optimizer.step()
-    for mine, theirs in zip(joint.parameters(), alone.parameters(), strict=True):
+    for mine, theirs in zip(joint.parameters(), plain.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
@@ -91,15 +94,15 @@ def test_training_makes_the_sum_right_where_plain_training_does_not():
         with torch.no_grad():
             return float(cross_entropy(pair.networks.summed_network([TARGET.images])(TARGET.images), TARGET.labels))
 
-    joint = after(lambda networks: JointLearner(networks, ObjectiveConfig()))
-    assert joint < 0.5 * after(IndependentLearner)
+    joint = after(lambda networks: JointLearner(networks, JointConfig()))
+    assert joint < 0.5 * after(alone)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_a_pools_network_takes_the_partners_place_in_the_sum(symmetric):
     stranger = {name: tensor.detach() for name, tensor in small_network(7).named_parameters()}
     networks = MetaSum(small_network(0), support=small_network(1))
-    stepped = JointLearner(networks, ObjectiveConfig(symmetric=symmetric), pool=[stranger])
+    stepped = JointLearner(networks, JointConfig(symmetric=symmetric), pool=[stranger])
     terms = stepped.training_step(TARGET, SUPPORT)
     for own, batch, added in ((small_network(0), TARGET, True), (small_network(1), SUPPORT, symmetric)):
         with_stranger = {name: tensor + stranger[name] for name, tensor in own.named_parameters()}
@@ -115,7 +118,7 @@ def test_a_pools_network_takes_the_partners_place_in_the_sum(symmetric):
 
 def test_every_network_of_a_pool_has_its_turn():
     pool = [{name: tensor.detach() for name, tensor in small_network(n).named_parameters()} for n in range(3)]
-    stepped = JointLearner(MetaSum(small_network(5)), ObjectiveConfig(), pool=pool)
+    stepped = JointLearner(MetaSum(small_network(5)), JointConfig(), pool=pool)
     torch.manual_seed(0)
     losses = {round(float(stepped.training_step(TARGET, SUPPORT)["sum"]), 9) for _ in range(30)}
     assert len(losses) == 3

@@ -10,7 +10,7 @@ from tiny import images, labels, small_network
 from torch.nn.functional import cross_entropy
 
 from metasum import MetaSum
-from metasum.config import ObjectiveConfig
+from metasum.learners.joint import ObjectiveConfig
 from metasum.learners.meta import MetaLearner
 from metasum.tasks import registry
 from metasum.training.episodes import EpisodeEvaluator
@@ -132,7 +132,7 @@ def test_every_inner_optimizer_trains_and_resumes_bit_for_bit(meta, monkeypatch,
 
 
 def test_only_the_named_datasets_are_loaded(meta, monkeypatch):
-    from metasum.assembly import meta_training
+    from metasum.run import meta_training
 
     loaded = []
 

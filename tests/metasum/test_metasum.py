@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from metasum import MetaSum
-from metasum.config import NetworkConfig
+from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.build import build_network
 from metasum.weights.functional import BACKENDS

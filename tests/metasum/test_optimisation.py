@@ -1,5 +1,7 @@
 """Precision, clipping and schedule of the update."""
 
+from typing import get_args
+
 import pytest
 import torch
 from lightning_fabric import Fabric
@@ -7,8 +9,9 @@ from lightning_fabric.plugins import MixedPrecision
 from tiny import images, labels, small_network
 
 from metasum import MetaSum
-from metasum.config import BACKENDS, OPERATORS, READINGS, STATISTICS, ObjectiveConfig, OptimisationConfig
-from metasum.learners.joint import JointLearner
+from metasum.config import options_of, words
+from metasum.config.sections import OptimisationConfig
+from metasum.learners.joint import JointConfig, JointLearner
 from metasum.training.optimisation import Updater, learning_rate_factor
 from metasum.types import Batch
 from metasum.weights import composition, functional
@@ -18,7 +21,7 @@ SUPPORT = Batch(images(seed=2).float(), labels(seed=2))
 
 
 def trained(fabric, reading, clip, steps=4, resume_at=None):
-    learner = JointLearner(MetaSum(small_network().float()), ObjectiveConfig(reading=reading))
+    learner = JointLearner(MetaSum(small_network().float()), JointConfig(reading=reading))
     precision = "32" if fabric.strategy.precision.precision == "32-true" else "16-mixed"
     config = OptimisationConfig(steps=8, learning_rate=1e-2, optimizer="sgd", clip=clip, precision=precision)
     updater = Updater(learner, config, fabric)
@@ -43,7 +46,7 @@ def scaled():
     return Fabric(accelerator="cpu", devices=1, plugins=[MixedPrecision("16-mixed", "cpu", scaler=scaler)])
 
 
-@pytest.mark.parametrize("reading", READINGS)
+@pytest.mark.parametrize("reading", next(leaf.words for leaf in options_of(JointConfig) if leaf.name == "reading"))
 @pytest.mark.parametrize("clip", [None, 0.1])
 def test_half_precision_with_scaled_losses_moves_as_full_precision_does(reading, clip):
     start = torch.cat([p.detach().flatten() for p in MetaSum(small_network().float()).parameters()])
@@ -68,9 +71,9 @@ def test_the_learning_rate_follows_the_schedule():
 
 
 def test_the_names_in_the_settings_are_those_of_what_they_name():
-    assert set(OPERATORS) == {*composition.OPERATORS, "task-arithmetic", "learned"}
-    assert set(BACKENDS) == set(functional.BACKENDS)
+    assert set(get_args(words.Operator)) == {*composition.OPERATORS, "task-arithmetic", "learned"}
+    assert set(get_args(words.Backend)) == set(functional.BACKENDS)
     networks = MetaSum(small_network()).train()
     networks.summed(images())
-    for statistics in STATISTICS:
+    for statistics in get_args(words.Statistics):
         networks.summed_network([images()], statistics=statistics)

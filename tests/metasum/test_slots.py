@@ -4,22 +4,22 @@ import math
 
 import pytest
 import torch
-from tiny import descend, images, labels, small_network
+from tiny import descend, images, labels, small_network, summed_networks
 
-from metasum import MetaSum, settings
-from metasum.config import SlotsConfig
+from metasum import MetaSum
+from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError, UsageError
 from metasum.learners.regularised import logits_aside, opinion
-from metasum.learners.slots import SlotsLearner
+from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.networks.build import build_network
 from metasum.networks.slots import Slot
-from metasum.types import Batch, Sides
+from metasum.types import Batch
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 
 
 def network_of(kind, **changed):
-    config = settings(network=kind, width=0.0625, num_classes=5, **changed).network
+    config = NetworkConfig(network=kind, width=0.0625, num_classes=5, **changed)
     network = build_network(config, in_channels=1, seed=0).double()
     with torch.no_grad():  # statistics and scales that are not everywhere 0 and 1
         for index, tensor in enumerate(network.state_dict().values()):
@@ -39,7 +39,7 @@ def test_the_sum_of_networks_in_all_slots_computes_the_sum_of_their_functions(ki
     network = (
         network_of(kind)
         if kind == "vgg16"
-        else build_network(settings(network=kind, width=0.25, num_classes=5).network, in_channels=1, seed=0)
+        else build_network(NetworkConfig(network=kind, width=0.25, num_classes=5), in_channels=1, seed=0)
         .double()
         .eval()
     )
@@ -119,8 +119,8 @@ def test_looking_at_foreign_images_leaves_the_running_statistics_alone():
     assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
 
 
-def learner_of(quiet_weight=0.5, **values):
-    return SlotsLearner(MetaSum(small_network()), SlotsConfig(**values), quiet_weight=quiet_weight)
+def learner_of(**values):
+    return SlotsLearner(MetaSum(small_network()), SlotsConfig(**values))
 
 
 def train(learner, steps):
@@ -130,7 +130,7 @@ def train(learner, steps):
 def test_the_sum_answers_with_the_sum_of_the_logits():
     learner = learner_of()
     train(learner, 5)
-    summed = learner.summed_networks(Sides([TARGET.images], [SUPPORT.images]), statistics="recalibrate").target
+    summed = summed_networks(learner, TARGET.images, SUPPORT.images).target
     alone = [learner.target_network(), learner.support_network()]
     for network in alone:
         network.train()  # normalised by the batch, as recalibrating on this one batch does, but for Bessel's correction

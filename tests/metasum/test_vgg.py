@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from metasum.config import NetworkConfig
+from metasum.config.sections import NetworkConfig
 from metasum.networks.build import build_network
 from metasum.networks.vgg import VGG16
 from metasum.weights.parameters import checksum, parameters_of
