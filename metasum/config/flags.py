@@ -126,13 +126,19 @@ def _default_in_words(leaves: Sequence[tuple[str, Option]]) -> str:
         value = leaf.metadata["filled"] if leaf.required else leaf.default
         if value is None or value == ():
             continue
-        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        told.setdefault(text, []).append(reader)
+        told.setdefault(_in_words(leaf, value), []).append(reader)
     if not told or "[default:" in leaves[0][1].metadata["help"]:
         return ""
     most = max(told, key=lambda text: len(told[text]))
     special = [f"{text} ({', '.join(readers)})" for text, readers in told.items() if text != most]
     return f"  [default: {', '.join([*special, f'else {most}' if special else most])}]"
+
+
+def _in_words(leaf: Option, value: Any) -> str:
+    """A default as one would write it: a,b; symmetric or no-symmetric of a switch."""
+    if isinstance(value, bool):
+        return leaf.flag[2:] if value else f"no-{leaf.flag[2:]}"
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _normal(argument: str, options: Mapping[str, click.Parameter]) -> list[str]:
@@ -151,7 +157,7 @@ def _normal(argument: str, options: Mapping[str, click.Parameter]) -> list[str]:
     leaf = option.type.leaf if isinstance(option.type, SettingType) else None
     if value in ("None", "null"):  # not "none", which is a word like any other
         default = option.default if leaf is None else leaf.default
-        if default is not None and (leaf is None or not leaf.required):
+        if default not in (None, ()) and (leaf is None or not leaf.required):
             raise UsageError(f"{name} takes no {value}; leave it out for its default, {default}.")
         return []
     whole = isinstance(option.type, click.types.IntParamType) or (leaf is not None and leaf.kind is int)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from metasum.config import flag_of
+from metasum.config import flag_of, options_of
+from metasum.config.sections import OptimisationConfig
 from metasum.errors import UsageError
 from metasum.run.meta_plan import meta_datasets
 from metasum.run.meta_training import meta_train
@@ -14,6 +15,9 @@ from metasum.run.request import COMMON, Request
 from metasum.training.progress import Display
 from metasum.training.wandb_runs import TrackerTroubles
 from metasum.weights.storage import read_metadata
+
+# how the pair's weights move says nothing of how the initialisation is learnt
+OF_THE_PAIR = {leaf.name for leaf in options_of(OptimisationConfig)} - {"device", "precision"}
 
 
 def learnt_initialisation(
@@ -34,7 +38,7 @@ def learnt_initialisation(
         return plan
     meta_datasets(request, held_out=[plan.data.target])
     shape = {"width": plan.network.width, "num_classes": plan.network.num_classes}
-    own = request.without("wandb_name").having(**shape)  # the name is the pair's W&B run's
+    own = request.without("wandb_name", *OF_THE_PAIR).having(**shape)  # the name is the pair's W&B run's
     result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
     learnt = out / "meta" / Path(result.run).name / "initial.safetensors"  # the folder may have moved since
     return plan.having(init=str(learnt), init_seed=0)

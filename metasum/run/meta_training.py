@@ -25,7 +25,7 @@ from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
 from metasum.training.layout import checked_layout
 from metasum.training.memory import peak_bytes
-from metasum.training.opening import opened
+from metasum.training.opening import check_name, opened
 from metasum.training.optimisation import make_fabric, place
 from metasum.training.progress import Display, SilentDisplay
 from metasum.training.run_folder import RunFolder
@@ -70,6 +70,7 @@ def meta_train(
     """
     request, display = request or Request(), display or SilentDisplay()
     load_entry_points()
+    check_name(name, resume=resume, overwrite=overwrite)
     root = Path(request["data_root"])
     datasets = {dataset: load_dataset(dataset, root=root, download=download) for dataset in meta_datasets(request)}
     plan = meta_plan(request, tuple(datasets))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from metasum.baselines.registry import learner_named
 from metasum.errors import UsageError
-from metasum.files import check_folder_name
 from metasum.learners.learner import Start
 from metasum.plugins import load_entry_points
 from metasum.results.run import RunResult
@@ -19,6 +18,7 @@ from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import Plan, load_pair, resolve
 from metasum.run.request import Request
 from metasum.run.sharding import check_pieces
+from metasum.training.opening import check_name
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
 from metasum.training.progress import Display, SilentDisplay
@@ -64,14 +64,6 @@ def train(
     datasets = load_pair(request, download=download)
     where = Where(path, Path(out), resume=resume, overwrite=overwrite, report=report)
     return run_in(where, request, datasets, download=download, display=display)
-
-
-def check_name(name: str | None, *, resume: bool | None, overwrite: bool) -> None:
-    """Raises UsageError where a run cannot be called so, or is to be continued and replaced at once."""
-    if name is not None:
-        check_folder_name("--name", name)
-    if resume and overwrite:
-        raise UsageError("--resume and --overwrite ask for opposite things.")
 
 
 def _default_name(request: Request) -> str:

@@ -7,8 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from metasum.errors import UsageError
+from metasum.files import check_folder_name
 from metasum.ownership import owning
 from metasum.training.run_folder import RunFolder
+
+
+def check_name(name: str | None, *, resume: bool | None, overwrite: bool) -> None:
+    """Raises UsageError where a run cannot be called so, or is to be continued and replaced at once."""
+    if name is not None:
+        check_folder_name("--name", name)
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite ask for opposite things.")
 
 
 @contextmanager

@@ -7,23 +7,38 @@ import click
 import pytest
 from refusal import nothing_written, refused
 
+from metasum import settings
+from metasum.baselines.registry import LEARNERS
 from metasum.cli import metasum as group
-from metasum.config import TrainConfig, from_dict, settings, to_dict
+from metasum.config import options_of
 from metasum.errors import UsageError
-from metasum.options import options_of
-from metasum.training.evaluation import BeforeAfter, Evaluation
+from metasum.results.accuracy import BeforeAfter, Evaluation
+from metasum.run.request import COMMON, Request, run_settings
 from metasum.training.progress import LineDisplay, RichDisplay, SilentDisplay, display_for
 
 
 def test_every_setting_is_a_flag_with_help(metasum):
     text = "".join(metasum("train", "--help").out.split())  # however it is wrapped
-    for leaf in options_of(TrainConfig):
-        assert leaf.flag in text
-        unit = f" Unit: {leaf.metadata['unit']}." if leaf.metadata["unit"] else ""
-        shown = "" if leaf.default is None else f"[default: {leaf.default}"
-        if leaf.type is bool:
-            shown = f"[default: {'' if leaf.default else 'no-'}{leaf.flag[2:]}"
-        assert "".join(f"{leaf.metadata['help']}{unit} {shown}".split()) in text, leaf.name
+    told = {}
+    for _, section in run_settings():
+        for leaf in options_of(section):
+            unit = f" Unit: {leaf.metadata['unit']}." if leaf.metadata["unit"] else ""
+            told.setdefault(leaf.flag, set()).add("".join(f"{leaf.metadata['help']}{unit}".split()))
+    for flag, sentences in told.items():
+        assert flag in text
+        assert any(sentence in text for sentence in sentences), flag
+
+
+def test_a_default_is_told_with_who_has_it(metasum):
+    text = " ".join(metasum("train", "--help").out.split())
+    for words in (
+        "Unit: images. [default: the pair's recipe]",
+        "on the support's images. [default: no-symmetric]",
+        "[default: 0.25]",
+        "0.5 (slots, quiet), else 0.0]",
+        "[default: half of --steps; 0 with --init]",
+    ):
+        assert words in text
 
 
 def test_help_keeps_its_examples_on_lines_of_their_own(metasum):
@@ -34,22 +49,29 @@ def test_help_keeps_its_examples_on_lines_of_their_own(metasum):
 
 
 def test_every_number_has_a_range_and_every_flag_a_sentence():
-    for leaf in options_of(TrainConfig):
-        assert leaf.metadata["help"].rstrip().endswith((".", "]", "].")), leaf.name
-        if leaf.type in (int, float) and leaf.name != "in_channels":
-            assert leaf.metadata["minimum"] is not None or leaf.metadata["above"] is not None, leaf.name
+    for _, section in run_settings():
+        for leaf in options_of(section):
+            assert leaf.metadata["help"].rstrip().endswith((".", "]", "].")), leaf.name
+            if leaf.kind in (int, float):
+                bounds = leaf.metadata["bounds"]
+                assert bounds["minimum"] is not None or bounds["above"] is not None, leaf.name
 
 
-def test_names_of_settings_are_unique_across_sections():
-    names = [leaf.name for leaf in options_of(TrainConfig)]
-    assert len(names) == len(set(names))
+def test_a_name_means_one_thing():
+    """A learner's own setting is called as nobody else's, unless it takes the same kind of value."""
+    found = {}
+    for name, learner in LEARNERS.items():
+        for leaf in options_of(learner.Config):
+            assert leaf.name not in COMMON, name
+            assert found.setdefault(leaf.name, (leaf.kind, leaf.many)) == (leaf.kind, leaf.many)
 
 
 @pytest.mark.parametrize("command", sorted(group.commands))
 def test_every_option_of_every_command_has_help(metasum, command):
     outcome = metasum(command, "--help")
     assert outcome.code == 0
-    for parameter in group.commands[command].params:
+    asked = group.commands[command]
+    for parameter in asked.get_params(click.Context(asked)):
         assert isinstance(parameter, click.Argument) or parameter.help, parameter.name
 
 
@@ -61,8 +83,8 @@ def test_underscores_and_booleans_are_taken_as_sweep_agents_send_them(metasum, t
     run = tmp_path / "runs" / "rows+lines" / "metasum-seed3"
     settings = json.loads((run / "config.json").read_text())["settings"]
     assert settings["data"]["batch_size"] == 4
-    assert settings["objective"]["symmetric"] is True
-    assert settings["objective"]["sum_weight"] == 2.0
+    assert settings["own"]["symmetric"] is True
+    assert settings["own"]["sum_weight"] == 2.0
     assert not (run / "report.html").exists()
 
 
@@ -76,29 +98,34 @@ def test_what_agents_send_arrives_whatever_its_kind(metasum, tiny, tmp_path):
     assert type(found["optimisation"]["steps"]) is int
     assert (found["optimisation"]["clip"], found["network"]["init"]) == (None, None)
     assert (found["network"]["norm"], found["data"]["augment_target"]) == ("none", "none")
-    assert (found["network"]["tangent"], found["objective"]["symmetric"]) == (True, False)
+    assert (found["network"]["tangent"], found["own"]["symmetric"]) == (True, False)
 
 
-@pytest.mark.parametrize("command", ["train", "meta-train", "compare-baselines", "experiment", "few-shot", "benchmark"])
+WITHOUT_ARGUMENTS = sorted(
+    name for name, asked in group.commands.items() if not any(isinstance(p, click.Argument) for p in asked.params)
+)
+
+
+@pytest.mark.parametrize("command", WITHOUT_ARGUMENTS)
 def test_none_is_not_given_and_a_whole_float_is_an_integer(command):
     asked = group.commands[command]
 
-    def parsed(parameter, value):
-        context = asked.make_context(command, [f"--{parameter.opts[0][2:].replace('-', '_')}={value}"])
-        return context.params[parameter.name], context.get_parameter_source(parameter.name)
+    def parsed(option, value):
+        context = asked.make_context(command, [f"--{option.opts[0][2:].replace('-', '_')}={value}"])
+        return {**context.params, **context.params.get("given", {})}.get(option.name)
 
-    default, given = click.core.ParameterSource.DEFAULT, click.core.ParameterSource.COMMANDLINE
-    for parameter in asked.params:
-        if isinstance(parameter.type, click.types.IntParamType):
-            assert repr(parsed(parameter, "3.0")) == repr((3, given))
-        if parameter.get_default(click.Context(asked)) is None and not parameter.multiple:
-            assert parsed(parameter, "None") == parsed(parameter, "null") == (None, default)
+    for option in asked.get_params(click.Context(asked)):
+        leaf = getattr(option.type, "leaf", None)
+        if isinstance(option.type, click.types.IntParamType) or (leaf is not None and leaf.kind is int):
+            assert repr(parsed(option, "3.0")) == repr((3,) if option.multiple else 3), option.name
+        if leaf is not None and (leaf.required or leaf.default in (None, ())):
+            assert parsed(option, "None") is parsed(option, "null") is None, option.name
 
 
 def test_what_stands_behind_two_dashes_is_not_for_this_command():
     given = ["--seed=3.0", "--", "--seed=None", "--inner_lr=0.1", "--json=true"]
     context = group.commands["sweep"].make_context("sweep", ["file.yaml", *given])
-    assert (context.params["seed"], context.params["arguments"]) == (3, tuple(given[2:]))
+    assert (context.params["given"]["seed"], context.params["arguments"]) == (3, tuple(given[2:]))
 
 
 @pytest.mark.parametrize(
@@ -107,9 +134,9 @@ def test_what_stands_behind_two_dashes_is_not_for_this_command():
         ("--inner_lr=None", ("--inner-lr", "None", "its default, 0.1")),
         ("--norm=null", ("--norm", "null", "its default, batch")),
         ("--symmetric=None", ("--symmetric", "true or false", "'None'")),
-        ("--steps=300.5", ("--steps", "300.5", "integer")),
-        ("--seed=nan", ("--seed", "nan", "integer")),
-        ("--seed=1.x", ("--seed", "1.x", "integer")),
+        ("--steps=300.5", ("--steps", "300.5", "whole number")),
+        ("--seed=nan", ("--seed", "nan", "whole number")),
+        ("--seed=1.x", ("--seed", "1.x", "whole number")),
         ("--clip=none", ("--clip", "none")),
     ],
 )
@@ -129,26 +156,17 @@ def test_a_command_prints_its_result_and_nothing_else_on_stdout(metasum, tiny):
     json.loads(quiet.out)
 
 
-def test_settings_survive_json():
-    config = TrainConfig(seed=4)
-    assert from_dict(json.loads(json.dumps(to_dict(config)))) == config
-
-
-@pytest.mark.parametrize("wrong", [{"seed": "1"}, {"seed": True}, {"seed": 1.5}, {"learner": 3}])
-def test_python_gets_the_same_checks(wrong):
-    with pytest.raises(UsageError, match="takes"):
-        TrainConfig(**wrong)
+def test_python_gets_the_same_checks():
+    for wrong in ({"seed": "1"}, {"seed": True}, {"seed": 1.5}, {"learner": 3}, {"wandb_tags": "one"}, {"width": "1"}):
+        with pytest.raises(UsageError, match="takes"):
+            settings(**wrong)
 
 
 def test_settings_by_flat_names_are_those_of_the_flags():
-    config = settings(target="mnist", width=0.5, symmetric=True, seed=2)
-    assert (config.data.target, config.network.width, config.objective.symmetric, config.seed) == (
-        "mnist",
-        0.5,
-        True,
-        2,
-    )
-    assert settings() == TrainConfig()
+    request = settings(target="mnist", width=0.5, symmetric=True, seed=2)
+    assert dict(request.given) == {"target": "mnist", "width": 0.5, "symmetric": True, "seed": 2}
+    assert (request["support"], request["learner"]) == ("letters", "metasum")
+    assert settings() == Request()
     with pytest.raises(UsageError, match=r"unknown setting 'widht'; did you mean 'width'\?"):
         settings(widht=1)
 
