@@ -1,23 +1,47 @@
 """What every learner must do, whoever wrote it."""
 
+import dataclasses
 import io
 
 import pytest
 import torch
-from tiny import descend, images, labels, small_network
+from tiny import descend, images, labels, small_network, summed_networks
 
 from metasum import MetaSum, settings
 from metasum.baselines.registry import LEARNERS
-from metasum.types import Batch, Sides
+from metasum.learners.learner import Start
+from metasum.networks.build import wrapped
+from metasum.run.parts import new_learner
+from metasum.run.plan import resolve
+from metasum.types import Batch, Dataset, Sides, Split
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
+DATASET = Dataset("any", Split(images(), labels()), Split(images(), labels()), 4, "nowhere")
+TRAINED = [name for name, learner in LEARNERS.items() if learner.endpoints is None]
+"""Those that train something of their own, and do not merge what another one has trained."""
+
+
+def made(name):
+    """A learner with its own settings, on tiny networks as its plan wants them: wrapped, and started as it needs."""
+    plan = resolve(settings(learner=name, steps=100), Sides(DATASET, DATASET))
+    preset = LEARNERS[name].preset
+    plain = [small_network(seed, norm=preset.get("norm") != "none") for seed in (0, 1)]
+    config = dataclasses.replace(
+        plan.network, tangent=preset.get("tangent", False), augmented=preset.get("augmented", False)
+    )
+    own = None if plan.network.support_init_seed is None else wrapped(plain[1], config)
+    keywords = {name: getattr(plan.own, name) for name in ("operator", "scaling", "backend") if hasattr(plan.own, name)}
+    return new_learner(plan, MetaSum(wrapped(plain[0], config), support=own, **keywords))
 
 
 @pytest.fixture(params=LEARNERS)
 def learner(request):
-    entry = LEARNERS[request.param]
-    support = small_network(1) if "support_init_seed" in entry.preset else None
-    return entry.factory(MetaSum(small_network(0), support=support), settings(learner=request.param, **entry.preset))
+    return made(request.param)
+
+
+@pytest.fixture(params=TRAINED)
+def trained_learner(request):
+    return made(request.param)
 
 
 def take_steps(learner, count=3):
@@ -25,8 +49,11 @@ def take_steps(learner, count=3):
 
 
 def networks_of(learner):
-    unlabelled = Sides([images(seed=4)], [images(seed=5)])
-    return [learner.target_network(), learner.support_network(), *learner.summed_networks(unlabelled)]
+    return [
+        learner.target_network(),
+        learner.support_network(),
+        *summed_networks(learner, images(seed=4), images(seed=5)),
+    ]
 
 
 def answers(learner):
@@ -55,9 +82,9 @@ def test_gradients_go_through_the_backward_it_is_given(learner):
             torch.testing.assert_close(parameter.grad, 2 * plain[name])
 
 
-def test_its_losses_fall(learner):
-    first = learner.training_step(TARGET, SUPPORT)
-    last = take_steps(learner, 60)
+def test_its_losses_fall(trained_learner):
+    first = trained_learner.training_step(TARGET, SUPPORT)
+    last = take_steps(trained_learner, 60)
     assert last["target"] < first["target"]
     assert last["support"] < first["support"]
 
@@ -93,6 +120,19 @@ def test_its_groups_hold_every_trained_parameter_once(learner):
     assert sorted(grouped) == sorted(id(p) for p in learner.parameters())
 
 
+def test_moving_it_moves_all_that_it_needs(learner):
+    """To another precision, as to a device: nothing that it keeps stays behind."""
+    learner.float()
+    batches = [Batch(batch.images.float(), batch.labels) for batch in (TARGET, SUPPORT)]
+    learner.training_step(*batches)
+    for network in (
+        learner.target_network(),
+        learner.support_network(),
+        *summed_networks(learner, images(seed=4).float(), images(seed=5).float()),
+    ):
+        assert network(images().float()).dtype == torch.float32
+
+
 def test_a_merged_network_does_not_depend_on_the_precision_of_training(learner):
     take_steps(learner)
     plain = networks_of(learner)[2]
@@ -100,3 +140,50 @@ def test_a_merged_network_does_not_depend_on_the_precision_of_training(learner):
         merged = networks_of(learner)[2]
     for name, tensor in plain.named_parameters():
         torch.testing.assert_close(dict(merged.named_parameters())[name], tensor)
+
+
+def weights_after_a_step(learner):
+    take_steps(learner, 2)
+    with torch.no_grad():
+        return learner.target_network()(images(seed=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "terms"),
+    [
+        ("metasum", {"sum"}),
+        ("metasum-symmetric", {"sum", "sum_support"}),
+        ("quiet", {"target_quiet", "support_quiet"}),
+        ("anchored", {"anchor"}),
+        ("slots", {"target_quiet", "support_quiet"}),
+        ("proximity", {"proximity"}),
+        ("sharpness-aware", set()),
+        ("tangent", set()),
+        ("two-head", set()),
+        ("multi-input", set()),
+        ("meta-networks", set()),
+        ("meta-transfer", set()),
+    ],
+)
+def test_it_is_another_way_of_training_than_independent_training(name, terms):
+    """By its terms, and by what the target network answers after two steps from the same start."""
+    learner = made(name)
+    assert set(learner.training_step(TARGET, SUPPORT)) == {"target", "support"} | terms
+    if name == "meta-transfer":
+        learner.get_buffer("steps").fill_(learner.config.pretraining_steps)  # what is before this is independent
+    assert not torch.allclose(weights_after_a_step(made(name)), weights_after_a_step(made("independent")))
+
+
+def test_every_learner_that_trains_is_told_apart_above():
+    """Those that differ in the start alone are not."""
+    cases = next(mark for mark in test_it_is_another_way_of_training_than_independent_training.pytestmark)
+    told = {name for name, _ in cases.args[1]}
+    assert set(TRAINED) - told == {"independent", "independent-two-inits", "metasum-meta"}
+
+
+@pytest.mark.parametrize("name", [name for name, learner in LEARNERS.items() if learner.start is Start.OWN])
+def test_with_two_starts_the_networks_differ_from_the_beginning(name):
+    first, other = (network(images(seed=3)) for network in (made(name).target_network(), made(name).support_network()))
+    assert not torch.allclose(first, other)
+    learner = made("independent")
+    assert torch.equal(learner.target_network()(images(seed=3)), learner.support_network()(images(seed=3)))
