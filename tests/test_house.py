@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from metasum.baselines.registry import LEARNERS
+from metasum.merging import METHODS
+
 ROOT = Path(__file__).parent.parent
 CORE = sorted(p for p in (ROOT / "metasum").rglob("*.py") if p.relative_to(ROOT).parts[1] not in ("tasks", "baselines"))
 ROOMS = {
     "core": CORE,
     "tasks": sorted((ROOT / "tasks").glob("*.py")),
-    "baselines": sorted((ROOT / "baselines").glob("*.py")),
+    "baselines": sorted((ROOT / "baselines").rglob("*.py")),
 }
-TOP_FLOOR = {"cli", "commands", "assembly", "sweeps"}  # they alone know everybody
-FLOORS = ["weights", "merging", "networks", "learners", "training", "report", "study"]
+FLOORS = ["config", "results", "weights", "merging", "networks", "learners", "training", "report"]
+TOP_FLOORS = ["run", "strangers", "study", "few_shot", "benchmark", "sweeps", "commands", "cli"]  # they know everybody
+GROUND = {"types", "errors", "files", "locks", "ownership", "machine", "plugins", "registry", "third_party"}
 
 
 def imported(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -41,25 +45,50 @@ def test_there_is_something_to_check():
     assert all(len(files) >= 3 for files in ROOMS.values())
 
 
+def room_of(path: Path) -> str:
+    return path.relative_to(ROOT / "metasum").parts[0].removesuffix(".py")
+
+
+def test_every_room_has_its_floor():
+    assert {room_of(path) for path in CORE} - {"__init__", "__main__"} <= {*FLOORS, *TOP_FLOORS, *GROUND}
+
+
 def test_the_core_imports_neither_tasks_nor_baselines():
+    """That methods of merging have homes among the baselines is text in their registry."""
     for path in CORE:
-        if path.relative_to(ROOT / "metasum").parts[0].removesuffix(".py") not in TOP_FLOOR:
+        if room_of(path) not in TOP_FLOORS:
             assert not rooms_of(imported(path)) & {"tasks", "baselines"}, path
 
 
 @pytest.mark.parametrize(("room", "other"), [("tasks", "baselines"), ("baselines", "tasks")])
-def test_tasks_and_baselines_do_not_know_each_other_nor_the_top_floor(room, other):
+def test_tasks_and_baselines_do_not_know_each_other_nor_the_top_floors(room, other):
     for path in ROOMS[room]:
-        assert not rooms_of(imported(path)) & ({other} | TOP_FLOOR), path
+        assert not rooms_of(imported(path)) & {other, *TOP_FLOORS}, path
 
 
 def test_each_floor_imports_only_from_those_below():
+    floors = FLOORS + TOP_FLOORS
     for path in CORE:
-        parts = path.relative_to(ROOT / "metasum").parts
-        if len(parts) == 1 or parts[0] not in FLOORS:
+        room = room_of(path)
+        if room in GROUND:
+            assert rooms_of(imported(path)) <= GROUND, path
+        elif room in floors:
+            above = set(floors[floors.index(room) + 1 :])
+            assert not rooms_of(imported(path, top_level_only=room in FLOORS)) & above, path
+
+
+OPERATORS = {"sum", "average", "weighted", "task-arithmetic"}  # methods, and words that settings take
+
+
+def test_general_code_names_no_learner_and_no_method():
+    """It asks the object for its facts. Names stand in the registries, in their own files and in texts for people."""
+    names = {*LEARNERS, *METHODS} - OPERATORS - {"metasum"}
+    for path in CORE:
+        if room_of(path) in ("learners", "merging"):
             continue
-        above = set(FLOORS[FLOORS.index(parts[0]) + 1 :]) | TOP_FLOOR
-        assert not rooms_of(imported(path, top_level_only=True)) & above, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert node.value not in names, f"{path} line {node.lineno}"
 
 
 @pytest.mark.parametrize("package", ["learn2learn", "higher", "torchvision", "wandb", "matplotlib", "pydantic"])
@@ -87,7 +116,11 @@ def test_importing_everything_says_nothing_and_warns_of_nothing():
     names = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in CORE if p.name not in ("__main__.py", "resnet.py")
     ]
-    names += [f"metasum.{room}.{p.stem}" for room in ("tasks", "baselines") for p in ROOMS[room]]
+    names += [
+        ".".join(("metasum", *path.relative_to(ROOT).with_suffix("").parts))
+        for room in ("tasks", "baselines")
+        for path in ROOMS[room]
+    ]
     statement = "import " + ", ".join(name.removesuffix(".__init__") for name in names)
     loaded = modules_after(statement)
     assert "metasum.training.harness" in loaded
