@@ -1,4 +1,6 @@
-"""Every way of training by name: a dictionary to read. The methods of merging are in `metasum.merging.METHODS`.
+"""Every way of training, and of learning from few examples, by name: dictionaries to read.
+
+The methods of merging are in `metasum.merging.METHODS`.
 
 A third package adds its own through the entry-point group `metasum.baselines` (a function without arguments that
 calls `register`), a user through `register` in Python or in a `--plugin` file.
@@ -14,9 +16,11 @@ from metasum.config import Option, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.method import Method
+from metasum.plugins import registrar
 from metasum.registry import Entry, Registry
 
 if TYPE_CHECKING:
+    from metasum.learners.few_shot import FewShotLearner
     from metasum.learners.learner import Learner
 
 LEARNERS: Registry[type[Learner]] = Registry(
@@ -36,6 +40,20 @@ LEARNERS: Registry[type[Learner]] = Registry(
         "multi-input": Entry("metasum.baselines.multi_input:MultiInputLearner"),
         "meta-networks": Entry("metasum.baselines.meta_networks.pair:MetaNetworksLearner"),
         "meta-transfer": Entry("metasum.baselines.meta_transfer.pair:MetaTransferLearner"),
+    },
+    more="`metasum learners` lists them.",
+)
+
+FEW_SHOT: Registry[type[FewShotLearner]] = Registry(
+    "few-shot learner",
+    {
+        "meta-networks": Entry("metasum.baselines.meta_networks.learner:MetaNetworks"),
+        "meta-transfer": Entry("metasum.baselines.meta_transfer.learner:MetaTransfer"),
+        "maml": Entry("metasum.baselines.maml:Maml"),
+        "prototypical": Entry("metasum.baselines.prototypical:Prototypical"),
+        "fine-tuning": Entry("metasum.baselines.fine_tuning:FineTuning"),
+        "from-scratch": Entry("metasum.baselines.fine_tuning:FromScratch"),
+        "classifier-tuning": Entry("metasum.baselines.meta_transfer.learner:ClassifierTuning"),
     },
     more="`metasum learners` lists them.",
 )
@@ -61,31 +79,39 @@ for _method in METHODS:
 LEARNERS.add("independent-two-inits", Entry("metasum.baselines.independent:TwoStartsLearner"))
 
 
-def register(found: type[Learner] | type[Method], *, source: str = "Python") -> None:
-    """Adds a way of training, or a method of merging with the learner that trains networks alone and merges them so.
+def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, source: str | None = None) -> None:
+    """Adds a way of training, of learning from few examples, or of merging.
+
+    With a method of merging comes the learner that trains networks alone and merges them so.
 
     Args:
         found: a class with its facts, settings and name.
-        source: where it comes from, for listings.
+        source: where it comes from, for listings [default: the plug-in that is being run, else "Python"].
 
     Raises:
         UsageError: the name is taken, or cannot be part of a folder's; or one of its settings has the name of another
             one that takes something else.
     """
+    from metasum.learners.few_shot import FewShotLearner
+
+    few_shot = issubclass(found, FewShotLearner)
+    source = source or registrar()
     for leaf in options_of(found.Config):
-        for other in known_options(leaf.name):
+        for other in known_options(leaf.name, few_shot=few_shot):
             if (other.kind, other.many) != (leaf.kind, leaf.many):
                 raise UsageError(f"{found.name}: another {leaf.flag} takes values of another kind; rename the setting.")
     if issubclass(found, Method):
         METHODS.add(found.name, Entry(lambda: found, source))
         _add_merging_learners(found.name, source)
+    elif issubclass(found, FewShotLearner):
+        FEW_SHOT.add(found.name, Entry(lambda: found, source))
     else:
         LEARNERS.add(found.name, Entry(lambda: found, source))
 
 
-def known_options(name: str) -> Iterator[Option]:
-    """Every learner's and every method's setting that is called so."""
-    owners: list[Any] = [*LEARNERS.values(), *METHODS.values()]
+def known_options(name: str, *, few_shot: bool = False) -> Iterator[Option]:
+    """Every setting that is called so: of learners of pairs and methods of merging, or else of few-shot learners."""
+    owners: list[Any] = [*FEW_SHOT.values()] if few_shot else [*LEARNERS.values(), *METHODS.values()]
     yield from (leaf for owner in owners for leaf in options_of(owner.Config) if leaf.name == name)
 
 

@@ -6,13 +6,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from metasum.assembly.summing import sum_runs
     from metasum.learners.networks import MetaSum
     from metasum.merging.disk.config import MergeConfig
     from metasum.merging.disk.files import merge_files
     from metasum.networks.build import load_network
     from metasum.run.request import Request, settings
     from metasum.run.training import train
+    from metasum.strangers.request import SumRequest
+    from metasum.strangers.summing import sum_runs
     from metasum.sweeps.config import SweepConfig
     from metasum.sweeps.run import sweep
     from metasum.weights.composition import average_parameters, sum_parameters
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "MergeConfig": "metasum.merging.disk.config",
     "MetaSum": "metasum.learners.networks",
+    "SumRequest": "metasum.strangers.request",
     "SweepConfig": "metasum.sweeps.config",
     "average_parameters": "metasum.weights.composition",
     "functional_call": "metasum.weights.functional",
@@ -32,7 +34,7 @@ _HOMES = {
     "recalibrate": "metasum.weights.statistics",
     "settings": "metasum.run.request",
     "sum_parameters": "metasum.weights.composition",
-    "sum_runs": "metasum.assembly.summing",
+    "sum_runs": "metasum.strangers.summing",
     "sweep": "metasum.sweeps.run",
     "train": "metasum.run.training",
 }
@@ -41,6 +43,7 @@ __all__ = [
     "MergeConfig",
     "MetaSum",
     "Request",
+    "SumRequest",
     "SweepConfig",
     "average_parameters",
     "functional_call",

@@ -9,11 +9,13 @@ from typing import NoReturn
 
 import click
 
+from metasum.commands.benchmark import benchmark
 from metasum.commands.few_shot import few_shot
-from metasum.commands.listings import benchmark, learners, methods, tasks
+from metasum.commands.listings import learners, methods, tasks
 from metasum.commands.merge import merge
 from metasum.commands.runs import evaluate, meta_train, report, train
-from metasum.commands.studies import compare_baselines, experiment, sum_
+from metasum.commands.strangers import sum_
+from metasum.commands.studies import compare_baselines, experiment
 from metasum.commands.sweep import sweep
 from metasum.config.flags import TolerantGroup
 from metasum.errors import Interrupted, MetaSumError, reason

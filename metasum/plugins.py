@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -10,6 +12,21 @@ from metasum.errors import MetaSumError, UsageError
 
 GROUPS = ("metasum.tasks", "metasum.baselines")
 _called: set[str] = set()  # each function registers once in a process
+_at_work: list[str] = []  # the entry points or files that are being run
+
+
+def registrar() -> str:
+    """Who registers something just now: an entry point, a plug-in file, or else "Python"."""
+    return _at_work[-1] if _at_work else "Python"
+
+
+@contextmanager
+def _working(who: str) -> Iterator[None]:
+    _at_work.append(who)
+    try:
+        yield
+    finally:
+        _at_work.pop()
 
 
 def load_entry_points() -> None:
@@ -24,7 +41,8 @@ def load_entry_points() -> None:
                 continue
             _called.add(entry.value)
             try:
-                entry.load()()
+                with _working(entry.value):
+                    entry.load()()
             except MetaSumError:
                 raise
             except Exception as error:
@@ -40,7 +58,8 @@ def run_plugin(path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"there is no plugin file {path}.")
     try:
-        runpy.run_path(str(path), run_name="metasum_plugin")
+        with _working(str(path)):
+            runpy.run_path(str(path), run_name="metasum_plugin")
     except MetaSumError:
         raise
     except SyntaxError as error:

@@ -35,6 +35,11 @@ class Batch(NamedTuple):
     labels: Tensor
     """`[N]`, int64."""
 
+    @property
+    def size(self) -> int:
+        """N, in images."""
+        return len(self.labels)
+
 
 class Episode(NamedTuple):
     """What one training step is given."""
@@ -51,6 +56,11 @@ class FewShotEpisode(NamedTuple):
     evaluation: Batch
     classes: Tensor
     """`[N]`, int64: which class of the dataset each label stands for."""
+
+    @property
+    def size(self) -> int:
+        """All its images."""
+        return self.adaptation.size + self.evaluation.size
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from metasum import third_party
 from metasum.tasks.few_shot import FewShotDataset, check_episodes
-from metasum.tasks.images import moments, prepare
+from metasum.tasks.images import prepare
 from metasum.types import Batch, FewShotEpisode
 
 
@@ -48,12 +48,10 @@ class Episodes:
     ) -> None:
         check_episodes(dataset, part, ways=ways, images=shots + queries)
         self.ways, self._shots, self._name = ways, shots, f"{part}/{seed}"
-        seen = torch.isin(dataset.labels, torch.tensor(dataset.classes["train"]))
-        mean, deviation = moments(dataset.images[seen], in_channels=in_channels)
-        self._mean, self._deviation = mean.to(device), deviation.to(device)
+        self._mean, self._deviation = (found.to(device) for found in dataset.moments(in_channels))
         self._images, self._labels = dataset.images.to(device), dataset.labels
         data = third_party.learn2learn().data
-        own = torch.isin(dataset.labels, torch.tensor(dataset.classes[part])).nonzero().squeeze(1)
+        own = dataset.of_part(part).nonzero().squeeze(1)
         self._classes = dataset.classes[part]
         self._pool = data.MetaDataset(_Positions(own, dataset.labels[own]))
         self._any = data.transforms.NWays(self._pool, ways)
@@ -115,8 +113,8 @@ def _drawing(seed: str) -> Iterator[None]:
         random.setstate(before)
 
 
-class EpisodeSampler(Iterator[tuple[Batch, ...]]):
-    """Meta-batches for ever: of each episode the adaptation batch, then the evaluation batch.
+class EpisodeSampler(Iterator[tuple[FewShotEpisode, ...]]):
+    """Meta-batches of episodes, for ever.
 
     With `hard`, the class that each task of a meta-batch failed worst on is kept, and half of the next meta-batch's
     tasks (rounded down; of single tasks every second one) are made of those classes, filled up with others at random
@@ -132,19 +130,16 @@ class EpisodeSampler(Iterator[tuple[Batch, ...]]):
         self._episodes, self._tasks, self._hard = episodes, tasks, hard
         self._number = 0
         self._failed: list[int] = []
-        self._drawn: list[Tensor] = []
+        self._drawn: list[FewShotEpisode] = []
 
-    def __next__(self) -> tuple[Batch, ...]:
+    def __next__(self) -> tuple[FewShotEpisode, ...]:
         failed, self._failed, self._drawn = self._failed, [], []
-        batches = list[Batch]()
         easy = self._tasks - self._tasks // 2 if self._tasks > 1 else self._number % 2
         for task in range(self._tasks):
             among = self._hard_classes(failed) if failed and task >= easy else None
-            episode = self._episodes.draw(self._number, among=among)
-            batches += [episode.adaptation, episode.evaluation]
-            self._drawn.append(episode.classes)
+            self._drawn.append(self._episodes.draw(self._number, among=among))
             self._number += 1
-        return tuple(batches)
+        return tuple(self._drawn)
 
     def _hard_classes(self, failed: Sequence[int]) -> list[int]:
         missing = max(0, self._episodes.ways - len(failed))
@@ -153,8 +148,8 @@ class EpisodeSampler(Iterator[tuple[Batch, ...]]):
     def remember(self, worst: Sequence[int]) -> None:
         """Takes the label that each task of the last meta-batch failed worst on."""
         if self._hard:
-            drawn = {int(classes[label]) for classes, label in zip(self._drawn, worst, strict=True)}
-            self._failed = sorted(drawn)
+            failed = {int(episode.classes[label]) for episode, label in zip(self._drawn, worst, strict=True)}
+            self._failed = sorted(failed)
 
     def state_dict(self) -> dict[str, Any]:
         """Where the sampler stands."""
@@ -173,7 +168,8 @@ class ClassBatches(Iterator[tuple[Batch]]):
         part: "train", "validation" or "test".
         batch_size: images in a batch, drawn with replacement.
         generator: a CPU generator.
-        in_channels: 1 or 3; `device`: where batches are made.
+        in_channels: 1 or 3. Images are normalised by the moments of the "train" part.
+        device: where batches are made.
     """
 
     def __init__(
@@ -186,12 +182,10 @@ class ClassBatches(Iterator[tuple[Batch]]):
         in_channels: int = 1,
         device: torch.device | str = "cpu",
     ) -> None:
-        classes = torch.tensor(sorted(dataset.classes[part]))
-        own = torch.isin(dataset.labels, classes)
+        classes, own = torch.tensor(sorted(dataset.classes[part])), dataset.of_part(part)
         self._images = dataset.images[own].to(device)
         self._labels = torch.searchsorted(classes, dataset.labels[own]).to(device)
-        mean, deviation = moments(dataset.images[own], in_channels=in_channels)
-        self._mean, self._deviation = mean.to(device), deviation.to(device)
+        self._mean, self._deviation = (found.to(device) for found in dataset.moments(in_channels))
         self._batch_size, self._generator = batch_size, generator
 
     def __next__(self) -> tuple[Batch]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from metasum import third_party
 from metasum.errors import DatasetError, UsageError, reason
 from metasum.files import check_folder_name
+from metasum.tasks.images import moments
 from metasum.tasks.registry import load_dataset
 
 PARTS = ("train", "validation", "test")
@@ -45,6 +46,27 @@ class FewShotDataset:
         digest.update(self.images.contiguous().numpy().data)
         digest.update(self.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+    def of_part(self, part: str) -> Tensor:
+        """`[N]`, bool: which images belong to classes of "train", "validation" or "test"."""
+        return torch.isin(self.labels, torch.tensor(self.classes[part]))
+
+    def moments(self, in_channels: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the images to train on, by which all are normalised; computed once.
+
+        Args:
+            in_channels: 1 or 3: what the network takes.
+
+        Returns:
+            Two float tensors `[in_channels]`.
+        """
+        if in_channels not in self._moments:
+            self._moments[in_channels] = moments(self.images[self.of_part("train")], in_channels=in_channels)
+        return self._moments[in_channels]
+
+    @cached_property
+    def _moments(self) -> dict[int, tuple[Tensor, Tensor]]:
+        return {}
 
 
 def load_few_shot(name: str, *, root: Path, download: bool = False) -> FewShotDataset:

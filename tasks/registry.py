@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
 from metasum.files import check_folder_name
+from metasum.plugins import registrar
 from metasum.tasks import embedded, glyphs
 from metasum.tasks.arrays import Arrays, dataset_from_arrays, read_npz
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
@@ -38,7 +40,7 @@ DATASETS: dict[str, DatasetEntry] = {
 PAIRS: dict[str, TaskPair] = {pair.name: pair for pair in BUILT_IN_PAIRS}
 
 
-def register_dataset(name: str, loader: Loader, *, summary: str = "", source: str = "Python") -> None:
+def register_dataset(name: str, loader: Loader, *, summary: str = "", source: str | None = None) -> None:
     """Adds a dataset under `name`.
 
     Args:
@@ -46,7 +48,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
         loader: called when the dataset is needed; returns ((x_train, y_train), (x_test, y_test)): images uint8
             `[N, H, W]` or `[N, H, W, C]` up to 32x32, integer labels `[N]` from 0.
         summary: one line for `metasum tasks`.
-        source: where it comes from, for the same list.
+        source: where it comes from, for the same list [default: the plug-in that is being run, else "Python"].
 
     Raises:
         UsageError: the name is taken, or cannot name a folder.
@@ -54,7 +56,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     check_folder_name("a dataset called", name)
     if name in DATASETS:
         raise UsageError(f"there is a dataset {name!r} already (from {DATASETS[name].source}).")
-    DATASETS[name] = DatasetEntry(loader, summary, source)
+    DATASETS[name] = DatasetEntry(loader, summary, source or registrar())
 
 
 def register_pair(pair: TaskPair) -> None:
@@ -65,7 +67,7 @@ def register_pair(pair: TaskPair) -> None:
     """
     if pair.name in PAIRS:
         raise UsageError(f"there is a pair {pair.name!r} already.")
-    PAIRS[pair.name] = pair
+    PAIRS[pair.name] = pair if pair.source != "Python" else dataclasses.replace(pair, source=registrar())
 
 
 def pair_of(target: str, support: str) -> TaskPair:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,12 +14,21 @@ from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients
 from metasum.baselines.meta_networks.memory import attention
-from metasum.learners.few_shot import FewShotLearner
+from metasum.config import Checked, option
+from metasum.errors import ArchitectureError
+from metasum.learners.few_shot import FewShotLearner, FewShotTask
 from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.convnet import convnet, last_layer
 from metasum.types import Batch
 
 ASKED_SCALE = 0.1  # features are large after meta-training: of many classes one would win by its first weights alone
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MetaNetworksConfig(Checked):
+    """How the key network's fast weights are written."""
+
+    samples: int = option(5, "T: examples whose gradients write the key network's fast weights.", minimum=1)
 
 
 class MetaNetworks(FewShotLearner):
@@ -29,25 +40,32 @@ class MetaNetworks(FewShotLearner):
     networks and the two meta learners; gradients are constants to the meta learners (first order), so that u's last
     layer, which only its own loss reads, stays as it was drawn.
 
-    Args:
-        ways: N.
-        shots: K; with one, u's loss is the cross-entropy, with more the contrastive loss of pairs.
-        in_channels: of the images.
-        filters: of every convolution.
-        samples: T, examples (or pairs) that u's gradients are taken of.
+    With one image a class u's loss is the cross-entropy, with more the contrastive loss of pairs.
+
+    Args: see `FewShotLearner`.
     """
 
-    def __init__(self, *, ways: int, shots: int, in_channels: int = 1, filters: int = 64, samples: int = 5) -> None:
-        super().__init__()
-        self._in_channels, self._samples, self._contrastive = in_channels, samples, shots > 1
-        self.base = convnet(ways=ways, in_channels=in_channels, filters=filters)
-        self.key = convnet(ways=ways, in_channels=in_channels, filters=filters)
+    name = "meta-networks"
+    summary = "Slow weights, and fast ones written from examples' gradients."
+    paper = "Munkhdalai & Yu 2017, arXiv:1703.00837"
+    Config = MetaNetworksConfig
+    other_ways = True
+    other_filters = True
+
+    def __init__(self, task: FewShotTask, config: Any, trunk: nn.Sequential | None = None) -> None:
+        super().__init__(task, config)
+        self._contrastive = task.shots > 1
+        self.base = self._drawn(task)
+        self.key = self._drawn(task)
         self.example_level, self.task_level = ExampleLevel(), TaskLevel()
         if self._contrastive:
             self.key = self.key[:-2]
         else:
             self.key[-1].requires_grad_(False)  # it takes part in u's loss alone, whose gradients are constants
-        self._ways = ways
+
+    @staticmethod
+    def _drawn(task: FewShotTask) -> nn.Sequential:
+        return convnet(ways=task.ways, in_channels=task.in_channels, filters=task.filters)
 
     def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
         """See `FewShotLearner.logits`; in training T examples are drawn from the global random state."""
@@ -62,12 +80,12 @@ class MetaNetworks(FewShotLearner):
 
     def _key_gradients(self, adaptation: Batch) -> dict[str, Tensor]:
         """Of u's loss on T examples, or pairs of examples: `[T, *shape]` by name."""
-        count = len(adaptation.labels)
+        count, samples = len(adaptation.labels), self.config.samples
         if self._contrastive:
-            drawn = torch.stack([torch.randperm(count)[:2] for _ in range(self._samples)])
+            drawn = torch.stack([torch.randperm(count)[:2] for _ in range(samples)])
         else:  # no example twice where there are enough
-            rounds = -(-self._samples // count)
-            drawn = torch.cat([torch.randperm(count) for _ in range(rounds)])[: self._samples, None]
+            rounds = -(-samples // count)
+            drawn = torch.cat([torch.randperm(count) for _ in range(rounds)])[:samples, None]
         drawn = drawn.to(adaptation.labels.device)
         return example_gradients(
             self.key,
@@ -88,10 +106,11 @@ class MetaNetworks(FewShotLearner):
     def asked(self, ways: int) -> MetaNetworks:
         """A copy for episodes of another number of classes: new, untrained last layers, which stay as they are."""
         twin = copy.deepcopy(self)
-        twin._ways = ways
+        twin.task = dataclasses.replace(self.task, ways=ways)
         for network in (twin.base,) if self._contrastive else (twin.base, twin.key):
             last = network[-1]
-            assert isinstance(last, nn.Linear)
+            if not isinstance(last, nn.Linear):
+                raise ArchitectureError(f"a network whose last layer is linear is needed, not {type(last).__name__}.")
             new = network[-1] = last_layer(last.in_features, ways).to(last.weight.device)
             with torch.no_grad():
                 new.weight.mul_(ASKED_SCALE)
@@ -101,5 +120,5 @@ class MetaNetworks(FewShotLearner):
         """A copy whose base network is another, untrained one: only its fast weights know anything."""
         twin = copy.deepcopy(self)
         device = next(self.parameters()).device
-        twin.base = convnet(ways=self._ways, in_channels=self._in_channels, filters=filters).to(device)
+        twin.base = self._drawn(dataclasses.replace(self.task, filters=filters)).to(device)
         return twin

@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
+
+from metasum.config import Checked, option
+from metasum.errors import ArchitectureError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BaseTrainingConfig(Checked):
+    """How few-shot learners train on the images of one episode."""
+
+    base_steps: int = option(50, "Gradient steps on an episode's images.", unit="steps", minimum=1)
+    base_lr: float = option(0.0005, "Their size.", above=0)
 
 
 class BaseTraining:
@@ -42,3 +55,21 @@ class BaseTraining:
             tensor + (end - tensor).detach() for tensor, end in zip(start, (m.detach() for m in moving), strict=True)
         )
         return weight, bias
+
+
+def untrained(like: nn.Module, outputs: int) -> nn.Linear:
+    """A linear layer with the inputs of `like`, all zero: equal answers to everything.
+
+    Args:
+        like: a linear layer.
+        outputs: of the new one.
+
+    Raises:
+        ArchitectureError: `like` is another kind of layer.
+    """
+    if not isinstance(like, nn.Linear):
+        raise ArchitectureError(f"a network whose last layer is linear is needed, not {type(like).__name__}.")
+    layer = nn.Linear(like.in_features, outputs).to(like.weight)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTraining
-from metasum.baselines.meta_transfer.learner import untrained
+from metasum.baselines.meta_transfer.base_training import BaseTraining, untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.config import UNSET, option

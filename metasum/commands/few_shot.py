@@ -2,43 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
-    display_maker,
+    PluginCommand,
     download_flag,
+    jobs_flag,
     json_flag,
-    load_plugins,
     out_flag,
-    plugin_flag,
+    plugin_files_flag,
     quiet_flag,
+    report_flag,
     words,
 )
-from metasum.config import FewShotConfig
-from metasum.config.flags import TolerantCommand, chosen, settings_flags
+from metasum.errors import MetaSumError
 from metasum.results.few_shot_tables import few_shot_parts
 from metasum.results.terminal import show
 
 
-@click.command(cls=TolerantCommand, name="few-shot")
+def _settings() -> Iterator[tuple[str, type[Any]]]:
+    from metasum.few_shot.request import few_shot_settings
+
+    return few_shot_settings()
+
+
+@click.command(cls=PluginCommand, settings=_settings, name="few-shot")
 @click.option(
     "--learner",
     metavar="A,B,…",
-    help="Learners to run side by side, separated by commas: meta-networks, meta-transfer, maml, prototypical, "
-    "fine-tuning, classifier-tuning, from-scratch [default: all].",
+    help="Learners to run side by side, separated by commas [default: all; `metasum learners`].",
 )
-@settings_flags(FewShotConfig)
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds, counted up from --seed."
 )
-@plugin_flag
+@jobs_flag
+@report_flag
+@plugin_files_flag
 @out_flag
 @download_flag
 @json_flag
 @quiet_flag
-def few_shot(**values: Any) -> None:
+def few_shot(given: dict[str, Any], **values: Any) -> None:
     """Learn to learn new classes from a few images: Meta Networks, Meta-Transfer Learning, and references.
 
     Learners are meta-trained on some classes of a dataset, and measured on episodes of others, the same for all: N
@@ -47,22 +55,29 @@ def few_shot(**values: Any) -> None:
 
     \b
       metasum few-shot
-      metasum few-shot --learner meta-networks,maml --ways 5 --shots 5
+      metasum few-shot --learner meta-networks,maml --ways 5 --shots 5 --jobs 2
       metasum few-shot --learner meta-networks,prototypical --test-ways 3,10,20 --base-filters 16,64
       metasum few-shot --learner meta-networks,maml --then digits --ways 2
     """  # noqa: D301 (click reads the backspace)
-    load_plugins(values["plugin"])
-    config = FewShotConfig(**chosen(FewShotConfig, values))
-    from metasum.assembly.few_shot import few_shot as run_few_shot
+    from metasum.few_shot.request import FewShotRequest
+    from metasum.few_shot.study import few_shot as run_few_shot
+    from metasum.study.engine.display import study_display_for
+    from metasum.study.engine.processes import engine_for
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
     result = run_few_shot(
-        config,
+        FewShotRequest(given),
         learners=words(values["learner"]),
         seeds=values["seeds"],
         out=values["out"],
         download=values["download"],
-        displays=display_maker(quiet=values["quiet"]),
+        report=values["report"],
+        engine=engine_for(values["jobs"], plugins=values["plugins"]),
+        display=study_display_for(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=few_shot_parts)
+    if result.failed:
+        first = result.failed[0]
+        count = f"{len(result.failed)} runs failed, the first" if len(result.failed) > 1 else "a run failed"
+        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")

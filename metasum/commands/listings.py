@@ -1,16 +1,14 @@
-"""Commands that look around: tasks, learners, methods, benchmark."""
+"""Commands that look around: tasks, learners, methods."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import click
 
 from metasum.commands.shared import PluginCommand, json_flag, plugin_flag, root_flag
 from metasum.config import options_of
-from metasum.results.benchmark_tables import benchmark_parts
 from metasum.results.listings import learners_parts, methods_parts, tasks_parts
 from metasum.results.terminal import show
 
@@ -68,31 +66,3 @@ def methods(as_json: bool) -> None:
         for name, method in METHODS.items()
     ]
     show({"methods": rows}, as_json=as_json, parts=methods_parts)
-
-
-@click.command(cls=PluginCommand)
-@settings_flags(BenchmarkConfig)
-@json_flag
-def benchmark(as_json: bool, **values: Any) -> None:
-    """Time training steps against the plain forward and backward passes that they cannot do without.
-
-    All that is compared runs in turn in one process, so that ratios hold on a noisy machine. The minimum is counted:
-    the matrix products and convolutions of a step, in units of a plain pass of the network. Joint MetaSum's step
-    stands beside the same loss in the shapes that it is usually written in, a step of meta-training
-    (`--learner metasum-meta`) beside the same loop in plain learn2learn and in plain higher. The optimiser's update,
-    the way of images to the device, memory at its peak and evaluation are measured with `--measure`.
-
-    \b
-      metasum benchmark
-      metasum benchmark --measure all --width 0.25
-      metasum benchmark --learner all --width 0.25 --batch-size 32
-      metasum benchmark --precision 32,bf16-mixed --memory-format contiguous,channels-last
-      metasum benchmark --learner metasum-meta --width 0.25 --batch-size 32
-    """  # noqa: D301 (click reads the backspace)
-    config = BenchmarkConfig(**values)
-    from metasum.assembly.benchmarking import run_benchmark
-    from metasum.training.memory import keep_freed_memory
-
-    keep_freed_memory()
-    result = run_benchmark(config, say=lambda text: click.echo(f"{text} …", err=True))
-    show(result, as_json=as_json, parts=benchmark_parts)

@@ -18,15 +18,18 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
-plugin_flag = click.option(
+_plugin = partial(
+    click.option,
     "--plugin",
     type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE.py",
-    expose_value=False,
     help="Run this Python file first; it registers datasets, pairs, learners or merging methods, whose settings are "
     "flags then. Can be repeated.",
 )
+plugin_flag = _plugin(expose_value=False)
+plugin_files_flag = _plugin("plugins")
+"""The same for a command that hands the files on, as `plugins`: other processes are to run them, too."""
 root_flag = click.option(
     "--data-root",
     type=click.Path(path_type=Path),

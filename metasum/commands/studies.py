@@ -1,4 +1,4 @@
-"""Commands over many runs: sum, compare-baselines, experiment."""
+"""Commands over many runs: compare-baselines, experiment."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ from typing import Any
 import click
 
 from metasum.commands.shared import (
-    device_flag,
     display_maker,
     download_flag,
     json_flag,
     learners_flag,
     load_plugins,
     out_flag,
-    overwrite_flag,
     plugin_flag,
     quiet_flag,
     seeds_flag,
     tune_flag,
     words,
 )
-from metasum.config import OperatorConfig, ProcessesConfig, TrainConfig, settings
+from metasum.config import ProcessesConfig, TrainConfig, settings
 from metasum.config.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.errors import MetaSumError
 from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.results.comparison_tables import comparison_parts
 from metasum.results.experiment_tables import experiment_parts
-from metasum.results.strangers_tables import sum_parts
 from metasum.results.surroundings import Failed
 from metasum.results.terminal import show
 
@@ -132,74 +129,6 @@ def experiment(**values: Any) -> None:
     )
     show(result, as_json=values["as_json"], parts=experiment_parts)
     _complain(result.failed)
-
-
-@click.command(cls=TolerantCommand, name="sum")
-@click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_A RUN_B …")
-@click.option(
-    "--on",
-    multiple=True,
-    metavar="DATASET",
-    help="Measure on this dataset [default: the runs' targets]. Can be repeated.",
-)
-@click.option(
-    "--operator",
-    default="sum",
-    show_default=True,
-    help="What becomes of the networks: sum, average or another merging method's name.",
-)
-@settings_flags(OperatorConfig)
-@click.option("--any-init", is_flag=True, help="Add runs of different initialisations all the same.")
-@click.option(
-    "--export",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="Write the summed network, with the union's statistics, to this .safetensors file.",
-)
-@click.option(
-    "--data-root", type=click.Path(path_type=Path), help="Folder with datasets [default: where the runs found them]."
-)
-@plugin_flag
-@out_flag
-@click.option("--name", help="Name of the result's folder in OUT/sums [default: the targets and the operator].")
-@overwrite_flag
-@download_flag
-@device_flag
-@json_flag
-@quiet_flag
-def sum_(**values: Any) -> None:
-    """Add the target networks of finished runs that never met.
-
-    Measures the result on each run's dataset, with batch-norm statistics recalibrated on that dataset and on all of
-    them together, and on their union, under the operators sum, average and task arithmetic. Draws accuracy along the
-    line between every two networks. Leaves result.json and report.html in OUT/sums/NAME.
-
-    \b
-      metasum train --target digits --support letters
-      metasum train --target printed-digits --support letters
-      metasum sum runs/digits+letters/metasum-seed0 runs/printed-digits+letters/metasum-seed0
-    """  # noqa: D301 (click reads the backspace)
-    load_plugins(values["plugin"])
-    merging = OperatorConfig(**chosen(OperatorConfig, values))
-    from metasum.assembly.summing import sum_runs
-    from metasum.training.progress import display_for
-
-    names = (
-        "runs",
-        "on",
-        "operator",
-        "any_init",
-        "export",
-        "out",
-        "name",
-        "overwrite",
-        "data_root",
-        "download",
-        "device",
-    )
-    display = display_for(quiet=values["quiet"])
-    result = sum_runs(**{name: values[name] for name in names}, merging=merging, display=display)
-    show(result, as_json=values["as_json"], parts=sum_parts)
 
 
 def _complain(failed: Sequence[Failed]) -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metasum.errors import CheckpointError
-from metasum.report.few_shot_page import write_few_shot_report
 from metasum.report.run_page import write_meta_report, write_report
-from metasum.report.study_pages import write_comparison_report, write_experiment_report, write_sum_report
+from metasum.report.study_pages import write_comparison_report, write_experiment_report
+from metasum.report.sum_page import write_sum_report
 from metasum.results.comparison import ComparisonResult
 from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult, FewShotRun
@@ -26,14 +26,20 @@ def _write_sweep_report(folder: Path) -> Path:
     return write_sweep_report(folder)
 
 
+def _write_few_shot_report(folder: Path) -> Path:
+    from metasum.few_shot.page import write_few_shot_report
+
+    return write_few_shot_report(folder)
+
+
 PAGES: dict[str, Callable[[Path], Path]] = {
     RunResult.kind: lambda folder: write_report(RunFolder.open(folder)),
     MetaResult.kind: lambda folder: write_meta_report(RunFolder.open(folder)),
     SumResult.kind: write_sum_report,
     ComparisonResult.kind: write_comparison_report,
     ExperimentResult.kind: write_experiment_report,
-    FewShotResult.kind: write_few_shot_report,
-    FewShotRun.kind: lambda folder: write_few_shot_report(folder.parent),  # its page is that of all learners
+    FewShotResult.kind: _write_few_shot_report,
+    FewShotRun.kind: lambda folder: _write_few_shot_report(folder.parent),  # its page is that of all learners
     SweepResult.kind: _write_sweep_report,
 }
 """What draws the page of a folder, by the kind of result in it."""

@@ -1,4 +1,4 @@
-"""Reports over several runs: a sum, a comparison, an experiment."""
+"""Reports over several runs: a comparison, an experiment."""
 
 from __future__ import annotations
 
@@ -8,32 +8,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from metasum.report.figures import accuracy_dots, confusion_matrix, layer_curves, line_curves, sum_curves
+from metasum.report.figures import accuracy_dots, layer_curves, line_curves, sum_curves
 from metasum.report.page import Figures, write_page
 from metasum.results.accuracy import SIDES
 from metasum.results.comparison import ComparisonResult
 from metasum.results.comparison_tables import costs_table, side_table
 from metasum.results.experiment import ExperimentResult
 from metasum.results.experiment_tables import target_table, union_table
-from metasum.results.strangers import SumResult
-from metasum.results.strangers_tables import operators_table, runs_table, sum_table
 from metasum.results.surroundings import settings_tables, surroundings_table, tuning_table
-
-
-def write_sum_report(folder: Path) -> Path:
-    """Draws `report.html` of a sum from its result.json; raises CheckpointError where that is not there or damaged."""
-
-    def context() -> dict[str, Any]:
-        result = SumResult.read(folder / "result.json")
-        return {
-            "result": result,
-            "accuracy": sum_table(result),
-            "operators": operators_table(result),
-            "runs": runs_table(result),
-            "figures": _sum_figures(result),
-        }
-
-    return write_page(folder, "sum.html.j2", context)
 
 
 def write_comparison_report(folder: Path) -> Path:
@@ -121,44 +103,6 @@ def _run_reports(folder: Path, pairs: Sequence[Path]) -> list[tuple[str, str]]:
         (f"{page.parents[1].name}/{page.parent.name}", quote(os.path.relpath(page, folder).replace(os.sep, "/")))
         for page in found
     ]
-
-
-def _sum_figures(result: SumResult) -> Figures:
-    figures: Figures = []
-    for line in result.interpolation:
-        curves = {f"on {name}": (line.alphas, values) for name, values in line.accuracy.items()}
-        figures.append(
-            (
-                f"Along the line from {line.ends[0]} to {line.ends[1]}",
-                "Statistics recalibrated on each dataset at each point, on at most 1,000 images.",
-                line_curves(curves, ends=line.ends),
-            )
-        )
-    for pair in result.geometry:
-        layers = {"weights": pair.weights}
-        if pair.differences:
-            layers["differences from the initialisation"] = pair.differences
-        names, ratio = f"{pair.first} and {pair.second}", f"{pair.first} / {pair.second}"
-        figures += [
-            (
-                f"Angle between {names}",
-                "Cosine similarity, layer by layer.",
-                layer_curves(layers, quantity="cosine", ratio=""),
-            ),
-            (
-                f"Length of {names}",
-                "Norm ratio, layer by layer.",
-                layer_curves(layers, quantity="norm_ratio", ratio=ratio),
-            ),
-        ]
-    after = f"after, with the union's statistics ({result.operator})"
-    for name, matrices in result.confusion.items():
-        figures += [
-            (f"What {name} is taken for, {when}", "Percent of each row.", confusion_matrix(matrix))
-            for when, matrix in (("alone", matrices.alone), (after, matrices.sum))
-            if matrix is not None
-        ]
-    return figures
 
 
 def _comparison_curves(result: ComparisonResult) -> Figures:

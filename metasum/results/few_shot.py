@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from metasum.results.accuracy import EpisodeAccuracy, Spread
-from metasum.results.surroundings import Settings
+from metasum.results.surroundings import Failed, Settings
 from metasum.results.value import Result, Value
 
 
@@ -29,6 +29,7 @@ class FewShotRun(Result):
     accuracy: EpisodeAccuracy
     evaluated_on: str
     run: str
+    """The name of its folder, which is in the study's."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class SecondDatasetResult(Result):
     """On the second, before it was trained on; `new_after`: afterwards."""
     new_after: EpisodeAccuracy
     run: str
+    """The name of its folder, which is in the study's."""
 
 
 @dataclass(frozen=True)
@@ -143,3 +145,4 @@ class FewShotResult(Result):
     machine: Mapping[str, Any]
     few_shot: str
     """The folder."""
+    failed: tuple[Failed, ...] = ()

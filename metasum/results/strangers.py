@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from metasum.results.pictures import LayerGeometry, Line, Matrix, Mistake
 from metasum.results.surroundings import Settings
@@ -79,6 +80,8 @@ class SummedRun(Value):
     """A run whose target network was added."""
 
     run: str
+    """Its folder as seen from the result's, where both lie in one --out; else its absolute path. (Format 1 had the path
+    as seen from where the command ran.)"""
     target: str
     support: str
     learner: str
@@ -146,5 +149,9 @@ class SumResult(Result):
     interpolation: tuple[LineBetween, ...]
     geometry: tuple[PairGeometry, ...]
     sum: str
-    """The folder."""
+    """The folder; of a result that was read, the one that it was read from."""
     export: str | None = field(default=None, metadata=LEFT_OUT)
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        return replace(super().read(path), sum=str(path.parent))

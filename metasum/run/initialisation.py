@@ -34,7 +34,7 @@ def learnt_initialisation(
     A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
     """
     if plan.network.init is not None:
-        _check_given(plan, request)
+        check_given(plan, request)
         return plan
     meta_datasets(request, held_out=[plan.data.target])
     shape = {"width": plan.network.width, "num_classes": plan.network.num_classes}
@@ -44,7 +44,7 @@ def learnt_initialisation(
     return plan.having(init=str(learnt), init_seed=0)
 
 
-def _check_given(plan: Plan, request: Request) -> None:
+def check_given(plan: Plan, request: Request) -> None:
     """Raises UsageError where `--init` has seen the target, or comes with settings of a meta-training not to be run."""
     for name in request.given:
         if name not in COMMON and name not in ("operator", "scaling", "backend"):

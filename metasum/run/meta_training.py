@@ -94,21 +94,11 @@ class _Course:
     def __init__(self, plan: Plan, datasets: Mapping[str, Dataset], display: Display) -> None:
         self._plan, self._datasets, self._display = plan, datasets, display
         self._fabric = make_fabric(plan.optimisation.device, plan.optimisation.precision)
-        own = plan.own
-        self._networks = MetaSum(
-            initial_network(plan.network, in_channels=plan.data.in_channels),
-            operator=own.meta_operator,
-            backend=own.backend,
-            shared=True,
-            inner_optimizer=own.inner_optimizer,
-            inner_lr=own.inner_lr,
-            first_order=own.first_order,
-            scaling=own.scaling,
-        )
+        self._networks = make_shared_networks(plan)
         self._layout, _ = checked_layout(
             plan.optimisation.memory_format or "contiguous",  # a backward's own backward is slower in channels last
             (self._networks.target,),
-            (own.meta_batch_size, plan.data.in_channels, 32, 32),
+            (plan.own.meta_batch_size, plan.data.in_channels, 32, 32),
             self._fabric.device,
             precision=plan.optimisation.precision,
             second_order=True,
@@ -164,6 +154,21 @@ class _Course:
             result = _finish(harness, run, plan)
             tracker.finish(run)
         return result
+
+
+def make_shared_networks(plan: Plan) -> MetaSum:
+    """The initialisation that is learnt, on the CPU, with the module that clones and adds it."""
+    own = plan.own
+    return MetaSum(
+        initial_network(plan.network, in_channels=plan.data.in_channels),
+        operator=own.meta_operator,
+        backend=own.backend,
+        shared=True,
+        inner_optimizer=own.inner_optimizer,
+        inner_lr=own.inner_lr,
+        first_order=own.first_order,
+        scaling=own.scaling,
+    )
 
 
 def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, plan: Plan) -> MetaResult:

@@ -2,38 +2,47 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from metasum.config import TrainConfig, changed
+from metasum.config import options_of
+from metasum.config.sections import TrackingConfig
 from metasum.results import comparison_tables, experiment_tables
 from metasum.results.comparison import ComparisonResult
 from metasum.results.experiment import ExperimentResult
 from metasum.results.table import Table
 from metasum.results.wandb_tables import fields_by_learner, wandb_table
+from metasum.run.request import Request
 from metasum.training.tracking import surviving
 from metasum.training.wandb_runs import TrackerTroubles, finishing, open_wandb, under_agent, wandb_label, wandb_mode
 
 
-def for_runs(config: TrainConfig, folder: Path) -> TrainConfig:
+def tracking_of(request: Request) -> TrackingConfig:
+    """Where runs are written down, by what was given; raises UsageError for what W&B does not take."""
+    return TrackingConfig(**{leaf.name: request[leaf.name] for leaf in options_of(TrackingConfig)})
+
+
+def for_runs(request: Request, folder: Path) -> Request:
     """The settings that the runs of the study in `folder` are tracked with: in one W&B group.
 
     Under a sweep's agent, which has chosen one W&B run's id, that run is the study's own, and these have none.
     """
-    if wandb_mode(config.tracking) == "disabled":
-        return config
+    tracking = tracking_of(request)
+    if wandb_mode(tracking) == "disabled":
+        return request
     if under_agent():
-        return changed(config, wandb="disabled")
-    return _grouped(config, folder)
+        return request.having(wandb="disabled")
+    return request.having(wandb_group=_group(tracking, folder))
 
 
-def _grouped(config: TrainConfig, folder: Path) -> TrainConfig:
-    return changed(config, wandb_group=config.tracking.wandb_group or wandb_label(folder))
+def _group(tracking: TrackingConfig, folder: Path) -> str:
+    return tracking.wandb_group or wandb_label(folder)
 
 
 def track_study(
-    config: TrainConfig,
+    request: Request,
     folder: Path,
     result: ComparisonResult | ExperimentResult,
     *,
@@ -46,14 +55,16 @@ def track_study(
     learner's mean accuracy after the sum, and `LEARNER/COLUMN` for every number of "summary".
 
     Args:
-        config: what its runs share.
+        request: what its runs share.
         folder: where its results.json is.
         result: which holds this.
         note: says a line.
         troubles: of its runs.
     """
-    if wandb_mode(config.tracking) == "disabled":
+    tracking = tracking_of(request)
+    if wandb_mode(tracking) == "disabled":
         return
+    tracking = dataclasses.replace(tracking, wandb_group=_group(tracking, folder))
     plain = result.plain()
     shown = ("settings", "data", "versions", "machine", "targets", "target", "support", "evaluated_on")
     cells = (*result.rows, *result.failed)
@@ -63,7 +74,6 @@ def track_study(
     }
     with surviving("W&B", note, troubles):
         summary, rows, after = _tables(result)
-        tracking = _grouped(config, folder).tracking
         opened = open_wandb(tracking, folder, settings=settings, job_type=result.kind, note=note, troubles=troubles)
         with finishing(opened) as run:
             import wandb

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -19,7 +19,7 @@ from metasum.training.optimisation import Updater
 from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
-from metasum.types import Batch
+from metasum.types import Batch, FewShotEpisode
 from metasum.weights.pieces import own_piece
 from metasum.weights.randomness import random_state, set_random_state
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-class Sampler(Iterator[tuple[Batch, ...]], Protocol):
+class Sampler(Iterator[Sequence[Batch | FewShotEpisode]], Protocol):
     """What a step is given, for ever, from a state that can be saved."""
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -133,7 +133,7 @@ class Harness(Generic[L, E]):
             terms = self.learner.training_step(*self.together.share(episode), backward=self.updater.backward)
         self.updater.update()
         self.step += 1
-        self.images += sum(len(batch.labels) for batch in episode)
+        self.images += sum(part.size for part in episode)
         self._losses.add(terms)
         if self.step % self.monitor.log_every == 0 or self.step == self.steps:
             self._read_losses()  # waits for the device

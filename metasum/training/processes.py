@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import MetaSumError, UsageError, reason
-from metasum.types import Batch
+from metasum.types import Batch, FewShotEpisode
 from metasum.weights.pieces import in_pieces
 
 if TYPE_CHECKING:
@@ -42,17 +42,20 @@ class Processes:
     def several(self) -> bool:
         return self.count > 1
 
-    def share(self, episode: Sequence[Batch]) -> Sequence[Batch]:
+    def share(self, parts: Sequence[Batch | FewShotEpisode]) -> Sequence[Batch | FewShotEpisode]:
         """The images of each batch that this process works on.
 
         Raises:
-            UsageError: a batch cannot be divided evenly.
+            UsageError: a batch cannot be divided evenly, or it is a few-shot episode, which is not divided.
         """
         if not self.several:
-            return episode
-        for batch in episode:
-            self.check_batch(len(batch.labels))
-        return [Batch(*(part[self.rank :: self.count] for part in batch)) for batch in episode]
+            return parts
+        batches = [part for part in parts if isinstance(part, Batch)]
+        if len(batches) < len(parts):
+            raise UsageError("few-shot episodes cannot be divided among processes; take --devices 1.")
+        for batch in batches:
+            self.check_batch(batch.size)
+        return [Batch(*(part[self.rank :: self.count] for part in batch)) for batch in batches]
 
     def check_batch(self, size: int) -> None:
         """Raises UsageError where a batch of so many images cannot be divided evenly."""

@@ -8,26 +8,29 @@ import pytest
 import torch
 from torch import nn
 
-from metasum.assembly import benchmark_data
-from metasum.assembly.bench import random_dataset
-from metasum.config import NetworkConfig, OptimisationConfig, TrainConfig
-from metasum.learners.joint import JointLearner
+from metasum.benchmark import input as benchmark_input
+from metasum.benchmark.conditions import Conditions
+from metasum.benchmark.memory import saved_bytes
+from metasum.benchmark.plan import plan_benchmark
+from metasum.benchmark.racing import Time, race, timed
+from metasum.benchmark.random_images import random_dataset
+from metasum.benchmark.steps import Step, operations, random_batch
+from metasum.benchmark.usual_shapes import USUAL_SHAPES, joint_loss
+from metasum.config.sections import NetworkConfig
+from metasum.learners.joint import JointConfig, JointLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import build_network
 from metasum.results.benchmark import Setting
-from metasum.study.benchmark.memory import saved_bytes
-from metasum.study.benchmark.racing import Time, race, timed
-from metasum.study.benchmark.shapes import USUAL_SHAPES, joint_loss
-from metasum.study.benchmark.steps import Step, operations, random_batch
 from metasum.training.optimisation import make_fabric
 
-TINY = ("--width", 0.02, "--batch-size", 4, "--repeats", 1, "--device", "cpu")
+TINY = ("--width", 0.02, "--device", "cpu")
+QUICK = (*TINY, "--batch-size", 4, "--repeats", 1)
 
 
 @pytest.fixture
 def benchmark(metasum):
-    def run(*flags):
-        outcome = metasum("benchmark", *TINY, *flags, "--json")
+    def run(*flags, tiny=QUICK):
+        outcome = metasum("benchmark", *tiny, *flags, "--json")
         assert outcome.code == 0, outcome.err
         return json.loads(outcome.out)
 
@@ -51,7 +54,8 @@ def test_no_learner_does_more_than_its_terms_ask_for(benchmark):
 
 
 def test_all_learners_have_a_step_to_time(benchmark):
-    rows = benchmark("--learner", "all", "--backends", "torch", "--width", 0.04)["rows"]
+    wider = ("--width", 0.04, "--batch-size", 4, "--repeats", 1, "--device", "cpu")  # slots need two channels
+    rows = benchmark("--learner", "all", "--backends", "torch", tiny=wider)["rows"]
     timed = {row["learner"] for row in rows}
     assert {"metasum-meta", "slots", "tangent", "meta-networks", "meta-transfer"} < timed
     assert "ties" not in timed
@@ -93,7 +97,7 @@ def test_what_is_named_twice_is_measured_once(benchmark):
 
 
 def test_a_precision_that_the_device_lacks_is_refused_before_anything_is_measured(metasum):
-    outcome = metasum("benchmark", *TINY, "--precision", "32,16-mixed")
+    outcome = metasum("benchmark", *QUICK, "--precision", "32,16-mixed")
     assert outcome.code == 2
     assert outcome.err.startswith("metasum: --precision 16-mixed needs a GPU")
 
@@ -104,9 +108,10 @@ def test_everything_around_a_step_is_measured_on_request(benchmark):
     assert {(row["optimizer"], row["way"]) for row in result["optimizer"]} == {
         (name, way) for name in ("adam", "sgd") for way in ("for-loop", "foreach", "fused")
     }
-    first, *_, last = result["input"]
-    assert first["way"] == "metasum"
-    assert last["images_per_second"] < first["images_per_second"]  # hundreds of times
+    assert [row["way"] for row in result["input"]] == [
+        *("metasum", "metasum, shift-flip", "DataLoader, 0 workers", "DataLoader, 2 workers")
+    ]
+    assert result["input"][0]["ratio"] == 1
     (memory,) = result["memory"]
     assert (
         memory["parameters"]
@@ -119,37 +124,38 @@ def test_everything_around_a_step_is_measured_on_request(benchmark):
 
 
 def test_the_need_of_a_step_is_a_batch_for_each_network(monkeypatch):
-    found = iter([{"metasum": Time(0.5, 1.0, [1.0, 1.0], [0.5])}, {"step": Time(2.0, 1.0, [1.0, 1.0], [2.0])}])
-    monkeypatch.setattr(benchmark_data, "race", lambda *_, **__: next(found))
-    fabric, step = make_fabric(OptimisationConfig(device="cpu")), SimpleNamespace(batches=[None] * 8)
-    (row,) = benchmark_data.input_rows(step, random_dataset(20), 10, fabric, 1)
-    assert row["images_per_second"] == 20 * 10 / 0.5
-    assert row["of_step"] == row["images_per_second"] / (8 * 10 / 2.0)
+    found = iter([{"metasum": Time(0.5, 1.0, (1.0, 1.0), [0.5])}, {"step": Time(2.0, 1.0, (1.0, 1.0), [2.0])}])
+    monkeypatch.setattr(benchmark_input, "race", lambda *_, **__: next(found))
+    setting = Setting(1.0, 10, 8, "32", "contiguous", compiled=False)
+    conditions = Conditions(setting, make_fabric("cpu"), repeats=1)
+    (row,) = benchmark_input.rows_against(SimpleNamespace(batches=[None] * 8), random_dataset(20), conditions)
+    assert row.images_per_second == 20 * 10 / 0.5
+    assert row.of_step == row.images_per_second / (8 * 10 / 2.0)
 
 
 def test_workers_that_are_not_forked_read_images():
     """As on macOS and, from Python 3.14 on, Linux; and a batch may be as large as the dataset."""
-    loader = benchmark_data._loader(random_dataset(20), 20, 1)
+    loader = benchmark_input._loader(random_dataset(20), 20, 1)
     loader.multiprocessing_context = multiprocessing.get_context("spawn")
     (batch,) = loader
     assert batch[0].shape == (20, 1, 32, 32)
 
 
 def test_activations_are_counted_in_the_precision_of_the_step(benchmark):
-    result = benchmark("--measure", "memory", "--precision", "32,bf16-mixed", "--batch-size", 64)
+    result = benchmark(*("--measure", "memory", "--precision", "32,bf16-mixed", "--batch-size", 64), tiny=TINY)
     whole, narrow = (row["activations"] for row in result["memory"])
     assert narrow < 0.9 * whole
 
 
 def test_the_tables_say_a_setting_once(metasum):
-    outcome = metasum("benchmark", *TINY, "--measure", "all", "--backends", "torch")
+    outcome = metasum("benchmark", *QUICK, "--measure", "all", "--backends", "torch")
     assert outcome.code == 0, outcome.err
     assert outcome.out.count("width 0.02") == 5  # step, optimizer, input, memory, evaluation
 
 
 def test_the_table_of_steps_fits_a_terminal_and_names_what_differs(metasum, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    outcome = metasum("benchmark", *TINY, "--backends", "torch", "--precision", "32,bf16-mixed")
+    outcome = metasum("benchmark", *QUICK, "--backends", "torch", "--precision", "32,bf16-mixed")
     assert outcome.code == 0, outcome.err
     assert "metasum, width 0.02, batch 4, 2 networks, channels-last, eager" in outcome.out
     heads, *_ = (line for line in outcome.out.splitlines() if "images/s" in line)
@@ -159,10 +165,10 @@ def test_the_table_of_steps_fits_a_terminal_and_names_what_differs(metasum, monk
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (["--backends", "jax"], "unknown backend 'jax'"),
+        (["--backends", "jax"], "unknown value for --backends 'jax'"),
         (["--measure", "time"], "unknown value for --measure 'time'"),
-        (["--width", "1,wide"], "--width takes numbers separated by commas, not '1,wide'"),
-        (["--batch-size", "1"], "--batch-size takes numbers above 1, not '1'"),
+        (["--width", "1,wide"], "--width takes a number, not 'wide'"),
+        (["--batch-size", "1"], "--batch-size must be at least 2, not 1"),
         (["--learner", "ties"], "learner 'ties' trains as 'independent' does; time that one"),
         (["--inner-steps", 3], "--inner-steps says nothing to learner 'metasum', only to metasum-meta"),
         (["--learner", "slots", "--backends", "torch"], "--backends says nothing to learner 'slots'"),
@@ -184,16 +190,51 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(metasum, flags, words)
     assert words in outcome.err
 
 
+# each of these is the default, or nearly so: what was given is known, and not guessed from the value
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--learner", "independent", "--networks", 2], "--networks says nothing to learner 'independent', only to"),
+        (["--learner", "slots", "--usual-shapes"], "--usual-shapes says nothing to learner 'slots'"),
+        (["--learner", "slots", "--backends", "learn2learn,torch,higher"], "--backends says nothing to learner"),
+        (["--inner-steps", 5], "--inner-steps says nothing to learner 'metasum', only to metasum-meta"),
+        (["--learner", "metasum", "--measure", "memory"], "--learner is for --measure step"),
+        (["--repeats", 5, "--measure", "memory"], "--repeats is for --measure step, optimizer, input and evaluation"),
+        (["--batch-size", 64, "--measure", "evaluation"], "--batch-size is for --measure step, input and memory"),
+        (["--sum-weight", 1, "--measure", "input"], "--sum-weight is for --measure step"),
+        (["--learner", "metasum-symmetric", "--no-symmetric"], "--symmetric is True for learner"),
+        (["--learner", "metasum-meta", "--meta-steps", 500], "--meta-steps says nothing to learner 'metasum-meta'"),
+        (["--usual-shapes", "--networks", "4"], "--usual-shapes: there are none for what is asked here"),
+        (["--usual-shapes", "--symmetric"], "--usual-shapes: there are none for what is asked here"),
+        (["--networks", "2,4", "--symmetric"], "--symmetric says nothing to a sum of more than two networks"),
+    ],
+)
+def test_a_setting_that_was_given_is_heeded_or_refused(metasum, flags, words):
+    outcome = metasum("benchmark", *flags)
+    assert outcome.code == 2
+    assert words in outcome.err
+
+
+def test_a_setting_that_one_of_the_measurements_heeds_is_taken():
+    plan_benchmark({"learner": ("independent",), "measure": ("step", "memory"), "networks": (2,)})
+    plan_benchmark({"learner": ("slots", "metasum"), "backends": ("torch",), "slots": 3})
+
+
+def test_learners_are_timed_with_settings_of_their_own(benchmark):
+    flags = ("--backends", "torch", "--learner")
+    assert [row["passes"] for row in benchmark(*flags, "metasum", "--symmetric")["rows"]] == [4]  # no usual shapes
+    rows = benchmark(*flags, "metasum,quiet", "--sum-weight", 0, "--quiet-weight", 0)["rows"]
+    assert {row["learner"]: row["passes"] for row in rows} == {"metasum": 2, "quiet": 2}
+
+
 @pytest.mark.parametrize("shape", USUAL_SHAPES)
 def test_the_usual_shapes_have_metasums_gradient(shape):
-    fabric = make_fabric(OptimisationConfig(device="cpu"))
+    fabric = make_fabric("cpu")
     generator = torch.Generator().manual_seed(0)
     batches = [random_batch(4, generator, fabric.device) for _ in range(2)]
     model = build_network(NetworkConfig(width=0.03, num_classes=10, dropout=0.0), in_channels=1, seed=0)
     ours, theirs = (MetaSum(model) for _ in range(2))
-    Step(
-        JointLearner(ours, TrainConfig().objective), batches, Setting(1.0, 4, 2, "32", "channels-last", False), fabric
-    )()
+    Step(JointLearner(ours, JointConfig()), batches, fabric)()
     pair = (theirs.target.train(), theirs.support.train())
     joint_loss(*pair, USUAL_SHAPES[shape](*pair), batches).backward()
     for own, other in zip(ours.parameters(), theirs.parameters(), strict=True):

@@ -42,6 +42,11 @@ class Processes:
     preload: tuple[str, ...] = PRELOADED
     """Modules that are imported once for all (not on Windows)."""
 
+    @property
+    def apart(self) -> bool:
+        """See `Engine`."""
+        return True
+
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""
         schedule = Schedule(cells, poll=self.poll)

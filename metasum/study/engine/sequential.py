@@ -17,6 +17,11 @@ from metasum.study.engine.schedule import Schedule
 class Engine(Protocol):
     """Runs cells whose needs are met, until all have ended."""
 
+    @property
+    def apart(self) -> bool:
+        """Whether cells run in other processes, which know nothing that was registered in this one."""
+        ...
+
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """Runs a study.
 
@@ -40,6 +45,11 @@ class Sequential:
 
     poll: float = 5.0
     """Seconds between two tries at a cell that another process is working on."""
+
+    @property
+    def apart(self) -> bool:
+        """See `Engine`."""
+        return False
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""

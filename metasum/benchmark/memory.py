@@ -3,35 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.learners.networks import MetaSum
-from metasum.study.benchmark.steps import Step
+from metasum.benchmark.conditions import Conditions
+from metasum.benchmark.joint_steps import joint_steps
+from metasum.results.benchmark import MemoryRow
 from metasum.training.memory import held_bytes, peak_bytes, reset_peak
 
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
-
-def memory_row(networks: MetaSum, step: Step, fabric: Fabric) -> dict[str, Any]:
+def memory_rows(conditions: Conditions) -> list[MemoryRow]:
     """Joint MetaSum's step with its update: bytes at the peak, and the parts that they consist of.
 
-    Args:
-        networks: the first two, which the sum is made in.
-        step: of their learner.
-        fabric: device and precision. On the CPU the process's resident memory is read, so that libraries' buffers
-            count, too.
+    On the CPU the process's resident memory is read, so that libraries' buffers count, too.
 
     Returns:
-        Bytes: "parameters", "gradients" and "optimizer_state" (of all networks), "sum" (the third network's parameters
-        and their gradient), "activations" (what one term saves for its backward), "counted", the total of these; and
-        "measured", with "ratio". "sum_forward" is what a forward through the sum holds more than one through the
-        target, in copies of a network's parameters.
+        One row: "parameters", "gradients" and "optimizer_state" (of all networks), "sum" (the third network's
+        parameters and their gradient), "activations" (what one term saves for its backward), "counted", the total of
+        these; and "measured", with "ratio". "sum_forward" is what a forward through the sum holds more than one
+        through the target, in copies of a network's parameters.
     """
+    step, fabric = joint_steps(conditions).step(), conditions.fabric
+    networks = step.learner.networks
     for _ in range(2):  # moments are there from the first update on
         step()
         step.updater.update()
@@ -58,13 +53,12 @@ def memory_row(networks: MetaSum, step: Step, fabric: Fabric) -> dict[str, Any]:
     own = growth(lambda: forward(networks.target), device)
     summed = growth(lambda: forward(networks.detached_sum()), device)
     measured = parts["parameters"] + parts["optimizer_state"] + growth(work, device)
-    return {
-        **parts,
-        "counted": counted,
-        "measured": measured,
-        "ratio": measured / counted,
-        "sum_forward": (summed - own) / one,
-    }
+    ratio, forward_ratio = measured / counted, (summed - own) / one
+    return [
+        MemoryRow(
+            conditions.setting, **parts, counted=counted, measured=measured, ratio=ratio, sum_forward=forward_ratio
+        )
+    ]
 
 
 def growth(work: Callable[[], object], device: torch.device) -> int:

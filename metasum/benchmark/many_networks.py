@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
-from metasum.learners.protocol import Backward
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of
 
@@ -43,7 +43,11 @@ class ManyNetworks(nn.Module):
         return {**terms, "sum": third.detach()}
 
     def every(self) -> list[nn.Module]:
+        """All networks, the target first."""
         return [self.networks.target, self.networks.support, *self.further]
+
+    def before_measuring(self) -> None:
+        """Nothing to do."""
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [list(network.parameters()) for network in self.every()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 
@@ -19,7 +19,7 @@ class Time(NamedTuple):
     """Median over the rounds."""
     ratio: float
     """To the first contender's seconds of the same round: the median."""
-    ratio_range: list[float]
+    ratio_range: tuple[float, float]
     """The least and the greatest."""
     rounds: list[float]
     """Seconds in each round."""
@@ -28,9 +28,9 @@ class Time(NamedTuple):
         """The median over the rounds of the ratio to another one's seconds."""
         return statistics.median(own / its for own, its in zip(self.rounds, other.rounds, strict=True))
 
-    def in_figures(self) -> dict[str, Any]:
-        """As a row of results holds it."""
-        return {"seconds": self.seconds, "ratio": self.ratio, "ratio_range": self.ratio_range}
+    def in_figures(self) -> tuple[float, float, tuple[float, float]]:
+        """What a row of results holds: seconds, ratio and the ratio's range."""
+        return self.seconds, self.ratio, self.ratio_range
 
 
 def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) -> dict[str, Time]:
@@ -38,7 +38,7 @@ def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) 
 
     Args:
         contenders: by name. Every other round runs them in reverse, so that nobody always comes first.
-        repeats: rounds.
+        repeats: rounds that count.
         device: on a GPU, its kernels are waited for.
     """
     order = list(contenders)
@@ -50,7 +50,7 @@ def race(contenders: Mapping[str, Work], *, repeats: int, device: torch.device) 
     for name, times in seconds.items():
         ratios = [own / first for own, first in zip(times, seconds[order[0]], strict=True)][1:]
         middle = statistics.median(times[1:]), statistics.median(ratios)
-        found[name] = Time(*middle, [min(ratios), max(ratios)], times[1:])
+        found[name] = Time(*middle, (min(ratios), max(ratios)), times[1:])
     return found
 
 

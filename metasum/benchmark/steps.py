@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from metasum.config import OptimisationConfig
-from metasum.learners.protocol import Trainable
-from metasum.results.benchmark import Setting
+from metasum.benchmark.many_networks import ManyNetworks
+from metasum.config.sections import OptimisationConfig
+from metasum.learners.learner import Learner
+from metasum.learners.meta import MetaLearner
 from metasum.training.optimisation import Updater
 from metasum.types import Batch
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 CLASSES = 10
+LEARNING_RATE = 1e-3
+
+TimedLearner: TypeAlias = Learner | ManyNetworks | MetaLearner
 
 
 class Step:
@@ -28,13 +32,14 @@ class Step:
     Args:
         learner: on `fabric`'s device, in the setting's layout.
         batches: what its `training_step` is given.
-        setting: the precision.
         fabric: device and precision.
+        precision: the same in a word, for the updater.
     """
 
-    def __init__(self, learner: Trainable, batches: list[Batch], setting: Setting, fabric: Fabric) -> None:
+    def __init__(self, learner: TimedLearner, batches: list[Batch], fabric: Fabric, *, precision: Any = "32") -> None:
         self.learner, self.batches, self._fabric = learner, batches, fabric
-        self.updater = Updater(learner, optimisation(setting, device=fabric.device.type), fabric)
+        rule = OptimisationConfig(steps=1, learning_rate=LEARNING_RATE, precision=precision)
+        self.updater = Updater(learner, rule, fabric)
 
     def __call__(self) -> None:
         for parameter in self.learner.parameters():
@@ -84,11 +89,6 @@ class Written:
         self._fabric.backward(loss)
 
 
-def optimisation(setting: Setting, *, device: str) -> OptimisationConfig:
-    """The device and precision, and the update rule, that steps are timed with."""
-    return OptimisationConfig(steps=1, learning_rate=1e-3, device=device, precision=setting.precision)
-
-
 def operations(work: Callable[[], object]) -> int:
     """Floating-point operations in the matrix products and convolutions of `work`, forward and backward."""
     with FlopCounterMode(display=False) as counter:
@@ -97,5 +97,6 @@ def operations(work: Callable[[], object]) -> int:
 
 
 def random_batch(size: int, generator: torch.Generator, device: torch.device) -> Batch:
+    """Images `[size, 1, 32, 32]` of normal noise with labels drawn evenly, on the device."""
     images = torch.randn(size, 1, 32, 32, generator=generator)
     return Batch(images.to(device), torch.randint(CLASSES, (size,), generator=generator).to(device))

@@ -1,0 +1,77 @@
+"""Fine-tuning as a few-shot learner: of a pretrained network, and of one as it was drawn."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, untrained
+from metasum.learners.few_shot import FewShotLearner, FewShotTask
+from metasum.networks.convnet import convnet
+from metasum.types import Batch
+
+
+class FineTuning(FewShotLearner):
+    """The whole pretrained network, last layer new, trained on each episode's images: nothing is meta-learnt.
+
+    Args: see `FewShotLearner`.
+    """
+
+    name = "fine-tuning"
+    summary = "A pretrained network, all of it trained on each episode's images."
+    Config = BaseTrainingConfig
+    pretrained = True
+    meta_trains = False
+    other_ways = True
+
+    def __init__(self, task: FewShotTask, config: Any, trunk: nn.Sequential | None = None) -> None:
+        super().__init__(task, config)
+        network = self._start(trunk)
+        self.network = copy.deepcopy(network)
+        self.network[-1] = untrained(network[-1], task.ways)
+
+    def _start(self, trunk: nn.Sequential | None) -> nn.Sequential:
+        """The network that every episode begins with; its last layer is replaced."""
+        if trunk is None:
+            raise ValueError(f"{self.name} starts from a pretrained network")
+        return trunk
+
+    def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
+        moving = {name: tensor.detach().requires_grad_() for name, tensor in self.network.named_parameters()}
+        with torch.enable_grad():
+            for _ in range(self.config.base_steps):
+                loss = cross_entropy(self._answers(moving, adaptation.images), adaptation.labels)
+                slopes = torch.autograd.grad(loss, list(moving.values()))
+                moving = {
+                    name: (tensor - self.config.base_lr * slope).detach().requires_grad_()
+                    for (name, tensor), slope in zip(moving.items(), slopes, strict=True)
+                }
+        return self._answers(moving, images)
+
+    def _answers(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
+        answers: Tensor = functional_call(self.network, parameters, (images,))
+        return answers
+
+    def asked(self, ways: int) -> FineTuning:
+        twin = copy.deepcopy(self)
+        twin.network[-1] = untrained(self.network[-1], ways)
+        return twin
+
+
+class FromScratch(FineTuning):
+    """The same of a network that knows nothing: how much an episode's own images teach.
+
+    Args: see `FewShotLearner`.
+    """
+
+    name = "from-scratch"
+    summary = "The base network as it was drawn, trained on each episode's images."
+    pretrained = False
+
+    def _start(self, trunk: nn.Sequential | None) -> nn.Sequential:
+        return convnet(ways=self.task.ways, in_channels=self.task.in_channels, filters=self.task.filters)

@@ -1,0 +1,173 @@
+"""The pieces of work that the study is made of; each is a value that can be sent to another process."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from metasum.few_shot.course import Course
+from metasum.few_shot.measuring import mean_of
+from metasum.files import read_json, write_json
+from metasum.results.few_shot import (
+    FewShotRun,
+    OtherBaseNetwork,
+    OtherWays,
+    PretrainingResult,
+    SecondDatasetResult,
+)
+from metasum.tasks.episodes import ClassBatches
+from metasum.tasks.few_shot import FewShotDataset
+from metasum.training.progress import Display
+from metasum.weights.parameters import checksum, parameters_of
+
+PRETRAINING_BATCH = 64
+EPISODES = "episodes.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrain:
+    """Trains the network that some learners start from: on all meta-training classes at once."""
+
+    course: Course
+
+    def check(self) -> None:
+        """Raises UsageError where its folder holds a run of other settings."""
+        self.course.check_folder(self.course.plan.pretrained_name, self.course.plan.pretraining_settings())
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> PretrainingResult:
+        course, plan = self.course, self.course.plan
+        with course.opened(plan.pretrained_name, plan.pretraining_settings(), display) as run:
+            if run.finished:
+                return run.result(PretrainingResult)
+            model, classes = course.new_pretraining(), len(course.dataset.classes["train"])
+            batches = ClassBatches(
+                course.dataset,
+                "train",
+                batch_size=PRETRAINING_BATCH,
+                generator=torch.Generator().manual_seed(plan.seed),
+                in_channels=plan.episodes.in_channels,
+                device=course.fabric.device,
+            )
+            loop = plan.pretraining_loop()
+            harness = course.harness(model, batches, loop, run, display, view=lambda it: it.few_shot_learner())
+            harness.resume()
+            harness.train(title=f"pretraining on {classes} classes of {course.dataset.name}")
+            run.save_weights("learner", model.network.state_dict())
+            result = PretrainingResult(harness.steps, round(harness.seconds, 2))
+            write_json(run.path / "result.json", result.to_json())
+            return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Learn:
+    """Meta-trains one learner, where there is something to learn, and measures it on the final episodes."""
+
+    course: Course
+
+    def check(self) -> None:
+        """Raises UsageError where its folder holds a run of other settings."""
+        self.course.check_folder(self.course.plan.name, self.course.plan.settings())
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> FewShotRun:
+        course, plan = self.course, self.course.plan
+        trunk = course.trunk()
+        start = {} if trunk is None else {"start_checksum": checksum(parameters_of(trunk))}
+        with course.opened(plan.name, plan.settings(), display, **start) as run:
+            if run.finished:
+                return dataclasses.replace(run.result(FewShotRun), run=run.path.name)  # format 1 had the whole path
+            model = course.new_learner(trunk)
+            trained: dict[str, Any] = {"steps": 0, "seconds": 0.0, "episodes_per_second": None, "peak_bytes": None}
+            if model.meta_trains:
+                trained = course.meta_train(model, run, display)
+            run.save_weights("learner", model.state_dict())
+            shares = course.shares(model)
+            write_json(run.path / EPISODES, {"shares": shares})
+            result = FewShotRun(
+                learner=plan.learner,
+                seed=plan.seed,
+                **trained,
+                parameters=sum(parameter.numel() for group in model.parameter_groups() for parameter in group),
+                accuracy=mean_of(shares),
+                evaluated_on=plan.episodes.evaluate_on,
+                run=run.path.name,
+            )
+            write_json(run.path / "result.json", result.to_json())
+            return result
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+    """What one trained learner answered."""
+
+    other_ways: tuple[OtherWays, ...]
+    other_filters: tuple[OtherBaseNetwork, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ask:
+    """Asks a trained learner about other numbers of classes, and with other base networks than it was trained with."""
+
+    course: Course
+    ways: tuple[int, ...]
+    filters: tuple[int, ...]
+
+    @property
+    def name(self) -> str:
+        return f"{self.course.plan.name}-asked"
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> Answers:
+        course, whose = self.course, (self.course.plan.learner, self.course.plan.seed)
+        model = course.learner()
+        ways, filters = list[OtherWays](), list[OtherBaseNetwork]()
+        for number in self.ways:
+            other = course.seeded(partial(model.asked, number))
+            ways.append(OtherWays(*whose, number, course.measure(other, ways=number)))
+        for number in self.filters:
+            other = course.seeded(partial(model.reparameterised, number))
+            filters.append(OtherBaseNetwork(*whose, number, course.measure(other)))
+        return Answers(tuple(ways), tuple(filters))
+
+
+@dataclasses.dataclass(frozen=True)
+class GoOn:
+    """Goes on with meta-training on a second dataset, and measures on both, before and after."""
+
+    course: Course
+    second: FewShotDataset
+    steps: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.course.plan.name}-then-{self.second.name}"
+
+    def check(self) -> None:
+        """Raises UsageError where its folder holds a run of other settings."""
+        self.course.check_folder(self.name, self._settings())
+
+    def _settings(self) -> dict[str, Any]:
+        own = self.course.plan.going_on(self.steps).settings()
+        return {**own, "then": self.second.name, "then_checksum": self.second.checksum}
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> SecondDatasetResult:
+        course = dataclasses.replace(self.course, plan=self.course.plan.going_on(self.steps))
+        there, model = course.on(self.second), course.learner()
+        start = checksum(parameters_of(model))
+        with course.opened(self.name, self._settings(), display, start_checksum=start) as run:
+            if run.finished:
+                return dataclasses.replace(run.result(SecondDatasetResult), run=run.path.name)
+            new_before = there.measure(model)
+            there.meta_train(model, run, display)
+            result = SecondDatasetResult(course.measure(model), new_before, there.measure(model), run.path.name)
+            run.save_weights("learner", model.state_dict())
+            write_json(run.path / "result.json", result.to_json())
+            return result
+
+
+def shares_of(study: Path, run: FewShotRun) -> list[float]:
+    """What a finished run got right in each final episode; raises CheckpointError where the file is not there."""
+    return list(read_json(study / run.run / EPISODES)["shares"])

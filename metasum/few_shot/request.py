@@ -1,0 +1,203 @@
+"""What somebody asked of `metasum few-shot`, by name, and the plan of each learner's run that follows from it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from metasum.baselines.meta_transfer.pretraining import Pretraining
+from metasum.baselines.registry import FEW_SHOT
+from metasum.config import Checked, flag_of, options_of
+from metasum.config.sections import MonitorConfig, OptimisationConfig
+from metasum.errors import UsageError, unknown
+from metasum.few_shot.config import (
+    SECTIONS,
+    EpisodesConfig,
+    MetaTrainingConfig,
+    PretrainingConfig,
+    QuestionsConfig,
+    UpdatesConfig,
+)
+from metasum.learners.few_shot import FewShotLearner, FewShotTask
+
+C = TypeVar("C", bound=Checked)
+
+PRETRAINING_RATE = 1e-3
+# What a run is made of, beside its learner's own settings: one with others is another run.
+OF_EVERY_RUN = ("dataset", "ways", "shots", "queries", "in_channels", "filters", "episodes", "evaluate_on", "precision")
+OF_PRETRAINING = ("dataset", "in_channels", "filters", "precision")
+
+
+def few_shot_settings() -> Iterator[tuple[str, type[Any]]]:
+    """Every dataclass of settings, with the learner that reads it ("" for all): what flags are made of."""
+    for section in SECTIONS:
+        yield "", section
+    for name, learner in FEW_SHOT.items():
+        yield name, learner.Config
+
+
+@dataclasses.dataclass(frozen=True)
+class FewShotRequest:
+    """Settings that were given, by the names of the command line's flags. The rest is decided when runs are planned.
+
+    Example:
+        >>> request = FewShotRequest({"ways": 2, "steps": 100, "test_ways": (3, 5)})
+
+    Raises:
+        UsageError: a name that no setting has.
+    """
+
+    given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        known = {leaf.name for _, section in few_shot_settings() for leaf in options_of(section)}
+        wrong = next((name for name in self.given if name not in known), None)
+        if wrong is not None:
+            raise unknown("setting", wrong, known)
+
+    def section(self, kind: type[C], **filled: Any) -> C:
+        """One section: what was given of it, `filled` where that is nothing, and its defaults.
+
+        Raises:
+            UsageError: a value that its setting does not take.
+        """
+        own = {leaf.name: self.given[leaf.name] for leaf in options_of(kind) if leaf.name in self.given}
+        return kind(**{**filled, **own})
+
+    def plan(self, name: str, seed: int) -> FewShotPlan:
+        """The plan of one learner's run; raises UsageError where a value is not one that its setting takes."""
+        learner = FEW_SHOT.named(name)
+        return FewShotPlan(
+            learner=name,
+            seed=seed,
+            own=self.section(learner.Config),
+            episodes=self.section(EpisodesConfig),
+            updates=self.section(UpdatesConfig),
+            meta_training=self.section(MetaTrainingConfig, learning_rate=learner.learning_rate),
+            pretraining=self.section(PretrainingConfig),
+            trunk=self.section(Pretraining.Config),
+        )
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raises UsageError where these learners, or what was given, make no sense together."""
+        if not names or len(set(names)) < len(names):
+            raise UsageError("--learner takes different learners, separated by commas.")
+        learners = [FEW_SHOT.named(name) for name in names]
+        read = {name for learner in learners for name in settings_read_by(learner)}
+        wrong = next((name for name in self.given if name not in read), None)
+        if wrong is not None:
+            whom = f"learner {names[0]!r}" if len(names) == 1 else f"any of the learners {', '.join(names)}"
+            raise UsageError(f"{flag_of(wrong)} says nothing to {whom}.")
+        asked = self.section(QuestionsConfig)
+        if asked.then is None and "then_steps" in self.given:
+            raise UsageError("--then-steps says nothing without --then.")
+        if asked.then is not None and asked.then == self.section(EpisodesConfig).dataset:
+            raise UsageError(f"--then {asked.then}: that is the dataset itself; take another one.")
+
+
+def settings_read_by(learner: type[FewShotLearner]) -> set[str]:
+    """Names of the settings that mean something to a learner."""
+    questions = {
+        "test_ways": learner.other_ways,
+        "base_filters": learner.other_filters,
+        "then": learner.meta_trains,
+        "then_steps": learner.meta_trains,
+    }
+    sections: list[type[Checked]] = [EpisodesConfig, learner.Config]
+    sections += [UpdatesConfig] if learner.meta_trains or learner.pretrained else []
+    sections += [MetaTrainingConfig] if learner.meta_trains else []
+    sections += [PretrainingConfig] if learner.pretrained else []
+    read = {leaf.name for section in sections for leaf in options_of(section)}
+    return read | {name for name, means in questions.items() if means}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """What the training loop reads."""
+
+    seed: int
+    optimisation: OptimisationConfig
+    monitor: MonitorConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FewShotPlan:
+    """Everything that one learner's run depends on; nothing is open any more."""
+
+    learner: str
+    seed: int
+    own: Any
+    """The learner's own settings."""
+    episodes: EpisodesConfig
+    updates: UpdatesConfig
+    meta_training: MetaTrainingConfig
+    pretraining: PretrainingConfig
+    trunk: Any
+    """How the trunk is measured while it is pretrained."""
+
+    @property
+    def learner_class(self) -> type[FewShotLearner]:
+        return FEW_SHOT.named(self.learner)
+
+    @property
+    def name(self) -> str:
+        """Of the run's folder."""
+        return f"{self.learner}-seed{self.seed}"
+
+    @property
+    def pretrained_name(self) -> str:
+        """Of the folder of the trunk that it starts from."""
+        return f"pretrained-seed{self.seed}"
+
+    @property
+    def task(self) -> FewShotTask:
+        asked = self.episodes
+        return FewShotTask(ways=asked.ways, shots=asked.shots, in_channels=asked.in_channels, filters=asked.filters)
+
+    def going_on(self, steps: int) -> FewShotPlan:
+        """The plan of its further run, of so many steps on a second dataset."""
+        return dataclasses.replace(self, meta_training=dataclasses.replace(self.meta_training, steps=steps))
+
+    def settings(self) -> dict[str, Any]:
+        """Those that the run's weights and accuracy depend on, as config.json holds them."""
+        learner = self.learner_class
+        found = {name: getattr(self.episodes, name) for name in OF_EVERY_RUN} | {"seed": self.seed}
+        found |= dataclasses.asdict(self.own)
+        if learner.meta_trains:
+            found |= dataclasses.asdict(self.meta_training)
+            found |= {"schedule": self.updates.schedule, "clip": self.updates.clip}
+        if learner.pretrained:
+            found |= dataclasses.asdict(self.pretraining)
+        return {**found, "learner": self.learner}
+
+    def pretraining_settings(self) -> dict[str, Any]:
+        """Those that the trunk depends on."""
+        found = {name: getattr(self.episodes, name) for name in OF_PRETRAINING} | {"seed": self.seed}
+        found |= dataclasses.asdict(self.pretraining)
+        return {**found, "schedule": self.updates.schedule, "clip": self.updates.clip}
+
+    def loop(self) -> Loop:
+        """How it is meta-trained."""
+        return self._loop(self.meta_training.steps, self.meta_training.learning_rate)
+
+    def pretraining_loop(self) -> Loop:
+        """How the trunk is trained."""
+        return self._loop(self.pretraining.pretraining_steps, PRETRAINING_RATE)
+
+    def _loop(self, steps: int, learning_rate: float) -> Loop:
+        updates = self.updates
+        optimisation = OptimisationConfig(
+            steps=steps,
+            learning_rate=learning_rate,
+            schedule=updates.schedule,
+            clip=updates.clip,
+            precision=self.episodes.precision,
+            device=self.episodes.device,
+        )
+        monitor = MonitorConfig(
+            log_every=updates.log_every,
+            evaluate_every=updates.evaluate_every,
+            checkpoint_every=updates.checkpoint_every,
+        )
+        return Loop(self.seed, optimisation, monitor)

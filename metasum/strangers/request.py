@@ -1,0 +1,76 @@
+"""What somebody asked a sum of finished runs for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from metasum.config import flag_of, options_of
+from metasum.errors import UsageError, unknown
+from metasum.merging import METHODS
+from metasum.merging.method import Method
+from metasum.strangers.runs import FinishedRun, same_start
+
+ALWAYS = ("sum", "average", "task-arithmetic")
+"""Methods that every sum is measured under, beside the one that was asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumRequest:
+    """What becomes of the networks, and what the result is measured on.
+
+    Example:
+        >>> request = SumRequest(operator="ties", settings={"density": 0.3}, on=("mnist", "svhn"))
+    """
+
+    operator: str = "sum"
+    """Any merging method's name."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Those of the operator that were given, by name."""
+    on: Sequence[str] = ()
+    """Datasets to measure on [default: the runs' targets]."""
+    any_init: bool = False
+    """Add runs of different initialisations, too."""
+    data_root: Path | str | None = None
+    """Where the datasets lie [default: where the runs found them]."""
+    download: bool = False
+    """Let torchvision fetch a dataset that is not there."""
+    device: str = "auto"
+    """"auto", "cpu", "cuda" or "mps"."""
+
+    def datasets(self, runs: Sequence[FinishedRun]) -> list[str]:
+        """Names of the datasets to measure on, each once."""
+        return list(dict.fromkeys(self.on or [run.target for run in runs]))
+
+    def methods(self, runs: Sequence[FinishedRun]) -> dict[str, Method]:
+        """The methods that the runs' networks are merged by, the operator first.
+
+        Raises:
+            UsageError: the operator is unknown, does not merge so many networks, or needs one initialisation where
+                the runs have several; or a setting was given that none of the methods reads.
+        """
+        shared = same_start(runs)
+        if METHODS.named(self.operator).needs_base and not shared:
+            raise UsageError(
+                f"--operator {self.operator} works on differences from one initialisation; these runs have several."
+            )
+        kinds = {name: METHODS[name] for name in (self.operator, *ALWAYS) if shared or not METHODS[name].needs_base}
+        self._check_read(kinds.values())
+        methods = {}
+        for name, kind in kinds.items():
+            own = {leaf.name for leaf in options_of(kind.Config)} & set(self.settings)
+            methods[name] = kind(seed=runs[0].plan.seed, **{setting: self.settings[setting] for setting in own})
+            methods[name].check(len(runs))
+        return methods
+
+    def _check_read(self, kinds: Iterable[type[Method]]) -> None:
+        """Raises UsageError for a setting that none of these methods reads."""
+        read = {leaf.name for kind in kinds for leaf in options_of(kind.Config)}
+        known = {leaf.name for kind in METHODS.values() for leaf in options_of(kind.Config)}
+        for name in self.settings:
+            if name not in known:
+                raise unknown("setting of a merging method", name, known)
+            if name not in read:
+                raise UsageError(f"{flag_of(name)} says nothing to --operator {self.operator}.")

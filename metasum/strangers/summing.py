@@ -1,0 +1,179 @@
+"""`metasum sum`: the sum of target networks that were trained apart, measured and shown."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import ChainMap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from metasum.errors import UsageError
+from metasum.files import check_folder_name, write_json
+from metasum.merging.method import Method
+from metasum.ownership import owning
+from metasum.plugins import load_entry_points
+from metasum.results.strangers import SummedRun, SumResult
+from metasum.run.description import describe_surroundings
+from metasum.strangers.findings import beside_alone, confusions_alone, geometry_of, lines_between, new_mistakes
+from metasum.strangers.measuring import DatasetsAndUnion, MeasuredNetwork, tasks_of
+from metasum.strangers.merging import endpoints_of, merge_runs
+from metasum.strangers.request import SumRequest
+from metasum.strangers.runs import FinishedRun, check_addable, open_run, same_start
+from metasum.tasks.task import ImageTask
+from metasum.training.optimisation import make_fabric
+from metasum.training.progress import Display, SilentDisplay
+from metasum.types import Task
+from metasum.weights.storage import save_weights
+
+
+def sum_runs(
+    runs: Sequence[Path | str],
+    request: SumRequest | None = None,
+    *,
+    out: Path | str = "runs",
+    name: str | None = None,
+    overwrite: bool = False,
+    export: Path | str | None = None,
+    report: bool = True,
+    display: Display | None = None,
+) -> SumResult:
+    """Adds the target networks of finished runs, and measures the sum on each dataset and on their union.
+
+    Args:
+        runs: folders of two or more finished runs of one architecture.
+        request: what becomes of the networks, and what they are measured on [default: the sum, on their own datasets].
+        out: the result goes to `<out>/sums/<name>`.
+        name: [default: `<target>+<target>…-<operator>`].
+        overwrite: replace a result that is there.
+        export: write the result, with the union's statistics, to this .safetensors file.
+        report: draw report.html.
+        display: what is told about progress [default: nothing].
+
+    Returns:
+        What result.json holds; for instance `accuracy.datasets["digits"].sum`, or `sum`, the folder.
+
+    Raises:
+        MetaSumError: the runs do not belong together, or something is missing; nothing is left half-written.
+    """
+    request, display = request or SumRequest(), display or SilentDisplay()
+    load_entry_points()
+    opened = [open_run(Path(run)) for run in runs]
+    check_addable(opened, any_init=request.any_init)
+    methods = request.methods(opened)
+    folder = _folder(Path(out), name or f"{'+'.join(run.target for run in opened)}-{request.operator}")
+    file = None if export is None else _file(Path(export), overwrite)
+    _check_free(folder, overwrite)
+    tasks = _tasks(opened, request, needs_images=methods[request.operator].needs_images)
+    with owning(folder, note=display.note):
+        _check_free(folder, overwrite)  # another process may have been quicker
+        found, network = _measure(opened, methods, tasks, request.datasets(opened), display)
+        result = SumResult(
+            operator=request.operator,
+            runs=tuple(_summed_run(run, folder, Path(out)) for run in opened),
+            same_initialisation=same_start(opened),
+            evaluated_on=opened[0].plan.data.evaluate_on,
+            **found,
+            **describe_surroundings(),
+            sum=str(folder),
+            export=None if file is None else str(file),
+        )
+        if file is not None:
+            metadata = {"architecture": opened[0].plan.architecture, "operator": request.operator}
+            metadata |= {"datasets": json.dumps(request.datasets(opened))}
+            save_weights(file, network.state_dict(), metadata=metadata)
+        write_json(folder / "result.json", result.to_json())
+        if report:
+            from metasum.report.sum_page import write_sum_report
+
+            write_sum_report(folder)
+    return result
+
+
+def _folder(out: Path, name: str) -> Path:
+    """Where the result goes; raises UsageError where no folder could be called so."""
+    check_folder_name("--name", name)
+    return out / "sums" / name
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raises UsageError where there is a result that is not to be replaced."""
+    if (folder / "result.json").exists() and not overwrite:
+        raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
+
+
+def _file(path: Path, overwrite: bool) -> Path:
+    """Where the network is exported to; raises UsageError where it could not be, or there is a file."""
+    if not path.parent.is_dir():
+        raise UsageError(f"--export {path}: there is no folder {path.parent}.")
+    if path.exists() and not overwrite:
+        raise UsageError(f"--export {path} is there already; use --overwrite to replace it.")
+    return path
+
+
+def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
+    """The datasets to measure on, and those that the operator looks at; the runs' networks move to their device."""
+    device = make_fabric(request.device).device
+    looked_at = [run.target for run in runs] if needs_images else []
+    root = None if request.data_root is None else Path(request.data_root)
+    names = [*request.datasets(runs), *looked_at]
+    tasks = tasks_of(runs, names, data_root=root, device=device, download=request.download)
+    for run in runs:
+        run.network.to(device)
+    return tasks
+
+
+def _measure(
+    runs: Sequence[FinishedRun],
+    methods: Mapping[str, Method],
+    loaded: Mapping[str, Task],
+    names: Sequence[str],
+    display: Display,
+) -> tuple[dict[str, Any], nn.Module]:
+    """Fields of the result, and the network that the first method makes, with the union's statistics.
+
+    Args:
+        runs: their networks are on the datasets' device.
+        methods: by name, the operator first.
+        loaded: datasets by name.
+        names: of those to measure on.
+        display: is told what is measured.
+    """
+    tasks = {name: loaded[name] for name in names}
+    batches = max(run.plan.evaluation.calibration_batches for run in runs)
+    datasets, endpoints = DatasetsAndUnion(tasks, batches), endpoints_of(runs, loaded, batches=batches)
+    networks: dict[str, nn.Module] = {}
+    measured: dict[str, MeasuredNetwork] = {}
+    for name, method in methods.items():
+        display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
+        networks[name] = merge_runs(runs, endpoints, method)
+        measured[name] = datasets.measure(networks[name])
+    operator = next(iter(methods))
+    found = {
+        **beside_alone(measured[operator], confusions_alone(runs, tasks)),
+        "by_operator": {name: each.accuracy for name, each in measured.items()},
+        "mistakes": new_mistakes(runs, networks[operator], tasks),
+        "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
+        "calibration_batches": batches,
+        "interpolation": lines_between(runs, tasks, display),
+        "geometry": geometry_of(runs),
+    }
+    return found, networks[operator]
+
+
+def _summed_run(run: FinishedRun, folder: Path, out: Path) -> SummedRun:
+    """What the result says of a run; where both lie in `out`, its folder as seen from the result's."""
+    data, place = run.plan.data, run.folder.resolve()
+    inside = place.is_relative_to(out.resolve())
+    return SummedRun(
+        run=os.path.relpath(place, folder.resolve()).replace(os.sep, "/") if inside else str(place),
+        target=data.target,
+        support=data.support,
+        learner=run.plan.learner,
+        seed=run.plan.seed,
+        initial_checksum=run.initial_checksum,
+        data_checksum=run.data_checksum,
+    )

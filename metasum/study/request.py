@@ -1,0 +1,130 @@
+"""What somebody asks of a study of several learners and seeds, and the study in which nothing is open any more."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metasum.baselines.registry import learner_named
+from metasum.run.request import Request
+from metasum.study.tracking import tracking_of
+from metasum.training.wandb_runs import TrackerTroubles, wandb_mode
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyRequest:
+    """Settings that all runs share, and which runs there are to be."""
+
+    request: Request = dataclasses.field(default_factory=Request)
+    """The settings that were given [default: none, which is the embedded pair]. Its seed is the first run's."""
+    learners: tuple[str, ...] | None = None
+    """Names [default: all that are registered and suit the study]."""
+    seeds: int = 3
+    """How many, counted up."""
+    tuned: bool = True
+    """Choose the settings that a learner has candidates for on validation images of the first seed (a fixed tenth of
+    the training images, which those runs do not train on). Settings that were given are never chosen so."""
+    out: Path = Path("runs")
+    """Folder of all runs; those of a pair are in `<out>/<target>+<support>`."""
+    download: bool = False
+    """Let torchvision fetch a dataset that is not there."""
+    report: bool = True
+    """Look closer at the first seed's runs, and draw pages of them and of the study."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Study:
+    """Which runs a study has, with which settings, and where they lie."""
+
+    request: Request
+    """What all runs share. Each learner takes of it what it reads."""
+    targets: tuple[str, ...]
+    learners: tuple[str, ...]
+    seeds: tuple[int, ...]
+    tuned: bool
+    out: Path
+    place: Path
+    """The folder of the study's own results."""
+    download: bool
+    report: bool
+    troubles: TrackerTroubles = dataclasses.field(default_factory=TrackerTroubles, compare=False)
+    """With trackers, so far."""
+
+    @property
+    def support(self) -> str:
+        """The name of the support's dataset."""
+        return str(self.request["support"])
+
+    def folder(self, target: str) -> Path:
+        """Where the runs of a target lie."""
+        return self.out / f"{target}+{self.support}"
+
+    def run_path(
+        self,
+        target: str,
+        learner: str,
+        seed: int,
+        *,
+        validation: bool = False,
+        candidate: Mapping[str, Any] | None = None,
+    ) -> Path:
+        """The folder of one run.
+
+        Args:
+            target: name of its dataset; `learner` and `seed` likewise.
+            learner: name.
+            seed: of the run.
+            validation: whether it is measured on validation images, to choose settings.
+            candidate: the settings that it tries.
+        """
+        name = "-".join([learner, f"seed{seed}"])
+        if candidate:
+            name += "-" + in_words(candidate)
+        name += "".join(f"-{setting}{number}" for setting, number in self.numbered(target, learner).items())
+        folder = self.folder(target) / "validation" if validation else self.folder(target)
+        return folder / name
+
+    def numbered(self, target: str, learner: str) -> dict[str, int]:
+        """The setting that tells a learner which of the networks to be added its target's is; {} for the first."""
+        setting, number = learner_named(learner).numbered, self.targets.index(target)
+        return {setting: number} if setting is not None and number else {}
+
+    def candidates(self, learner: str) -> list[dict[str, Any]]:
+        """Every combination of the values that a learner's open settings may have; [] where nothing is to be chosen."""
+        if not self.tuned or learner not in self.learners:
+            return []
+        facts = learner_named(learner)
+        grid = {name: values for name, values in facts.candidates.items() if name not in self.request.given}
+        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+
+    def looked_into(self, learner: str, seed: int) -> bool:
+        """Whether a run is looked at closely, for pictures: the first seed's of a learner that trains its own."""
+        own = learner in self.learners and learner_named(learner).endpoints is None
+        return self.report and own and seed == self.seeds[0]
+
+    def run_request(self, target: str, learner: str, seed: int, **values: Any) -> Request:
+        """What one run is asked for: its share of what was given, and `values` on top."""
+        chosen = {**values, **self.numbered(target, learner), "target": target, "seed": seed}
+        return self.request.for_learner(learner, **chosen)
+
+    def short(self, path: Path) -> str:
+        """A run's folder as seen from that of all runs: what it is called where people look."""
+        return path.relative_to(self.out).as_posix()
+
+    def as_seen(self, path: Path) -> str:
+        """A folder as seen from the study's own: it stays right where all of them are moved together."""
+        return os.path.relpath(path, self.place).replace(os.sep, "/")
+
+    @property
+    def tracked(self) -> bool:
+        """Whether its runs are told to W&B."""
+        return wandb_mode(tracking_of(self.request)) != "disabled"
+
+
+def in_words(candidate: Mapping[str, Any]) -> str:
+    """Settings as a part of a folder's name."""
+    return ",".join(f"{name}={value}" for name, value in candidate.items())

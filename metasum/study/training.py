@@ -1,0 +1,169 @@
+"""Steps 1 and 2 of a study as cells: a run for each learner, seed and target, and the choice of open settings first.
+
+Making cells reads facts of learners and trains nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from metasum.baselines.registry import learner_named
+from metasum.learners.learner import Start
+from metasum.results.run import RunResult
+from metasum.results.surroundings import Settings, Tried, Tuned
+from metasum.run.initialisation import learnt_initialisation
+from metasum.run.plan import resolve
+from metasum.run.request import Request
+from metasum.run.course import Where
+from metasum.run.training import run_in
+from metasum.study.engine.cell import Cell, Failure
+from metasum.study.kept import pair
+from metasum.study.request import Study
+from metasum.training.progress import Display
+from metasum.training.wandb_runs import TrackerTroubles
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingRun:
+    """Trains two networks, or merges those of another run; a finished run is taken as it is, one begun goes on."""
+
+    where: Where
+    request: Request
+    choice: str | None = None
+    """The cell that chooses settings for it."""
+    download: bool = False
+    troubles: TrackerTroubles = dataclasses.field(default_factory=TrackerTroubles, compare=False)
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> RunResult:
+        request = self.request.having(**chosen(needed, self.choice))
+        datasets = pair(request, download=self.download)
+        return run_in(self.where, request, datasets, download=self.download, display=display, troubles=self.troubles)
+
+
+@dataclasses.dataclass(frozen=True)
+class LearntStart:
+    """Meta-learns the initialisation that a learner's runs start from; one that is there is taken as it is."""
+
+    out: Path
+    """Folder of all runs."""
+    request: Request
+    """Of any of those runs."""
+    download: bool = False
+    troubles: TrackerTroubles = dataclasses.field(default_factory=TrackerTroubles, compare=False)
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> str:
+        plan = resolve(self.request, pair(self.request, download=self.download))
+        settings: dict[str, Any] = {"download": self.download, "display": display, "troubles": self.troubles}
+        return str(learnt_initialisation(plan, self.request, out=self.out, **settings).network.init)
+
+
+@dataclasses.dataclass(frozen=True)
+class Choose:
+    """Of the candidates that could be tried, the one with the highest score."""
+
+    candidates: Mapping[str, Settings]
+    """Settings by the name of the cell that tries them."""
+    score: Callable[[Any], float]
+    """Of such a cell's result: mean accuracy after the sum, in [0, 1]."""
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> Tuned:
+        tried = ((settings, needed[name]) for name, settings in self.candidates.items())
+        return Tuned.best_of([Tried(s, self.score(result)) for s, result in tried if not isinstance(result, Failure)])
+
+
+def chosen(needed: Mapping[str, Any], choice: str | None) -> dict[str, Any]:
+    """The settings that the cell `choice` chose; {} where there is none, or where nothing could be tried."""
+    found = needed.get(choice) if choice is not None else None
+    return dict(found.chosen) if isinstance(found, Tuned) else {}
+
+
+def mean_after(result: RunResult) -> float:
+    """The score of a trial: both sides count alike."""
+    return result.accuracy.mean_after
+
+
+def training_cells(study: Study) -> list[Cell]:
+    """All of steps 1 and 2, target by target: trials and choices, then the runs, seed by seed."""
+    found: dict[str, Cell] = {}
+    for cell in (cell for target in study.targets for cell in _of_target(study, target)):
+        found.setdefault(cell.name, cell)
+    return list(found.values())
+
+
+def _of_target(study: Study, target: str) -> list[Cell]:
+    cells = []
+    for learner in study.learners:
+        candidates = study.candidates(learner)
+        for candidate in candidates:
+            cells += _run(study, target, learner, study.seeds[0], validation=True, candidate=candidate)
+        if candidates:
+            cells.append(_choice(study, target, learner, candidates))
+    for seed in study.seeds:
+        for learner in study.learners:
+            cells += _run(study, target, learner, seed)
+    return cells
+
+
+def run_name(study: Study, target: str, learner: str, seed: int, *, validation: bool = False) -> str:
+    """The name of the cell that trains a run."""
+    return study.short(study.run_path(target, learner, seed, validation=validation))
+
+
+def choice_name(study: Study, target: str, learner: str) -> str:
+    """The name of the cell that chooses a learner's settings on a target."""
+    return f"{study.short(study.folder(target))}: settings of {learner}"
+
+
+def _choice(study: Study, target: str, learner: str, candidates: list[dict[str, Any]]) -> Cell:
+    seed, tried = study.seeds[0], dict[str, Settings]()
+    for candidate in candidates:
+        tried[study.short(study.run_path(target, learner, seed, validation=True, candidate=candidate))] = candidate
+    return Cell(choice_name(study, target, learner), Choose(tried, mean_after), after=tuple(tried))
+
+
+def _run(
+    study: Study,
+    target: str,
+    learner: str,
+    seed: int,
+    *,
+    validation: bool = False,
+    candidate: dict[str, Any] | None = None,
+) -> list[Cell]:
+    """The cell of one run, behind those of the runs that it needs."""
+    facts, cells, needs = learner_named(learner), list[Cell](), list[str]()
+    path = study.run_path(target, learner, seed, validation=validation, candidate=candidate)
+    values: dict[str, Any] = dict(candidate or {})
+    if validation:
+        values |= {"evaluate_on": "validation", "evaluate_every": 0}
+    if study.tracked:
+        values["wandb_name"] = study.short(path)
+    where = Where(
+        path,
+        study.out,
+        resume=None,
+        report=not validation and study.looked_into(learner, seed),
+        keep_weights=not candidate,
+    )
+    if facts.endpoints is not None:
+        cells += _run(study, target, facts.endpoints, seed, validation=validation)
+        needs.append(cells[-1].name)
+        endpoints = study.run_path(target, facts.endpoints, seed, validation=validation)
+        where = dataclasses.replace(where, endpoints=endpoints)
+    request = study.run_request(target, learner, seed, **values)
+    if facts.start is Start.LEARNT and request["init"] is None:
+        cells.append(_start(study, learner))
+        needs.append(cells[-1].name)
+    choice = choice_name(study, target, learner) if not validation and study.candidates(learner) else None
+    work = TrainingRun(where, request, choice, study.download, study.troubles)
+    return [*cells, Cell(study.short(path), work, tuple(needs), () if choice is None else (choice,))]
+
+
+def _start(study: Study, learner: str) -> Cell:
+    """One for all runs of a learner: all targets have networks of one shape."""
+    request = study.run_request(study.targets[0], learner, study.seeds[0])
+    work = LearntStart(study.out, request, study.download, study.troubles)
+    return Cell(f"meta: initialisation of {learner}", work)
