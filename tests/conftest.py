@@ -91,8 +91,17 @@ def metasum(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 TINY: dict[str, Any] = {
-    **{"target": "rows", "support": "lines", "width": 0.04, "steps": 6, "batch_size": 8, "evaluate_every": 3},
-    **{"checkpoint_every": 2, "log_every": 2, "device": "cpu", "calibration_batches": 1, "dropout": 0.1},
+    "target": "rows",
+    "support": "lines",
+    "width": 0.04,
+    "steps": 6,
+    "batch_size": 8,
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 2,
+    "device": "cpu",
+    "calibration_batches": 1,
+    "dropout": 0.1,
 }
 """Settings of a training that takes half a second."""
 

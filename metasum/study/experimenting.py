@@ -144,9 +144,7 @@ def _refusal(name: str, targets: int, request: Request) -> str | None:
     return None
 
 
-def _result(
-    study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcomes: Outcomes
-) -> ExperimentResult:
+def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcomes: Outcomes) -> ExperimentResult:
     runs = {target: runs_of(study, target, outcomes) for target in study.targets}
     rows, lines = list[ExperimentRow](), dict[str, Line]()
     for learner in study.learners:

@@ -111,7 +111,11 @@ def _kept_in(file: Path, identity: Settings) -> Measurement | None:
     if not isinstance(about, dict) or not isinstance(about.get("merging"), dict):
         return None
     own = {name: about["merging"].get(name) for name in identity["merging"]}  # earlier versions kept all methods'
-    return Measurement.parse({**before, "identity": identity}, where=str(file)) if about | {"merging": own} == identity else None
+    return (
+        Measurement.parse({**before, "identity": identity}, where=str(file))
+        if about | {"merging": own} == identity
+        else None
+    )
 
 
 def strangers_cells(study: Study) -> list[Cell]:
