@@ -191,6 +191,7 @@ cli.main()
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks for W&B's process where Linux lists them")
 def test_when_the_process_of_wandb_dies_the_next_run_has_a_new_one(tiny, tmp_path):
     flags = [*tiny, "--seeds", 1, "--no-tune", "--learners", "independent", "--wandb", "offline"]
+    flags += ["--memory-format", "contiguous"]
     command = [sys.executable, "-c", KILLING, "compare-baselines", *map(str, flags)]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
