@@ -15,7 +15,7 @@ import torch
 from tiny import blob_arrays, write_npz
 
 from metasum import cli, plugins, settings, train
-from metasum.baselines.registry import LEARNERS
+from metasum.baselines.registry import FEW_SHOT, LEARNERS
 from metasum.merging import METHODS
 from metasum.networks.build import NETWORKS
 from metasum.tasks import registry as tasks
@@ -33,6 +33,7 @@ def _one_thread() -> None:
 def _registries() -> Iterator[None]:
     """What a test registers is gone after it."""
     registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, LEARNERS.entries, METHODS.entries, NETWORKS]
+    registries.append(FEW_SHOT.entries)
     before = [dict(registry) for registry in registries]
     plugins._called.clear()
     yield
@@ -89,9 +90,25 @@ def metasum(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+<<<<<<< HEAD
 TINY: dict[str, Any] = {"target": "rows", "support": "lines", "width": 0.04, "steps": 6, "batch_size": 8}
 TINY |= {"evaluate_every": 3, "checkpoint_every": 2, "log_every": 2}
 TINY |= {"device": "cpu", "calibration_batches": 1, "dropout": 0.1}
+=======
+TINY: dict[str, Any] = {
+    "target": "rows",
+    "support": "lines",
+    "width": 0.04,
+    "steps": 6,
+    "batch_size": 8,
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 2,
+    "device": "cpu",
+    "calibration_batches": 1,
+    "dropout": 0.1,
+}
+>>>>>>> origin/main
 """Settings of a training that takes half a second."""
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from metasum.baselines.registry import LEARNERS
+from metasum.baselines.registry import FEW_SHOT, LEARNERS
 from metasum.merging import METHODS
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +82,7 @@ WORDS = {"sum", "average", "weighted", "task-arithmetic", "metasum", "quiet"}  #
 
 def test_general_code_names_no_learner_and_no_method():
     """It asks the object for its facts. Names stand in the registries, in their own files and in texts for people."""
-    names = {*LEARNERS, *METHODS} - WORDS
+    names = {*LEARNERS, *METHODS, *FEW_SHOT} - WORDS
     for path in CORE:
         if room_of(path) in ("learners", "merging"):
             continue

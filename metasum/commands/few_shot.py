@@ -60,7 +60,7 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
       metasum few-shot --learner meta-networks,maml --then digits --ways 2
     """  # noqa: D301 (click reads the backspace)
     from metasum.few_shot.request import FewShotRequest
-    from metasum.few_shot.study import few_shot as run_few_shot
+    from metasum.few_shot.run import few_shot as run_few_shot
     from metasum.study.engine.display import study_display_for
     from metasum.study.engine.processes import engine_for
     from metasum.training.memory import keep_freed_memory

@@ -35,13 +35,14 @@ def tasks(data_root: Path, as_json: bool) -> None:
 @plugin_flag
 @json_flag
 def learners(as_json: bool) -> None:
-    """List ways of training, with where each comes from."""
-    from metasum.baselines.registry import LEARNERS
+    """List ways of training, then few-shot learners, with where each comes from."""
+    from metasum.baselines.registry import FEW_SHOT, LEARNERS
 
-    rows = [
-        {"name": name, "summary": entry.summary, "source": entry.source} for name, entry in LEARNERS.entries.items()
-    ]
-    show({"learners": rows}, as_json=as_json, parts=learners_parts)
+    rows, few_shot = (
+        [{"name": name, "summary": entry.summary, "source": entry.source} for name, entry in known.entries.items()]
+        for known in (LEARNERS, FEW_SHOT)
+    )
+    show({"learners": rows, "few_shot": few_shot}, as_json=as_json, parts=learners_parts)
 
 
 @click.command(cls=PluginCommand)

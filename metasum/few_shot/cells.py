@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from metasum.few_shot.course import Course
+from metasum.few_shot.folder import check_run, opened_run
 from metasum.few_shot.measuring import mean_of
 from metasum.files import read_json, write_json
 from metasum.results.few_shot import (
@@ -35,13 +36,17 @@ class Pretrain:
 
     course: Course
 
+    @property
+    def _path(self) -> Path:
+        return self.course.study / self.course.plan.pretrained_name
+
     def check(self) -> None:
         """Raises UsageError where its folder holds a run of other settings."""
-        self.course.check_folder(self.course.plan.pretrained_name, self.course.plan.pretraining_settings())
+        check_run(self._path, self.course.plan.pretraining_settings(), self.course.dataset)
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> PretrainingResult:
         course, plan = self.course, self.course.plan
-        with course.opened(plan.pretrained_name, plan.pretraining_settings(), display) as run:
+        with opened_run(self._path, plan.pretraining_settings(), course.dataset, display) as run:
             if run.finished:
                 return run.result(PretrainingResult)
             model, classes = course.new_pretraining(), len(course.dataset.classes["train"])
@@ -69,15 +74,19 @@ class Learn:
 
     course: Course
 
+    @property
+    def _path(self) -> Path:
+        return self.course.study / self.course.plan.name
+
     def check(self) -> None:
         """Raises UsageError where its folder holds a run of other settings."""
-        self.course.check_folder(self.course.plan.name, self.course.plan.settings())
+        check_run(self._path, self.course.plan.settings(), self.course.dataset)
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> FewShotRun:
         course, plan = self.course, self.course.plan
         trunk = course.trunk()
         start = {} if trunk is None else {"start_checksum": checksum(parameters_of(trunk))}
-        with course.opened(plan.name, plan.settings(), display, **start) as run:
+        with opened_run(self._path, plan.settings(), course.dataset, display, **start) as run:
             if run.finished:
                 return dataclasses.replace(run.result(FewShotRun), run=run.path.name)  # format 1 had the whole path
             model = course.new_learner(trunk)
@@ -145,9 +154,13 @@ class GoOn:
     def name(self) -> str:
         return f"{self.course.plan.name}-then-{self.second.name}"
 
+    @property
+    def _path(self) -> Path:
+        return self.course.study / self.name
+
     def check(self) -> None:
         """Raises UsageError where its folder holds a run of other settings."""
-        self.course.check_folder(self.name, self._settings())
+        check_run(self._path, self._settings(), self.course.dataset)
 
     def _settings(self) -> dict[str, Any]:
         own = self.course.plan.going_on(self.steps).settings()
@@ -157,7 +170,7 @@ class GoOn:
         course = dataclasses.replace(self.course, plan=self.course.plan.going_on(self.steps))
         there, model = course.on(self.second), course.learner()
         start = checksum(parameters_of(model))
-        with course.opened(self.name, self._settings(), display, start_checksum=start) as run:
+        with opened_run(self._path, self._settings(), course.dataset, display, start_checksum=start) as run:
             if run.finished:
                 return dataclasses.replace(run.result(SecondDatasetResult), run=run.path.name)
             new_before = there.measure(model)

@@ -1,10 +1,9 @@
-"""What every cell of the study does: draw episodes, open its folder, train, measure, load what was learnt."""
+"""What every cell of the study does: draw episodes, train, measure, load what was learnt."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,18 +12,15 @@ import torch
 from torch import nn
 
 from metasum.baselines.meta_transfer.pretraining import Pretraining
-from metasum.errors import CheckpointError
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
-from metasum.few_shot.request import FewShotPlan, Loop
+from metasum.few_shot.plan import FewShotPlan, Loop
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.learner import Trainable
 from metasum.results.accuracy import EpisodeAccuracy
-from metasum.run.description import FORMAT, describe_surroundings, reopen
 from metasum.tasks.episodes import Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.harness import Harness, Sampler
 from metasum.training.memory import peak_bytes
-from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
@@ -163,51 +159,3 @@ class Course:
         """
         evaluator = FewShotEvaluator(lambda: self.validation, autocast=self.fabric.autocast, view=view)
         return Harness(model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display)
-
-    @contextlib.contextmanager
-    def opened(self, name: str, settings: Mapping[str, Any], display: Display, **more: Any) -> Iterator[RunFolder]:
-        """A run's folder, made or found, for a block to work in.
-
-        Args:
-            name: of the folder.
-            settings: what the run depends on.
-            display: is told what the user should know.
-            more: what else config.json is to hold.
-
-        Raises:
-            OccupiedError: another process works there.
-            UsageError: it holds a run of other settings.
-        """
-        path, description = self.study / name, self.description(settings, **more)
-
-        def found() -> RunFolder:
-            return reopen(path, description, completed=_as_written)
-
-        with opened(path, description, found, resume=None, note=display.note) as run:
-            yield run
-
-    def check_folder(self, name: str, settings: Mapping[str, Any]) -> None:
-        """Raises UsageError where a run of other settings, or on other data, has this folder already."""
-        if (self.study / name / "config.json").is_file():
-            reopen(self.study / name, self.description(settings), completed=_as_written)
-
-    def description(self, settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-        """What config.json holds."""
-        return {
-            "format": FORMAT,
-            **more,
-            "settings": dict(settings),
-            "data": {"name": self.dataset.name, "source": self.dataset.source, "checksum": self.dataset.checksum},
-            **describe_surroundings(),
-        }
-
-
-def _as_written(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings in a run's config.json, which have been the same since format 1."""
-    settings = description.get("settings")
-    number = description.get("format", 1)
-    if not isinstance(number, int) or number > FORMAT:
-        raise CheckpointError(f"these settings are of format {number!r}, of a later version of metasum.")
-    if not isinstance(settings, Mapping) or "dataset" not in settings:
-        raise CheckpointError("these are not the settings of a few-shot run.")
-    return dict(settings)

@@ -27,8 +27,12 @@ def tasks_parts(result: Mapping[str, Sequence[Plain]]) -> list[Part]:
 
 
 def learners_parts(result: Mapping[str, Sequence[Plain]]) -> list[Part]:
-    """Ways of training."""
-    return [_named(result["learners"], "name", "summary", "source")]
+    """Ways of training, then those of learning from few examples (`metasum few-shot`)."""
+    few_shot = [{**row, "few-shot learner": row["name"]} for row in result["few_shot"]]
+    return [
+        _named(result["learners"], "name", "summary", "source"),
+        _named(few_shot, "few-shot learner", "summary", "source"),
+    ]
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:

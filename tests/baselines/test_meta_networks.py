@@ -11,12 +11,13 @@ from metasum.baselines.meta_networks import learner
 from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients, preprocess
-from metasum.baselines.meta_networks.learner import MetaNetworks
+from metasum.baselines.meta_networks.learner import MetaNetworks, MetaNetworksConfig
 from metasum.baselines.meta_networks.memory import attention
 from metasum.errors import UsageError
+from metasum.learners.few_shot import FewShotTask
 from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.vgg import VGG16
-from metasum.types import Batch
+from metasum.types import Batch, FewShotEpisode
 
 
 def images(count, size=8, seed=0):
@@ -172,11 +173,15 @@ def episode(shots, ways=3, seed=0):
     return Batch(images(ways * shots, 32, seed), labels)
 
 
+def meta_networks(shots=1):
+    return MetaNetworks(FewShotTask(ways=3, shots=shots, filters=4), MetaNetworksConfig())
+
+
 @pytest.mark.parametrize("shots", [1, 2])
 def test_everything_that_is_slow_learns(shots):
     torch.manual_seed(0)
-    network = MetaNetworks(ways=3, shots=shots, filters=4)
-    network.training_step(episode(shots), episode(2, seed=1))
+    network = meta_networks(shots)
+    network.training_step(FewShotEpisode(episode(shots), episode(2, seed=1), torch.arange(3)))
     learnt = {name: p.grad for name, p in network.named_parameters() if p.requires_grad}
     assert [name for name, slope in learnt.items() if slope is None or not bool(slope.any())] == []
     assert [n for n, p in network.named_parameters() if not p.requires_grad] == (
@@ -186,7 +191,7 @@ def test_everything_that_is_slow_learns(shots):
 
 def test_an_image_reads_the_fast_weights_of_the_examples_it_is_like(monkeypatch):
     torch.manual_seed(0)
-    network, adaptation = MetaNetworks(ways=3, shots=1, filters=4).eval(), episode(1)
+    network, adaptation = meta_networks().eval(), episode(1)
     seen = []
 
     def spied(keys, memory):
@@ -204,9 +209,9 @@ def test_an_image_reads_the_fast_weights_of_the_examples_it_is_like(monkeypatch)
 @pytest.mark.parametrize("shots", [1, 2])
 def test_it_learns_under_autocast_too(shots):
     torch.manual_seed(0)
-    network = MetaNetworks(ways=3, shots=shots, filters=4)
+    network = meta_networks(shots)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = network.training_step(episode(shots), episode(2, seed=1))["loss"]
+        loss = network.training_step(FewShotEpisode(episode(shots), episode(2, seed=1), torch.arange(3)))["loss"]
     assert bool(loss.isfinite())
 
 
@@ -219,7 +224,7 @@ def test_a_gradient_that_is_no_number_gives_weights_that_are_none():
 
 def test_it_can_be_asked_for_other_numbers_of_classes_and_given_another_base():
     torch.manual_seed(0)
-    network = MetaNetworks(ways=3, shots=1, filters=4)
+    network = meta_networks()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     asked = network.asked(5)
     assert asked.logits(episode(1, ways=5), images(2, 32)).shape == (2, 5)

@@ -6,15 +6,23 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTraining
-from metasum.baselines.meta_transfer.learner import ClassifierTuning, FineTuning, MetaTransfer, Pretraining
+from metasum.baselines.fine_tuning import FineTuning
+from metasum.baselines.meta_transfer.base_training import BaseTraining, BaseTrainingConfig
+from metasum.baselines.meta_transfer.learner import ClassifierTuning, MetaTransfer
+from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
+from metasum.learners.few_shot import FewShotTask
 from metasum.networks.convnet import convnet
 from metasum.networks.resnet import ResNet
 from metasum.networks.vgg import VGG16
-from metasum.types import Batch
+from metasum.types import Batch, FewShotEpisode
 
 BASE = BaseTraining(steps=5, learning_rate=0.1)
+TASK = FewShotTask(ways=3, shots=1, filters=4)
+
+
+def made(kind, steps=5, rate=0.1):
+    return kind(TASK, kind.Config(base_steps=steps, base_lr=rate), pretrained())
 
 
 def batch(ways=3, shots=1, seed=0):
@@ -81,7 +89,7 @@ def test_the_meta_gradient_is_taken_at_the_trained_classifier():
 
 
 def test_frozen_weights_do_not_move_and_the_rest_does():
-    learner = MetaTransfer(pretrained(), ways=3, base=BASE)
+    learner = made(MetaTransfer)
     trunk = {name: tensor.clone() for name, tensor in learner.trunk.state_dict().items()}
     moving = learner.parameter_groups()[0]
     assert len(moving) == 5 + 5 + 2  # scales, shifts, classifier
@@ -89,7 +97,7 @@ def test_frozen_weights_do_not_move_and_the_rest_does():
     optimizer = torch.optim.Adam(moving, lr=0.1, weight_decay=0.1)
     for _ in range(2):  # the classifier starts at zero: the first step reaches it alone
         optimizer.zero_grad()
-        learner.training_step(batch(), batch(shots=2, seed=1))
+        learner.training_step(FewShotEpisode(batch(), batch(shots=2, seed=1), torch.arange(3)))
         optimizer.step()
     torch.testing.assert_close(dict(learner.trunk.state_dict()), trunk, rtol=0, atol=0)
     assert all(not torch.equal(was, now) for was, now in zip(before, moving, strict=True))
@@ -97,12 +105,12 @@ def test_frozen_weights_do_not_move_and_the_rest_does():
 
 def test_an_untrained_meta_transfer_learner_is_classifier_tuning():
     adaptation, query = batch(), batch(seed=1).images
-    mine, plain = (kind(pretrained(), ways=3, base=BASE) for kind in (MetaTransfer, ClassifierTuning))
+    mine, plain = (made(kind) for kind in (MetaTransfer, ClassifierTuning))
     torch.testing.assert_close(mine.logits(adaptation, query), plain.logits(adaptation, query), rtol=0, atol=0)
 
 
 def test_fine_tuning_moves_all_of_the_network_for_an_episode_and_keeps_nothing():
-    learner = FineTuning(pretrained(), ways=3, steps=20, learning_rate=0.05)
+    learner = made(FineTuning, 20, 0.05)
     before = {name: tensor.clone() for name, tensor in learner.state_dict().items()}
     adaptation = batch()
     answers = learner.logits(adaptation, adaptation.images).detach()
@@ -113,17 +121,14 @@ def test_fine_tuning_moves_all_of_the_network_for_an_episode_and_keeps_nothing()
 
 
 def test_both_ways_of_tuning_can_be_asked_for_other_numbers_of_classes():
-    for learner in (
-        ClassifierTuning(pretrained(), ways=3, base=BASE),
-        FineTuning(pretrained(), ways=3, steps=2, learning_rate=0.1),
-    ):
+    for learner in (made(ClassifierTuning), made(FineTuning, 2)):
         assert learner.asked(5).logits(batch(ways=5), batch().images).shape == (3, 5)
-    assert MetaTransfer(pretrained(), ways=3, base=BASE).asked(5) is None
+    assert not MetaTransfer.other_ways
 
 
 def test_pretraining_learns_to_classify():
     torch.manual_seed(0)
-    model, images = Pretraining(classes=3, filters=4), batch(shots=4)
+    model, images = Pretraining(TASK, BaseTrainingConfig(), classes=3), batch(shots=4)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(30):

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from metasum.errors import DatasetError, UsageError
+from metasum.tasks import few_shot as few_shot_data
 from metasum.tasks.episodes import ClassBatches, Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset, load_few_shot
 from metasum.tasks.glyphs import CHARACTERS, DRAWINGS, glyphs
+from metasum.tasks.images import moments
 
 
 @pytest.fixture(scope="module")
@@ -106,13 +108,13 @@ def test_what_a_dataset_cannot_give_is_refused(part, ways, shots, words):
 def test_hard_tasks_are_drawn_from_the_classes_that_failed():
     sampler = EpisodeSampler(Episodes(toy(), "train", ways=2, shots=1, queries=1), tasks=4, hard=True)
     next(sampler)
-    drawn = [classes.tolist() for classes in sampler._drawn]
+    drawn = [episode.classes.tolist() for episode in sampler._drawn]
     sampler.remember([1, 0, 1, 0])
     failed = {drawn[0][1], drawn[1][0], drawn[2][1], drawn[3][0]}
     next(sampler)
     hard = sampler._drawn[2:]
     if len(failed) >= 2:
-        assert all(set(classes.tolist()) <= failed for classes in hard)
+        assert all(set(episode.classes.tolist()) <= failed for episode in hard)
     sampler.remember([0, 0, 0, 0])
     next(sampler)
     assert len(sampler._drawn) == 4
@@ -122,7 +124,7 @@ def test_one_failed_class_is_in_every_hard_task():
     sampler = EpisodeSampler(Episodes(toy(), "train", ways=3, shots=1, queries=1), tasks=2, hard=True)
     sampler.load_state_dict({"number": 10, "failed": torch.tensor([4])})
     next(sampler)
-    assert 4 in sampler._drawn[1].tolist()
+    assert 4 in sampler._drawn[1].classes.tolist()
 
 
 def test_samplers_go_on_where_they_stopped():
@@ -136,7 +138,18 @@ def test_samplers_go_on_where_they_stopped():
     resumed = made()
     resumed.load_state_dict(stopped.state_dict())
     for mine, theirs in zip(next(resumed), next(straight), strict=True):
-        assert torch.equal(mine.images, theirs.images)
+        assert torch.equal(mine.adaptation.images, theirs.adaptation.images)
+        assert torch.equal(mine.evaluation.images, theirs.evaluation.images)
+
+
+def test_moments_are_computed_once_for_all_that_draw_from_a_dataset(monkeypatch):
+    calls = []
+    monkeypatch.setattr(few_shot_data, "moments", lambda *_, **asked: calls.append(asked) or moments(*_, **asked))
+    data = toy()
+    Episodes(data, "train", ways=2, shots=1, queries=1)
+    Episodes(data, "test", ways=2, shots=1, queries=1)
+    ClassBatches(data, "train", batch_size=4, generator=torch.Generator())
+    assert calls == [{"in_channels": 1}]
 
 
 def test_class_batches_number_a_parts_classes_from_nothing():
