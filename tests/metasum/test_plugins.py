@@ -1,4 +1,7 @@
-"""A plug-in of a few lines: a learner with two settings, a method with one, a network; and all that follows."""
+"""A plug-in of a few lines: a learner with two settings, a method with one, a network; and all that follows.
+
+In a test the file runs with the first command only: here all commands share one process.
+"""
 
 import json
 
@@ -74,8 +77,7 @@ def test_settings_of_a_plugins_learner_are_flags(metasum, tiny, tmp_path, plugin
     shown = "".join(metasum("train", "--plugin", plugin, "--help").out.split())
     assert "Factoronthetarget'sloss." in shown
     assert "Howofteneachtermistold." in shown
-    asked = ("--plugin", plugin, "--learner", "loud", "--loudness", 3, "--echo=2.0")
-    outcome = metasum("train", *tiny, *asked, "--json")
+    outcome = metasum("train", *tiny, "--learner", "loud", "--loudness", 3, "--echo=2.0", "--json")
     assert outcome.code == 0, outcome.err
     own = config_of(tmp_path, "loud-seed0")["own"]
     assert (own["loudness"], own["echo"]) == (3.0, 2)
@@ -84,9 +86,9 @@ def test_settings_of_a_plugins_learner_are_flags(metasum, tiny, tmp_path, plugin
 
 
 def test_they_are_refused_for_other_learners_and_out_of_range(metasum, tiny, tmp_path, plugin):
+    refused(metasum("train", *tiny, "--loudness", 3), 2, "No such option", "--loudness")
     refused(metasum("train", *tiny, "--plugin", plugin, "--loudness", 3), 2, "--loudness says nothing", "'metasum'")
-    refused(metasum("train", *tiny, "--plugin", plugin, "--learner", "loud", "--loudness", 0), 2, "greater than 0")
-    refused(metasum("train", *tiny, "--loudness", 3), 2, "--loudness")
+    refused(metasum("train", *tiny, "--learner", "loud", "--loudness", 0), 2, "--loudness must be greater than 0")
     assert nothing_written(tmp_path)
 
 
@@ -101,11 +103,11 @@ def test_a_plugins_method_is_a_learner_a_method_of_files_and_an_operator_of_sums
     merged = load_file(run / "summed.safetensors")
     assert all(torch.equal(merged[name], own[name]) for name in own if name.endswith(("weight", "bias")))
     out = tmp_path / "merged.safetensors"
-    outcome = metasum("merge", "first", *files, "--plugin", plugin, "--share", 1, "-o", out)
+    outcome = metasum("merge", "first", *files, "--share", 1, "-o", out)
     assert outcome.code == 0, outcome.err
     assert torch.equal(load_file(out)["classifier.7.weight"], own["classifier.7.weight"])
-    assert "share" in metasum("methods", "--plugin", plugin).out
-    refused(metasum("train", *tiny, "--plugin", plugin, "--share", 0.5), 2, "--share says nothing to learner 'metasum'")
+    assert "share" in metasum("methods").out
+    refused(metasum("train", *tiny, "--share", 0.5), 2, "--share says nothing to learner 'metasum'")
 
 
 def test_a_registered_network_trains_and_is_read_back(metasum, tiny, tmp_path, plugin):
