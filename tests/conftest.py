@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import gc
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from tiny import blob_arrays, write_npz
 
-from metasum import cli, plugins
+from metasum import cli, plugins, settings, train
 from metasum.baselines.registry import FEW_SHOT, LEARNERS
 from metasum.merging import METHODS
 from metasum.networks.build import NETWORKS
@@ -89,14 +90,59 @@ def metasum(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     return run
 
 
+TINY: dict[str, Any] = {
+    "target": "rows",
+    "support": "lines",
+    "width": 0.04,
+    "steps": 6,
+    "batch_size": 8,
+    "evaluate_every": 3,
+    "checkpoint_every": 2,
+    "log_every": 2,
+    "device": "cpu",
+    "calibration_batches": 1,
+    "dropout": 0.1,
+}
+"""Settings of a training that takes half a second."""
+
+
 @pytest.fixture
 def tiny(data_root: Path, tmp_path: Path) -> list[object]:
-    """Flags of a training that takes a second."""
-    return [
-        *("--target", "rows", "--support", "lines", "--data-root", data_root, "--out", tmp_path / "runs"),
-        *("--width", 0.04, "--steps", 6, "--batch-size", 8, "--evaluate-every", 3, "--checkpoint-every", 2),
-        *("--log-every", 2, "--device", "cpu", "--calibration-batches", 1, "--dropout", 0.1, "--no-report"),
-    ]
+    """The flags of such a training, without a report."""
+    flags = [word for name, value in TINY.items() for word in ("--" + name.replace("_", "-"), value)]
+    place = ["--data-root", data_root, "--out", tmp_path / "runs"]
+    return [*flags[:4], *place, *flags[4:], "--no-report"]
+
+
+@pytest.fixture(scope="session")
+def finished_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that are trained once in a session; take `finished`, which is a copy."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("finished")
+    for name, seed in (("rows", 0), ("lines", 1)):
+        write_npz(folder / "data" / f"{name}.npz", blob_arrays(seed))
+    request = settings(**TINY, data_root=str(folder / "data"))
+    train(request, out=folder / "runs")
+    train(request.having(learner="independent"), out=folder / "runs", report=False)
+    train(request.having(target="lines", support="rows"), out=folder / "runs", report=False)
+    return folder / "runs"
+
+
+@pytest.fixture
+def finished(finished_once: Path, data_root: Path, tmp_path: Path) -> Path:
+    """The folder `rows+lines/metasum-seed0` in tmp_path/runs: a finished run with the settings `tiny`, and its report.
+
+    Beside it are `rows+lines/independent-seed0` and `lines+rows/metasum-seed0`, without reports.
+    """
+    shutil.copytree(finished_once, tmp_path / "runs")
+    return tmp_path / "runs" / "rows+lines" / "metasum-seed0"
+
+
+@pytest.fixture
+def unfinished(finished: Path) -> Path:
+    """The same run, stopped before its networks were measured."""
+    (finished / "result.json").unlink()
+    return finished
 
 
 @pytest.fixture

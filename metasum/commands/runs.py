@@ -145,7 +145,7 @@ def evaluate(**values: Any) -> None:
 @json_flag
 def report(runs: tuple[Path, ...], as_json: bool) -> None:
     """Redraw report.html of finished runs, sums, comparisons and experiments, named by their folders."""
-    from metasum.report.redraw import redraw
+    from metasum.commands.redraw import redraw
 
     paths = [str(redraw(run)) for run in runs]
     show({"reports": paths}, as_json=as_json, parts=lambda result: result["reports"])

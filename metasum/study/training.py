@@ -14,10 +14,10 @@ from metasum.baselines.registry import learner_named
 from metasum.learners.learner import Start
 from metasum.results.run import RunResult
 from metasum.results.surroundings import Settings, Tried, Tuned
+from metasum.run.course import Where
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import resolve
 from metasum.run.request import Request
-from metasum.run.course import Where
 from metasum.run.training import run_in
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import pair

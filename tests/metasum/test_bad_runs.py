@@ -41,9 +41,8 @@ def test_nothing_in_a_users_file_is_executed(metasum, tiny, tmp_path):
     assert not mark.exists()
 
 
-def test_a_run_that_exists(metasum, tiny, tmp_path):
-    assert metasum("train", *tiny).code == 0
-    run = tmp_path / "runs" / "rows+lines" / "metasum-seed0"
+def test_a_run_that_exists(metasum, tiny, finished):
+    run = finished
     before = {p.name: p.read_bytes() for p in run.iterdir()}
     refused(metasum("train", *tiny), 2, "holds a finished run", "--overwrite")
     assert {p.name: p.read_bytes() for p in run.iterdir()} == before
@@ -60,47 +59,38 @@ def test_overwrite_never_deletes_a_folder_that_is_no_run(metasum, tiny, tmp_path
     assert (other / "thesis.txt").read_text() == "years of work"
 
 
-def unfinished(metasum, tiny, tmp_path) -> Path:
-    assert metasum("train", *tiny).code == 0
-    run = tmp_path / "runs" / "rows+lines" / "metasum-seed0"
-    (run / "result.json").unlink()
-    return run
-
-
 def test_nothing_to_resume(metasum, tiny, tmp_path):
     refused(metasum("train", *tiny, "--resume"), 1, "there is no run to resume")
     assert nothing_written(tmp_path)
 
 
-def test_resuming_with_other_settings_names_the_first_that_differs(metasum, tiny, tmp_path):
-    unfinished(metasum, tiny, tmp_path)
+def test_resuming_with_other_settings_names_the_first_that_differs(metasum, tiny, tmp_path, unfinished):
     refused(metasum("train", *tiny, "--resume", "--clip", 1), 2, "clip was None, now 1.0")
     assert metasum("train", *tiny, "--resume", "--evaluate-every", 0, "--device", "auto").code == 0, "changes no weight"
 
 
-def test_resuming_with_other_data(metasum, tiny, tmp_path):
-    unfinished(metasum, tiny, tmp_path)
+def test_resuming_with_other_data(metasum, tiny, tmp_path, unfinished):
     write_npz(tmp_path / "data" / "rows.npz", blob_arrays(seed=7))
     refused(metasum("train", *tiny, "--resume"), 2, "checksum was")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.5, 0.95])
-def test_a_damaged_checkpoint(metasum, tiny, tmp_path, keep):
-    path = unfinished(metasum, tiny, tmp_path) / "last.ckpt"
+def test_a_damaged_checkpoint(metasum, tiny, unfinished, keep):
+    path = unfinished / "last.ckpt"
     damaged = path.read_bytes()[: int(path.stat().st_size * keep)]
     path.write_bytes(damaged)
     refused(metasum("train", *tiny, "--resume"), 1, "last.ckpt is damaged")
     assert path.read_bytes() == damaged
 
 
-def test_a_foreign_checkpoint(metasum, tiny, tmp_path):
-    path = unfinished(metasum, tiny, tmp_path) / "last.ckpt"
+def test_a_foreign_checkpoint(metasum, tiny, tmp_path, unfinished):
+    path = unfinished / "last.ckpt"
     torch.save({"state_dict": {}}, path)
     refused(metasum("train", *tiny, "--resume"), 1, "last.ckpt is not a checkpoint of metasum")
 
 
-def test_a_checkpoint_of_another_architecture(metasum, tiny, tmp_path):
-    run = unfinished(metasum, tiny, tmp_path)
+def test_a_checkpoint_of_another_architecture(metasum, tiny, tmp_path, unfinished):
+    run = unfinished
     assert metasum("train", *tiny, "--name", "wider", "--width", 0.06).code == 0
     (run.parent / "wider" / "last.ckpt").replace(run / "last.ckpt")
     before = (run / "metrics.jsonl").read_bytes()
@@ -108,8 +98,8 @@ def test_a_checkpoint_of_another_architecture(metasum, tiny, tmp_path):
     assert (run / "metrics.jsonl").read_bytes() == before, "a refused resume loses nothing"
 
 
-def test_a_checkpoint_with_one_flipped_bit(metasum, tiny, tmp_path):
-    path = unfinished(metasum, tiny, tmp_path) / "last.ckpt"
+def test_a_checkpoint_with_one_flipped_bit(metasum, tiny, tmp_path, unfinished):
+    path = unfinished / "last.ckpt"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
@@ -117,17 +107,18 @@ def test_a_checkpoint_with_one_flipped_bit(metasum, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("line", [b"3", b"{}", b'{"step": "x", "kind": "step"}', b"\xff\xfe", b'{"step": 2, "ki'])
-def test_damaged_metrics(metasum, tiny, tmp_path, line):
-    run = unfinished(metasum, tiny, tmp_path)
+def test_damaged_metrics(metasum, tiny, unfinished, line):
+    run = unfinished
     whole = (run / "metrics.jsonl").read_bytes()
     (run / "metrics.jsonl").write_bytes(whole + line)
     assert metasum("train", *tiny, "--resume").code == 0, "what a killed process left is dropped"
     (run / "metrics.jsonl").write_bytes(line + b"\n" + whole)
     refused(metasum("report", run), 1, "metrics.jsonl is damaged in line 1")
+    result = (run / "result.json").read_text()
     (run / "result.json").unlink()
     refused(metasum("train", *tiny, "--resume"), 1, f"{run / 'metrics.jsonl'} is damaged in line 1")
     assert (run / "metrics.jsonl").read_bytes() == line + b"\n" + whole, "nothing is lost"
-    (run / "result.json").write_text("{}")
+    (run / "result.json").write_text(result)
     (run / "metrics.jsonl").unlink()
     refused(metasum("report", run), 1, "metrics.jsonl is missing or lacks its lines")
 
@@ -139,8 +130,8 @@ def test_a_killed_start_is_no_obstacle(metasum, tiny, tmp_path):
     assert metasum("train", *tiny).code == 0
 
 
-def test_a_damaged_config(metasum, tiny, tmp_path):
-    run = unfinished(metasum, tiny, tmp_path)
+def test_a_damaged_config(metasum, tiny, tmp_path, unfinished):
+    run = unfinished
     for text in ('{"settings": ', "[]", "{}", '{"settings": {"learner": "metasum"}}'):
         (run / "config.json").write_text(text)
         outcome = metasum("train", *tiny, "--resume")
@@ -148,9 +139,8 @@ def test_a_damaged_config(metasum, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("case", ["missing", "damaged", "shape", "name"])
-def test_an_initialisation_that_does_not_fit(metasum, tiny, tmp_path, case):
-    assert metasum("train", *tiny, "--name", "a").code == 0
-    state = load_file(tmp_path / "runs" / "rows+lines" / "a" / "initial.safetensors")
+def test_an_initialisation_that_does_not_fit(metasum, tiny, tmp_path, finished, case):
+    state = load_file(finished / "initial.safetensors")
     file = tmp_path / "init.safetensors"
     if case == "damaged":
         file.write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00not json")
@@ -214,9 +204,9 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_last_one(tmp_path, monke
     assert [p.name for p in run.path.iterdir() if p.name.startswith(".")] == []
 
 
-def test_a_report_of_something_else(metasum, tiny, tmp_path):
+def test_a_report_of_something_else(metasum, tiny, tmp_path, unfinished):
     refused(metasum("report", tmp_path), 1, "is not a run folder")
-    run = unfinished(metasum, tiny, tmp_path)
+    run = unfinished
     refused(metasum("report", run), 1, "has no result.json", "the run is not finished")
     for result in ({"accuracy": 1}, []):
         (run / "result.json").write_text(json.dumps(result))

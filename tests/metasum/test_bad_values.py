@@ -91,7 +91,7 @@ def test_what_nobody_foresaw_is_one_line_too(metasum, tiny, tmp_path, monkeypatc
     def failing(*_args, **_keywords):
         raise error
 
-    monkeypatch.setattr("metasum.assembly.parts.build_network", failing)
+    monkeypatch.setattr("metasum.run.parts.build_network", failing)
     refused(metasum("train", *tiny), 1, *words)
     assert nothing_written(tmp_path)
     monkeypatch.setenv("METASUM_DEBUG", "1")

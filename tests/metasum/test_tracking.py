@@ -7,7 +7,7 @@ from refusal import nothing_written, refused
 from wandb_records import items, records
 
 from metasum import settings, train
-from metasum.config import TrackingConfig
+from metasum.config.sections import TrackingConfig
 from metasum.training import tracking, wandb_runs
 from metasum.training.progress import SilentDisplay
 from metasum.training.tracking import scalars

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from metasum.errors import CheckpointError
+from metasum.few_shot.page import write_few_shot_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report
 from metasum.report.sum_page import write_sum_report
@@ -17,19 +18,8 @@ from metasum.results.meta import MetaResult
 from metasum.results.run import RunResult
 from metasum.results.strangers import SumResult
 from metasum.results.sweep import SweepResult
+from metasum.sweeps.page import write_sweep_report
 from metasum.training.run_folder import RunFolder
-
-
-def _write_sweep_report(folder: Path) -> Path:
-    from metasum.sweeps.page import write_sweep_report
-
-    return write_sweep_report(folder)
-
-
-def _write_few_shot_report(folder: Path) -> Path:
-    from metasum.few_shot.page import write_few_shot_report
-
-    return write_few_shot_report(folder)
 
 
 PAGES: dict[str, Callable[[Path], Path]] = {
@@ -38,9 +28,9 @@ PAGES: dict[str, Callable[[Path], Path]] = {
     SumResult.kind: write_sum_report,
     ComparisonResult.kind: write_comparison_report,
     ExperimentResult.kind: write_experiment_report,
-    FewShotResult.kind: _write_few_shot_report,
-    FewShotRun.kind: lambda folder: _write_few_shot_report(folder.parent),  # its page is that of all learners
-    SweepResult.kind: _write_sweep_report,
+    FewShotResult.kind: write_few_shot_report,
+    FewShotRun.kind: lambda folder: write_few_shot_report(folder.parent),  # its page is that of all learners
+    SweepResult.kind: write_sweep_report,
 }
 """What draws the page of a folder, by the kind of result in it."""
 
