@@ -15,12 +15,15 @@ from tiny import blob_arrays, write_npz
 
 from metasum import files, ownership
 from metasum.assembly.comparing import compare
-from metasum.assembly.few_shot import few_shot
 from metasum.assembly.meta_training import meta_train
 from metasum.assembly.training import train
-from metasum.config import FewShotConfig, settings
+from metasum.config import settings
 from metasum.errors import OccupiedError, StorageError
+from metasum.few_shot.request import FewShotRequest
+from metasum.few_shot.run import few_shot
 from metasum.ownership import in_turn, is_occupied, owning
+from metasum.study.engine.display import SilentStudy
+from metasum.study.engine.sequential import Sequential
 from metasum.training.progress import SilentDisplay
 from metasum.training.run_folder import RunFolder
 
@@ -127,27 +130,34 @@ def test_meta_training_is_refused_by_itself_and_waited_for_by_a_run(data_root, t
 
 
 @pytest.fixture
-def few_shot_config(tmp_path):
+def asked(tmp_path):
     write_npz(tmp_path / "data" / "rows15.npz", blob_arrays(train=90, test=45, size=16, classes=15))
-    few = {"ways": 2, "queries": 2, "filters": 4, "steps": 1, "pretraining_steps": 1, "episodes": 2}
-    return FewShotConfig(dataset="rows15", data_root=str(tmp_path / "data"), device="cpu", validation_episodes=2, **few)
+    few = {"ways": 2, "queries": 2, "filters": 4, "steps": 1, "episodes": 2, "validation_episodes": 2}
+    return FewShotRequest({"dataset": "rows15", "data_root": str(tmp_path / "data"), "device": "cpu", **few})
 
 
-def test_few_shot_waits_for_runs_and_for_the_trunk_that_they_share(few_shot_config, tmp_path):
+class ToldStudy(Told, SilentStudy):
+    """The same of a study's cells."""
+
+    def begin(self, *_, **__): ...
+
+
+def test_few_shot_waits_for_runs_and_for_the_trunk_that_they_share(asked, tmp_path):
     folder = tmp_path / "runs" / "few-shot" / "rows15-2way-1shot"
+    request, engine = asked.having(pretraining_steps=1), Sequential(poll=0.01)
     for name in ("prototypical-seed0", "pretrained-seed0"):
         with ExitStack() as held:
             held.enter_context(another_process(folder / name))
-            told = Told(held)
-            learners = ["prototypical", "classifier-tuning"]
-            few_shot(few_shot_config, learners=learners, out=tmp_path / "runs", displays=lambda: told)  # noqa: B023
+            told = ToldStudy(held)
+            learners, runs = ["prototypical", "classifier-tuning"], tmp_path / "runs"
+            few_shot(request, learners=learners, out=runs, report=False, engine=engine, display=told)
         assert len(told.waits) == 1
         assert name in told.waits[0]
         (folder / "pretrained-seed0" / "result.json").unlink()
         (folder / "classifier-tuning-seed0" / "result.json").unlink()
 
 
-def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(few_shot_config, data_root, tmp_path):
+def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(asked, data_root, tmp_path):
     runs = tmp_path / "runs"
     folders = [
         runs / "few-shot" / "rows15-2way-1shot" / "prototypical-seed0",
@@ -160,7 +170,7 @@ def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(few_shot_config, 
         folder.mkdir(parents=True)
         (folder / ".config.json.0123abcd.partial").write_text("{")
         (folder / ".lock").write_text("{}")
-    few_shot(few_shot_config, learners=["prototypical"], out=runs)
+    few_shot(asked, learners=["prototypical"], out=runs, report=False)
     result = compare(tiny_settings(data_root), learners=["independent"], seeds=1, tuned=False, out=runs)
     assert result.failed == ()
     meta_train(config, out=runs, resume=None)
