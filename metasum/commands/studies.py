@@ -2,50 +2,72 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
-    display_maker,
     download_flag,
+    jobs_flag,
     json_flag,
     learners_flag,
-    load_plugins,
     out_flag,
-    plugin_flag,
+    plugin_files_flag,
     quiet_flag,
+    report_flag,
+    run_command,
     seeds_flag,
     tune_flag,
     words,
 )
-from metasum.config import ProcessesConfig, TrainConfig, settings
-from metasum.config.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.errors import MetaSumError
-from metasum.flags import TolerantCommand, by_hand, chosen, settings_flags
 from metasum.results.comparison_tables import comparison_parts
 from metasum.results.experiment_tables import experiment_parts
 from metasum.results.surroundings import Failed
 from metasum.results.terminal import show
 
-SHARED_WORK = tuple(field.name for field in dataclasses.fields(ProcessesConfig))
-"""Settings of a run that several processes share; those of a study run in one."""
+OF_ONE_RUN = ("learner", "devices", "num_nodes", "fsdp", "sync_batch_norm")
+"""Settings that are not a study's: it has several learners, and a process for each run."""
 
 
-@click.command(cls=TolerantCommand)
-@learners_flag
-@seeds_flag
-@tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", *SHARED_WORK))
-@plugin_flag
-@out_flag
-@download_flag
-@json_flag
-@quiet_flag
-def compare_baselines(**values: Any) -> None:
+def _study_flags(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Which runs there are to be, and how they are run and left."""
+    flags = (
+        *(learners_flag, seeds_flag, tune_flag, jobs_flag, report_flag),
+        *(plugin_files_flag, out_flag, download_flag, json_flag, quiet_flag),
+    )
+    for flag in reversed(flags):
+        function = flag(function)
+    return function
+
+
+def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """What such a command hands on: what is asked for, an engine and a display; freed memory is kept from here on."""
+    from metasum.run.request import Request
+    from metasum.study.engine.display import study_display_for
+    from metasum.study.engine.processes import engine_for
+    from metasum.study.request import StudyRequest
+    from metasum.training.memory import keep_freed_memory
+
+    keep_freed_memory()
+    learners = words(values["learners"])
+    asked = StudyRequest(
+        request=Request(given),
+        learners=None if learners is None else tuple(learners),
+        **{name: values[name] for name in ("seeds", "tuned", "out", "download", "report")},
+    )
+    return {
+        "asked": asked,
+        "engine": engine_for(values["jobs"], plugins=values["plugins"]),
+        "display": study_display_for(quiet=values["quiet"]),
+    }
+
+
+@run_command(leave_out=OF_ONE_RUN)
+@_study_flags
+def compare_baselines(given: dict[str, Any], **values: Any) -> None:
     """Run every learner on one pair over several seeds, and put them into one table.
 
     All learners get equal steps, data, order of batches and initialisation; merging methods take the networks that
@@ -57,45 +79,24 @@ def compare_baselines(**values: Any) -> None:
 
     \b
       metasum compare-baselines --learners metasum,independent,ties --seeds 2
-      metasum compare-baselines --target mnist --support cifar10
+      metasum compare-baselines --target mnist --support cifar10 --jobs 2
     """  # noqa: D301 (click reads the backspace)
-    load_plugins(values["plugin"])
-    config = settings(**chosen(TrainConfig, values))
-    from metasum.assembly.comparing import compare
-    from metasum.training.memory import keep_freed_memory
+    from metasum.study.comparing import compare
 
-    keep_freed_memory()
-    result = compare(
-        config,
-        learners=words(values["learners"]),
-        seeds=values["seeds"],
-        tuned=values["tuned"],
-        by_hand=by_hand(TrainConfig),
-        out=values["out"],
-        download=values["download"],
-        displays=display_maker(quiet=values["quiet"]),
-    )
+    result = compare(**_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=comparison_parts)
     _complain(result.failed)
 
 
-@click.command(cls=TolerantCommand)
+@run_command(leave_out=("target", *OF_ONE_RUN))
 @click.option(
     "--targets",
     default="digits,printed-digits",
     show_default=True,
     help="Target datasets, separated by commas; their networks meet in step 3.",
 )
-@learners_flag
-@seeds_flag
-@tune_flag
-@settings_flags(TrainConfig, leave_out=("learner", "target", *SHARED_WORK))
-@plugin_flag
-@out_flag
-@download_flag
-@json_flag
-@quiet_flag
-def experiment(**values: Any) -> None:
+@_study_flags
+def experiment(given: dict[str, Any], **values: Any) -> None:
     """Run the whole experiment: can networks be added that never met?
 
     Steps 1 and 2 train every learner on each target with the support. Step 3 adds each learner's target networks,
@@ -108,25 +109,11 @@ def experiment(**values: Any) -> None:
 
     \b
       metasum experiment --learners metasum,independent,regmean --seeds 1
-      metasum experiment --targets mnist,svhn --support cifar10
+      metasum experiment --targets mnist,svhn --support cifar10 --jobs 2
     """  # noqa: D301 (click reads the backspace)
-    load_plugins(values["plugin"])
-    config = settings(**chosen(TrainConfig, values))
-    from metasum.assembly.experimenting import experiment as run_experiment
-    from metasum.training.memory import keep_freed_memory
+    from metasum.study.experimenting import experiment as run_experiment
 
-    keep_freed_memory()
-    result = run_experiment(
-        config,
-        targets=words(values["targets"]) or [],
-        learners=words(values["learners"]),
-        seeds=values["seeds"],
-        tuned=values["tuned"],
-        by_hand=by_hand(TrainConfig),
-        out=values["out"],
-        download=values["download"],
-        displays=display_maker(quiet=values["quiet"]),
-    )
+    result = run_experiment(targets=words(values["targets"]) or [], **_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=experiment_parts)
     _complain(result.failed)
 

@@ -27,13 +27,13 @@ from metasum.study.kept import data_kept, dataset
 from metasum.study.outcomes import Outcomes, failures_of, runs_of, tuning_of
 from metasum.study.request import Study, StudyRequest
 from metasum.study.strangers import (
-    Measurement,
     measurement_name,
     operator_of,
     strangers_cells,
     strangers_failures,
     strangers_tuning,
 )
+from metasum.study.strangers_sum import Measurement
 from metasum.study.tracking import track_study
 from metasum.study.training import training_cells
 

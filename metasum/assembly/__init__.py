@@ -1,1 +1,0 @@
-"""The top floor: where names become objects, and settings become runs and studies."""
