@@ -11,7 +11,7 @@ from tiny import without_dropout
 from metasum import load_network
 from metasum.weights.storage import read_metadata
 
-PLUGIN = '''
+PLUGIN = """
 import dataclasses
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
@@ -56,7 +56,7 @@ def perceptron(config, in_channels):
                          nn.Linear(size, config.num_classes))
 
 register_network("perceptron", perceptron)
-'''
+"""
 
 
 @pytest.fixture

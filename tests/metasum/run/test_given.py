@@ -99,7 +99,10 @@ def test_a_request_for_one_of_several_learners_leaves_out_what_it_does_not_read(
     request = settings(symmetric=False, norm="batch", proximity=2.0, width=0.5)
     assert dict(request.for_learner("tangent").given) == {"width": 0.5, "learner": "tangent"}
     assert dict(request.for_learner("proximity").given) == {
-        **{"norm": "batch", "proximity": 2.0, "width": 0.5, "learner": "proximity"}
+        "norm": "batch",
+        "proximity": 2.0,
+        "width": 0.5,
+        "learner": "proximity",
     }
     assert resolve(request.for_learner("metasum-symmetric"), DATASETS).own.symmetric is True
     assert resolve(Request({"learner": "tangent", "norm": "none"}), DATASETS).network.tangent is True
