@@ -46,6 +46,12 @@ def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
         raise DatasetError(f"{where}: y_train has label {num_classes - 1} out of range for {len(train)} images.")
     if num_classes < 2:
         raise DatasetError(f"{where}: y_train has one class only.")
+    missing = (torch.bincount(train.labels, minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if missing:
+        told = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
+        raise DatasetError(
+            f"{where}: y_train has labels 0 to {num_classes - 1}, but no {told}; number classes from 0 without gaps."
+        )
     if int(test.labels.max()) >= num_classes:
         raise DatasetError(
             f"{where}: y_test has label {int(test.labels.max())} out of range: y_train has 0 to {num_classes - 1}."

@@ -77,12 +77,12 @@ def test_each_floor_imports_only_from_those_below():
             assert not rooms_of(imported(path, top_level_only=room in FLOORS)) & above, path
 
 
-OPERATORS = {"sum", "average", "weighted", "task-arithmetic"}  # methods, and words that settings take
+WORDS = {"sum", "average", "weighted", "task-arithmetic", "metasum", "quiet"}  # they mean something else, too
 
 
 def test_general_code_names_no_learner_and_no_method():
     """It asks the object for its facts. Names stand in the registries, in their own files and in texts for people."""
-    names = {*LEARNERS, *METHODS, *FEW_SHOT} - OPERATORS - {"metasum"}
+    names = {*LEARNERS, *METHODS, *FEW_SHOT} - WORDS
     for path in CORE:
         if room_of(path) in ("learners", "merging"):
             continue

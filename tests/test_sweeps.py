@@ -4,12 +4,13 @@ import importlib.metadata
 import json
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 from tiny import blob_arrays, write_npz
 
 from metasum.cli import metasum as group
-from metasum.config import flat, from_dict
+from metasum.run.description import plan_of
 from metasum.sweeps.sweep_file import read_sweep_file
 from metasum.tasks import registry
 from metasum.training.tracking import scalars
@@ -61,7 +62,8 @@ def test_every_parameter_is_an_option_of_the_command(path):
     sweep = yaml.safe_load(path.read_text())
     program, command, arguments = sweep["command"]
     assert (program, arguments) == ("metasum", "${args}")
-    options = {parameter.name for parameter in group.commands[command].params}
+    asked = group.commands[command]
+    options = {parameter.name for parameter in asked.get_params(click.Context(asked))}
     assert set(sweep["parameters"]) <= options
 
 
@@ -84,8 +86,10 @@ def test_every_file_runs_with_arguments_as_an_agent_writes_them(metasum, tmp_pat
     outcome = metasum(*file.arguments(values | small | places), "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
-    settings = flat(from_dict(json.loads((Path(result["run"]) / "config.json").read_text())["settings"]))
-    assert {name: settings[name] for name in values} == values | {name: small[name] for name in small if name in values}
+    settings = plan_of(json.loads((Path(result["run"]) / "config.json").read_text())).flat()
+    found = {name: settings[name] for name in values}
+    found = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    assert found == values | {name: small[name] for name in small if name in values}
     metric = file.metric.name if file.metric else "target_after"
     assert metric in scalars({"kind": "evaluation", "accuracy": result["accuracy"]})
 
@@ -95,5 +99,5 @@ def test_none_whole_floats_and_booleans_arrive(metasum, tiny):
     outcome = metasum("train", *tiny, *sent, "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
-    settings = flat(from_dict(json.loads((Path(result["run"]) / "config.json").read_text())["settings"]))
+    settings = plan_of(json.loads((Path(result["run"]) / "config.json").read_text())).flat()
     assert [repr(settings[name]) for name in ("symmetric", "clip", "log_every", "seed")] == ["True", "None", "1", "3"]

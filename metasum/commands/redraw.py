@@ -21,7 +21,6 @@ from metasum.results.sweep import SweepResult
 from metasum.sweeps.page import write_sweep_report
 from metasum.training.run_folder import RunFolder
 
-
 PAGES: dict[str, Callable[[Path], Path]] = {
     RunResult.kind: lambda folder: write_report(RunFolder.open(folder)),
     MetaResult.kind: lambda folder: write_meta_report(RunFolder.open(folder)),

@@ -23,12 +23,15 @@ class MergeResult(Result):
     """Of the result."""
     seconds: float
     peak_bytes: int
+    statistics: int = 0
+    """Tensors of running means and variances, which were averaged: they are no weights."""
 
 
 def merge_parts(result: MergeResult) -> list[str]:
     """What was merged, how quickly, and where it is."""
+    averaged = f"\n{result.statistics} running means and variances were averaged" if result.statistics else ""
     return [
         f"{result.method} of {len(result.files)} file(s), {result.parameters:,} parameters, "
         f"{result.bytes / 1e9:.2f} GB in {result.seconds:.1f} s, "
-        f"with {result.peak_bytes / 2**20:.0f} MiB of memory\n{result.output}"
+        f"with {result.peak_bytes / 2**20:.0f} MiB of memory{averaged}\n{result.output}"
     ]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 from metasum.config import flag_of, options_of
 from metasum.config.sections import OptimisationConfig
 from metasum.errors import UsageError
+from metasum.ownership import in_turn
 from metasum.run.meta_plan import meta_datasets
 from metasum.run.meta_training import meta_train
 from metasum.run.plan import Plan
 from metasum.run.request import COMMON, Request
-from metasum.training.progress import Display
+from metasum.training.progress import Display, SilentDisplay
 from metasum.training.wandb_runs import TrackerTroubles
 from metasum.weights.storage import read_metadata
 
@@ -31,7 +33,8 @@ def learnt_initialisation(
 ) -> Plan:
     """The plan with a meta-learnt initialisation: the file in `--init`, else what `meta_train` leaves in `out`.
 
-    A finished meta-training of the same settings is taken as it is, an unfinished one is continued.
+    A finished meta-training of the same settings is taken as it is, an unfinished one is continued; where another
+    process is at it, that one is waited for.
     """
     if plan.network.init is not None:
         check_given(plan, request)
@@ -39,7 +42,8 @@ def learnt_initialisation(
     meta_datasets(request, held_out=[plan.data.target])
     shape = {"width": plan.network.width, "num_classes": plan.network.num_classes}
     own = request.without("wandb_name", *OF_THE_PAIR).having(**shape)  # the name is the pair's W&B run's
-    result = meta_train(own, out=out, resume=None, download=download, display=display, troubles=troubles)
+    again = partial(meta_train, own, out=out, resume=None, download=download, display=display, troubles=troubles)
+    result = in_turn(again, (display or SilentDisplay()).note)
     learnt = out / "meta" / Path(result.run).name / "initial.safetensors"  # the folder may have moved since
     return plan.having(init=str(learnt), init_seed=0)
 

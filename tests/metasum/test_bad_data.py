@@ -33,6 +33,8 @@ X, Y = blob_arrays()[0]
         ({"y_train": Y * 1000}, ["y_train has label 3000 out of range"]),
         ({"y_test": np.full(48, 9)}, ["y_test has label 9 out of range: y_train has 0 to 3"]),
         ({"y_train": Y * 0}, ["y_train has one class only"]),
+        ({"y_train": np.where(Y == 1, 9, 0)}, ["y_train has labels 0 to 9, but no 1, 2, 3, 4, 5, 6, 7, 8"]),
+        ({"y_train": np.where(Y == 0, 2, Y)}, ["y_train has labels 0 to 3, but no 0"]),
         ({"x_test": X[:0], "y_test": Y[:0]}, ["the test split is empty"]),
         ({"x_train": X[:0], "y_train": Y[:0]}, ["the train split is empty"]),
         ({"x_train": np.zeros((96, 33, 8), np.uint8)}, ["33x8 cannot be padded to 32x32"]),
@@ -81,3 +83,28 @@ def test_a_registered_loader_that_fails(metasum, tiny, tmp_path, body):
         f"from metasum.tasks import register_dataset\ndef load():\n    {body}\nregister_dataset('mine', load)\n"
     )
     refused(metasum("train", *tiny, "--target", "mine", "--plugin", plugin), 1, "mine")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train", "--target", "gaps"),
+        ("train", "--support", "gaps"),
+        ("meta-train", "--meta-datasets", "gaps"),
+        ("compare-baselines", "--target", "gaps", "--support", "lines", "--learners", "independent", "--seeds", 1),
+        ("experiment", "--targets", "rows,gaps", "--support", "lines", "--learners", "independent", "--seeds", 1),
+        ("sum", "RUN", "RUN", "--on", "gaps"),
+        ("evaluate", "RUN/target.safetensors", "--on", "gaps"),
+        ("few-shot", "--dataset", "gaps"),
+        ("few-shot", "--dataset", "lines", "--then", "gaps"),
+    ],
+    ids=lambda command: "_".join(map(str, command)).replace("--", ""),
+)
+def test_labels_with_gaps_are_refused_at_the_door_of_every_command(metasum, finished, tmp_path, command):
+    (x_train, y_train), (x_test, y_test) = blob_arrays()
+    gaps = {"y_train": np.where(y_train % 2, 9, 0), "y_test": np.where(y_test % 2, 9, 0)}
+    write_npz(tmp_path / "data" / "gaps.npz", x_train=x_train, x_test=x_test, **gaps)
+    words = [str(word).replace("RUN", str(finished)) for word in command]
+    before = sorted(tmp_path.rglob("*"))
+    refused(metasum(*words, "--data-root", tmp_path / "data"), 1, "'gaps'", "y_train has labels 0 to 9, but no 1, 2")
+    assert sorted(tmp_path.rglob("*")) == before

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from tiny import without_dropout
 from torch import nn
 
 from metasum.errors import UsageError
@@ -207,12 +208,6 @@ def test_the_real_probe_agrees_with_itself(tmp_path):
     assert (found, why) == ("channels-last", None)
     (file,) = (tmp_path / "cache").iterdir()
     assert [c[:2] for c in json.loads(file.read_text())["right"]] == [[[2, 8, 8, 8], [16, 8, 3, 3]]]
-
-
-def without_dropout(flags):
-    """A ResNet has none."""
-    place = flags.index("--dropout")
-    return [*flags[:place], *flags[place + 2 :]]
 
 
 def test_training_falls_back_and_says_so_and_refuses_what_was_asked_for(metasum, tiny, tmp_path, probe, monkeypatch):

@@ -18,7 +18,6 @@ from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge, merge_parameters
-from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, TensorMethod, Tensors
 from metasum.merging.ties import TIES
 
@@ -163,7 +162,7 @@ def test_what_a_method_is_made_of_is_checked():
     with pytest.raises(UsageError, match="--scaling must be greater than 0"):
         TIES(layers=[("*", -1.0)])
     with pytest.raises(TypeError, match="abstract"):
-        Method()
+        TensorMethod()
 
 
 def test_images_that_are_not_there_are_missed():

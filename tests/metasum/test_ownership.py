@@ -1,6 +1,7 @@
 """One owner a run folder: who comes second is told so, studies wait, and a killed owner is in nobody's way."""
 
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,14 +14,17 @@ import pytest
 from refusal import refused
 from tiny import blob_arrays, write_npz
 
-from metasum import files, ownership
-from metasum.assembly.comparing import compare
-from metasum.assembly.few_shot import few_shot
-from metasum.assembly.meta_training import meta_train
-from metasum.assembly.training import train
-from metasum.config import FewShotConfig, settings
+from metasum import files, ownership, settings
 from metasum.errors import OccupiedError, StorageError
+from metasum.few_shot.request import FewShotRequest
+from metasum.few_shot.run import few_shot
 from metasum.ownership import in_turn, is_occupied, owning
+from metasum.run.meta_training import meta_train
+from metasum.run.training import train
+from metasum.study.comparing import compare
+from metasum.study.engine.display import SilentStudy
+from metasum.study.engine.sequential import Sequential
+from metasum.study.request import StudyRequest
 from metasum.training.progress import SilentDisplay
 from metasum.training.run_folder import RunFolder
 
@@ -75,7 +79,7 @@ def test_a_run_that_is_being_begun_is_occupied_too(metasum, tiny, tmp_path):
     assert metasum("train", *tiny, "--steps", 1).code == 0, "what the killed process left is no obstacle"
 
 
-class Told(SilentDisplay):
+class Waits:
     """Hears that somebody waits, and lets go of what is waited for."""
 
     def __init__(self, held: ExitStack) -> None:
@@ -87,24 +91,35 @@ class Told(SilentDisplay):
             self.held.close()
 
 
+class Told(Waits, SilentDisplay):
+    """Of a run."""
+
+
+class ToldStudy(Waits, SilentStudy):
+    """Of a study."""
+
+
 def tiny_settings(data_root, **more):
     common = {"target": "rows", "support": "lines", "data_root": str(data_root), "width": 0.04, "steps": 2}
     common |= {"batch_size": 8, "evaluate_every": 0, "log_every": 1, "device": "cpu", "calibration_batches": 1}
     return settings(**common | more)
 
 
+ONE_SEED = {"seeds": 1, "tuned": False, "report": False}
+
+
 def test_a_study_waits_for_a_cell_that_another_works_on(data_root, tmp_path):
     with ExitStack() as held:
         folder = tmp_path / "runs" / "rows+lines" / "independent-seed0"
         process = held.enter_context(another_process(folder))
-        told = Told(held)
-        names = ["independent", "average"]  # the second one merges what the first one trains
-        result = compare(
-            tiny_settings(data_root), learners=names, seeds=1, tuned=False, out=tmp_path / "runs", displays=lambda: told
-        )
-    assert told.waits == [f"process {process.pid} on {socket.gethostname()} works in {folder}; waiting for it"]
+        told = ToldStudy(held)
+        names = ("independent", "average")  # the second one merges what the first one trains
+        asked = StudyRequest(request=tiny_settings(data_root), learners=names, **ONE_SEED, out=tmp_path / "runs")
+        result = compare(asked, engine=Sequential(poll=0.01), display=told)
+    (waited,) = told.waits
+    assert f"process {process.pid} on {socket.gethostname()} works in {folder}; waiting for it" in waited
     assert result.failed == ()
-    assert [row.learner for row in result.rows] == names
+    assert tuple(row.learner for row in result.rows) == names
     assert (folder / "metrics.jsonl").read_text().count("\n") == 3  # two steps and the end
 
 
@@ -130,7 +145,8 @@ def test_meta_training_is_refused_by_itself_and_waited_for_by_a_run(data_root, t
 def few_shot_config(tmp_path):
     write_npz(tmp_path / "data" / "rows15.npz", blob_arrays(train=90, test=45, size=16, classes=15))
     few = {"ways": 2, "queries": 2, "filters": 4, "steps": 1, "pretraining_steps": 1, "episodes": 2}
-    return FewShotConfig(dataset="rows15", data_root=str(tmp_path / "data"), device="cpu", validation_episodes=2, **few)
+    few |= {"dataset": "rows15", "data_root": str(tmp_path / "data"), "device": "cpu", "validation_episodes": 2}
+    return FewShotRequest(few)
 
 
 def test_few_shot_waits_for_runs_and_for_the_trunk_that_they_share(few_shot_config, tmp_path):
@@ -138,13 +154,20 @@ def test_few_shot_waits_for_runs_and_for_the_trunk_that_they_share(few_shot_conf
     for name in ("prototypical-seed0", "pretrained-seed0"):
         with ExitStack() as held:
             held.enter_context(another_process(folder / name))
-            told = Told(held)
+            told = ToldStudy(held)
             learners = ["prototypical", "classifier-tuning"]
-            few_shot(few_shot_config, learners=learners, out=tmp_path / "runs", displays=lambda: told)  # noqa: B023
+            few_shot(
+                few_shot_config,
+                learners=learners,
+                out=tmp_path / "runs",
+                report=False,
+                engine=Sequential(poll=0.01),
+                display=told,
+            )
         assert len(told.waits) == 1
         assert name in told.waits[0]
         (folder / "pretrained-seed0" / "result.json").unlink()
-        (folder / "classifier-tuning-seed0" / "result.json").unlink()
+        shutil.rmtree(folder / "classifier-tuning-seed0")
 
 
 def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(few_shot_config, data_root, tmp_path):
@@ -160,8 +183,10 @@ def test_what_a_kill_left_of_a_start_is_no_obstacle_to_a_study(few_shot_config, 
         folder.mkdir(parents=True)
         (folder / ".config.json.0123abcd.partial").write_text("{")
         (folder / ".lock").write_text("{}")
-    few_shot(few_shot_config, learners=["prototypical"], out=runs)
-    result = compare(tiny_settings(data_root), learners=["independent"], seeds=1, tuned=False, out=runs)
+    few = {name: value for name, value in few_shot_config.given.items() if name != "pretraining_steps"}
+    few_shot(FewShotRequest(few), learners=["prototypical"], out=runs, report=False)
+    asked = StudyRequest(request=tiny_settings(data_root), learners=("independent",), **ONE_SEED, out=runs)
+    result = compare(asked)
     assert result.failed == ()
     meta_train(config, out=runs, resume=None)
     assert not [path for folder in folders for path in folder.glob(".*")]
@@ -184,7 +209,8 @@ def test_only_one_at_a_time_owns_a_folder_and_it_leaves_nothing(tmp_path):
     assert not (tmp_path / "runs" / "run").exists(), "it was empty"
 
 
-def test_looking_whether_a_folder_is_free_takes_it_from_nobody(tmp_path):
+def test_looking_whether_a_folder_is_free_takes_it_from_nobody(tmp_path, monkeypatch):
+    monkeypatch.setattr(ownership, "PAUSE", 0.1)  # on a busy machine, whoever looks may be put to sleep while he does
     run, stop = tmp_path / "run", threading.Event()
     run.mkdir()
 

@@ -12,8 +12,8 @@ from metasum.learners.sharded import visit
     ("flags", "words"),
     [
         ([], ["a piece for each process, and there is one", "--devices 2"]),
-        (["--pool", "DATA/pool.safetensors"], ["--pool needs whole networks"]),
-        (["--quiet-weight", 0.5], ["--quiet-weight needs whole networks"]),
+        (["--pool", "DATA/pool.safetensors"], ["needs whole networks in training, for --pool"]),
+        (["--quiet-weight", 0.5], ["needs whole networks in training, for --quiet-weight"]),
         (["--tangent", "--norm", "none"], ["--tangent needs whole networks"]),
         (["--operator", "learned"], ["--operator learned", "take sum or average"]),
         (["--operator", "task-arithmetic"], ["--operator task-arithmetic", "take sum or average"]),

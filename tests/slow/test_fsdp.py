@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 from started import PLAIN, TORCHRUN, run, same, weights
-from tiny import images, labels, small_network
+from tiny import images, labels, small_network, without_dropout
 from torch.nn.functional import cross_entropy
 
 from metasum.learners.networks import MetaSum
@@ -47,7 +47,7 @@ def losses(lines):
 
 
 def test_pieces_in_bfloat16_keep_the_statistics_of_wholes(tmp_path, flags):
-    flags = [*flags, "--network", "resnet", "--width", 0.2, "--dropout", 0.25, "--statistics", "learned"]
+    flags = [*without_dropout(flags), "--network", "resnet", "--width", 0.2, "--statistics", "learned"]
     flags = [*flags, "--devices", 2, "--sync-batch-norm", "--precision", "bf16-mixed"]
     run([*PLAIN, *flags, "--name", "whole"])
     run([*PLAIN, *flags, "--name", "cut", "--fsdp"])
@@ -96,7 +96,7 @@ PIECES = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
 from lightning_fabric import Fabric
-from tiny import images, labels, small_network
+from tiny import images, labels, small_network, without_dropout
 from torch.distributed.device_mesh import init_device_mesh
 from torch.nn.functional import cross_entropy
 from metasum.learners.networks import MetaSum

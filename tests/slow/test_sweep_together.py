@@ -123,7 +123,7 @@ def test_a_real_trial_reaches_its_run_folder(metasum, tiny, tmp_path):
     for row in json.loads(outcome.out)["trials"]:
         config = json.loads((Path(row["run"]) / "config.json").read_text())
         assert config["settings"]["seed"] == row["values"]["seed"]
-        assert config["settings"]["objective"]["symmetric"] is True
+        assert config["settings"]["own"]["symmetric"] is True
         accuracy = json.loads((Path(row["run"]) / "result.json").read_text())["accuracy"]
         assert row["mean_after"] == (accuracy["target"]["after"] + accuracy["support"]["after"]) / 2
 

@@ -13,7 +13,7 @@ import yaml
 from tiny import blob_arrays, write_npz
 from wandb_server import WandbServer
 
-from metasum.config import flat, from_dict
+from metasum.run.description import plan_of
 from metasum.training.tracking import scalars
 
 FILE = Path(__file__).parents[2] / "wandb_sweeps" / "sum_weight.yaml"
@@ -110,7 +110,7 @@ def test_an_agent_runs_a_sweep_file(tmp_path):
     assert server.exit_code("run") == 0, said
     (tracked,) = (tmp_path / "runs").glob("**/wandb/run-*-run")
     folder = tracked.parents[1]
-    settings = flat(from_dict(json.loads((folder / "config.json").read_text())["settings"]))
+    settings = plan_of(json.loads((folder / "config.json").read_text())).flat()
     assert {name: settings[name] for name in sent} == sent
     accuracy = json.loads((folder / "result.json").read_text())["accuracy"]
     value = scalars({"kind": "evaluation", "accuracy": accuracy})["mean_after"]

@@ -32,7 +32,12 @@ def stripes():
 
 register_dataset("stripes", stripes, summary="rows or columns")
 register_pair(TaskPair("stripes", "rows", Recipe(steps=3, width=0.02, batch_size=4), "a toy"))
-register("alone", lambda networks, config: IndependentLearner(networks), summary="the same again")
+
+class Alone(IndependentLearner):
+    name = "alone"
+    summary = "The same again."
+
+register(Alone)
 """
 
 
@@ -46,7 +51,7 @@ def plugin(tmp_path):
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("tasks", ["stripes", "rows or columns", "a toy"]), ("learners", ["alone", "the same again"])],
+    [("tasks", ["stripes", "rows or columns", "a toy"]), ("learners", ["alone", "The same again."])],
 )
 @pytest.mark.parametrize("flags", [["--json"], []])
 def test_what_a_plugin_file_registers_is_listed(metasum, plugin, command, words, flags, monkeypatch):
@@ -77,7 +82,7 @@ class EntryPoint:
 def test_an_entry_point_s_function_is_called(metasum, monkeypatch, group):
     def theirs():
         register_dataset("theirs", blob_arrays, source="their_package")
-        register("their-way", lambda networks, config: IndependentLearner(networks), source="their_package")
+        register(type("Theirs", (IndependentLearner,), {"name": "their-way"}), source="their_package")
 
     points = {group: [EntryPoint(theirs)]}
     monkeypatch.setattr("metasum.plugins.entry_points", lambda group: points.get(group, []))
@@ -113,7 +118,7 @@ def test_taken_names_are_refused():
     with pytest.raises(UsageError, match="there is a pair 'mnist\\+cifar10' already"):
         register_pair(TaskPair("mnist", "cifar10"))
     with pytest.raises(UsageError, match="there is a learner 'metasum' already"):
-        register("metasum", lambda networks, config: IndependentLearner(networks))
+        register(type("Mine", (IndependentLearner,), {"name": "metasum"}))
 
 
 def test_a_pair_nobody_registered_has_the_default_recipe():
