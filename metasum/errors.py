@@ -36,7 +36,7 @@ class StorageError(MetaSumError):
 
 
 class OccupiedError(MetaSumError):
-    """Another process works in a run folder; nothing was changed. Studies wait for it (`ownership.in_turn`).
+    """Another process works in a run folder; nothing was changed. Studies try again later.
 
     Attributes:
         folder: the run folder.

@@ -62,7 +62,10 @@ def run_job(connection: Connection, job: Job) -> None:
             _listen(connection, *heard)
             import torch
 
+            from metasum.training.memory import keep_freed_memory
+
             torch.set_num_threads(job.threads)
+            keep_freed_memory()
             sys.stdout = sys.stderr = _Notes(said)  # the terminal is the parent's
             outcome = attempt(job.name, lambda: _work(job, said), said)
             _hear_no_more()
