@@ -131,7 +131,7 @@ class Ask:
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> Answers:
         course, whose = self.course, (self.course.plan.learner, self.course.plan.seed)
-        model = course.learner()
+        model = course.trained_learner()
         ways, filters = list[OtherWays](), list[OtherBaseNetwork]()
         for number in self.ways:
             other = course.seeded(partial(model.asked, number))
@@ -163,12 +163,12 @@ class GoOn:
         check_run(self._path, self._settings(), self.course.dataset)
 
     def _settings(self) -> dict[str, Any]:
-        own = self.course.plan.going_on(self.steps).settings()
+        own = self.course.going_on(self.steps).plan.settings()
         return {**own, "then": self.second.name, "then_checksum": self.second.checksum}
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> SecondDatasetResult:
-        course = dataclasses.replace(self.course, plan=self.course.plan.going_on(self.steps))
-        there, model = course.on(self.second), course.learner()
+        course = self.course.going_on(self.steps)
+        there, model = course.on(self.second), course.trained_learner()
         start = checksum(parameters_of(model))
         with opened_run(self._path, self._settings(), course.dataset, display, start_checksum=start) as run:
             if run.finished:

@@ -14,6 +14,7 @@ from torch import nn
 from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
 from metasum.few_shot.plan import FewShotPlan, Loop
+from metasum.few_shot.request import FewShotRequest
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.learner import Trainable
 from metasum.results.accuracy import EpisodeAccuracy
@@ -35,12 +36,22 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclasses.dataclass(frozen=True)
 class Course:
-    """One learner's way from a plan to run folders; a value that can be sent to another process."""
+    """One learner's way from what was asked to run folders.
 
-    plan: FewShotPlan
+    It can be sent to another process. What is made of it there, its plan too, does not travel: a plug-in's classes
+    have no module that they could be found in.
+    """
+
+    request: FewShotRequest
+    learner: str
+    seed: int
     dataset: FewShotDataset
     study: Path
     """The folder with the runs' folders."""
+
+    @cached_property
+    def plan(self) -> FewShotPlan:
+        return self.request.plan(self.learner, self.seed)
 
     @cached_property
     def fabric(self) -> Fabric:
@@ -54,6 +65,10 @@ class Course:
 
     def __getstate__(self) -> dict[str, Any]:
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # without what is cached
+
+    def going_on(self, steps: int) -> Course:
+        """The same with so many steps of meta-training."""
+        return dataclasses.replace(self, request=self.request.having(steps=steps))
 
     def on(self, dataset: FewShotDataset) -> Course:
         """The same on another dataset."""
@@ -114,7 +129,7 @@ class Course:
         plan = self.plan
         return self.seeded(lambda: plan.learner_class(plan.task, plan.own, trunk), plan.seed)
 
-    def learner(self) -> FewShotLearner:
+    def trained_learner(self) -> FewShotLearner:
         """The learner as its finished run left it."""
         model = self.new_learner(self.trunk())
         load_into(model, self.study / self.plan.name / "learner.safetensors")

@@ -59,7 +59,7 @@ def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotRes
         data={"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
         **describe_surroundings(),
         few_shot=str(study.folder),
-        failed=tuple(_failed(study, failures)),
+        failed=tuple(_failed(study, failures)) or None,
     )
 
 

@@ -59,10 +59,6 @@ class FewShotPlan:
         asked = self.episodes
         return FewShotTask(ways=asked.ways, shots=asked.shots, in_channels=asked.in_channels, filters=asked.filters)
 
-    def going_on(self, steps: int) -> FewShotPlan:
-        """The plan of its further run, of so many steps on a second dataset."""
-        return dataclasses.replace(self, meta_training=dataclasses.replace(self.meta_training, steps=steps))
-
     def settings(self) -> dict[str, Any]:
         """Those that the run's weights and accuracy depend on, as config.json holds them."""
         learner = self.learner_class

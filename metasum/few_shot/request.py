@@ -60,6 +60,10 @@ class FewShotRequest:
         own = {leaf.name: self.given[leaf.name] for leaf in options_of(kind) if leaf.name in self.given}
         return kind(**{**filled, **own})
 
+    def having(self, **values: Any) -> FewShotRequest:
+        """The same with some settings given, or given otherwise."""
+        return FewShotRequest({**self.given, **values})
+
     def plan(self, name: str, seed: int) -> FewShotPlan:
         """The plan of one learner's run; raises UsageError where a value is not one that its setting takes."""
         learner = FEW_SHOT.named(name)

@@ -31,8 +31,10 @@ def plan_study(
     dataset = load_few_shot(asked.dataset, root=root, download=download)
     second = None if questions.then is None else load_few_shot(questions.then, root=root, download=download)
     folder = out / "few-shot" / f"{asked.dataset}-{asked.ways}way-{asked.shots}shot"
-    plans = [request.plan(name, seed) for seed in range(asked.seed, asked.seed + seeds) for name in names]
-    study = FewShotStudy(request, questions, folder, second, [Course(plan, dataset, folder) for plan in plans])
+    courses = [
+        Course(request, name, seed, dataset, folder) for seed in range(asked.seed, asked.seed + seeds) for name in names
+    ]
+    study = FewShotStudy(request, questions, folder, second, courses)
     study.check()
     return study
 
@@ -51,6 +53,8 @@ class FewShotStudy:
     def check(self) -> None:
         """Raises UsageError where a dataset cannot give the episodes, or a folder holds a run of other settings."""
         first = self.courses[0]
+        for course in self.courses:
+            _ = course.plan  # refuses what a learner does not take
         for course in (first, *([] if self.second is None else [first.on(self.second)])):
             for part in ("train", "validation", course.plan.episodes.evaluate_on):
                 course.episodes(part)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from metasum.results.accuracy import EpisodeAccuracy, Spread
 from metasum.results.surroundings import Failed, Settings
-from metasum.results.value import Result, Value
+from metasum.results.value import LEFT_OUT, Result, Value
 
 
 @dataclass(frozen=True)
@@ -145,4 +145,5 @@ class FewShotResult(Result):
     machine: Mapping[str, Any]
     few_shot: str
     """The folder."""
-    failed: tuple[Failed, ...] = ()
+    failed: tuple[Failed, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """None where nothing failed."""

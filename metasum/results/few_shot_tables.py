@@ -97,4 +97,9 @@ def differences_table(result: FewShotResult) -> Table[Compared]:
 def few_shot_parts(result: FewShotResult) -> list[Part]:
     """A row for each learner, then what else was asked of them."""
     more = (asked_table(result), reparameterised_table(result), then_table(result))
-    return [learners_table(result), *(table for table in more if table.rows), *map(str, result.failed), result.few_shot]
+    return [
+        learners_table(result),
+        *(table for table in more if table.rows),
+        *map(str, result.failed or ()),
+        result.few_shot,
+    ]

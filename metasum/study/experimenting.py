@@ -92,9 +92,9 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
         UsageError: settings, targets or learners that make no experiment.
         DatasetError: data is not there.
     """
-    names = _learners(asked, len(targets))
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
+    names = _learners(asked, len(targets))
     label = f"{'+'.join(targets)}+{asked.request['support']}"
     check_folder_name("--targets", label)
     if asked.request["statistics"] != "recalibrate":
@@ -117,15 +117,15 @@ def _learners(asked: StudyRequest, targets: int) -> tuple[str, ...]:
             that cannot make one network of so many.
     """
     if asked.learners is None:
-        return tuple(name for name in LEARNERS if _refusal(name, targets, asked.request) is None)
+        return tuple(name for name in LEARNERS if refusal(name, targets, asked.request) is None)
     for name in asked.learners:
-        refusal = _refusal(name, targets, asked.request)
-        if refusal is not None:
-            raise UsageError(refusal)
+        reason = refusal(name, targets, asked.request)
+        if reason is not None:
+            raise UsageError(reason)
     return asked.learners
 
 
-def _refusal(name: str, targets: int, request: Request) -> str | None:
+def refusal(name: str, targets: int, request: Request) -> str | None:
     """What keeps a learner's target networks, so many, from being added, in a sentence; None if nothing."""
     facts = learner_named(name)
     if facts.start is Start.OWN:

@@ -17,7 +17,7 @@ from tiny import blob_arrays, write_npz
 from metasum import files, ownership, settings
 from metasum.errors import OccupiedError, StorageError
 from metasum.few_shot.request import FewShotRequest
-from metasum.few_shot.study import few_shot
+from metasum.few_shot.run import few_shot
 from metasum.ownership import in_turn, is_occupied, owning
 from metasum.run.meta_training import meta_train
 from metasum.run.training import train

@@ -8,23 +8,24 @@ import torch
 from refusal import refused
 from safetensors.torch import load_file
 
+from metasum import settings
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import LEARNERS
-from metasum.errors import MetaSumError
+from metasum.errors import MetaSumError, UsageError
 from metasum.results.accuracy import BeforeAfter, Evaluation, Spread
 from metasum.results.comparison import ComparisonRow, summarise
-from metasum.tasks import PairSampler
+from metasum.study.checks import check, study_of
+from metasum.study.comparing import compare as compare_in_python
+from metasum.study.engine.processes import Processes
+from metasum.study.engine.sequential import Sequential
+from metasum.study.request import StudyRequest
+from metasum.tasks import PairSampler, TaskPair, register_dataset, register_pair
 
 
 @pytest.fixture
 def compare(metasum, tiny):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-
-    def run(*more):
-        return metasum("compare-baselines", *flags, "--seeds", 1, "--no-tune", *more)
-
-    return run
+    return lambda *more: metasum("compare-baselines", *tiny, "--seeds", 1, "--no-tune", *more)
 
 
 @pytest.fixture
@@ -32,8 +33,9 @@ def folder(tmp_path):
     return tmp_path / "runs" / "rows+lines"
 
 
+@pytest.mark.slow
 def test_every_learner_lands_in_one_table(compare, folder):
-    outcome = compare("--json", "--meta-steps", 1, "--meta-batch-size", 4)
+    outcome = compare("--json", "--report", "--meta-steps", 1, "--meta-batch-size", 4)
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     assert [row["learner"] for row in result["rows"]] == [row["learner"] for row in result["summary"]] == list(LEARNERS)
@@ -46,6 +48,7 @@ def test_every_learner_lands_in_one_table(compare, folder):
         assert set(row["target"]["before"]) == set(row["support"]["after"]) == {"mean", "std"}
     comparison = folder / "comparison"
     assert json.loads((comparison / "results.json").read_text()) == result
+    assert {row["run"] for row in result["rows"]} == {f"../{name}-seed0" for name in LEARNERS}
     lines = list(csv.DictReader((comparison / "results.csv").read_text().splitlines()))
     assert len(lines) == len(result["rows"])
     assert float(lines[0]["accuracy.target.after"]) == result["rows"][0]["accuracy"]["target"]["after"]
@@ -85,7 +88,7 @@ def test_networks_of_other_settings_are_not_merged(compare, folder):
 
 def test_a_run_that_was_made_without_a_report_has_no_curves(compare, metasum, tiny, folder):
     assert metasum("train", *tiny, "--learner", "independent").code == 0
-    assert compare("--learners", "ties,metasum,independent").code == 0
+    assert compare("--learners", "ties,metasum,independent", "--report").code == 0
     found = json.loads((folder / "comparison" / "results.json").read_text())
     assert [row["learner"] for row in found["rows"]] == ["ties", "metasum", "independent"], "as they were named"
     assert set(found["first_seed"]) == {"metasum"}
@@ -129,65 +132,62 @@ def test_finished_cells_are_skipped_and_unfinished_ones_continued(compare, folde
     assert (folder / "slerp-seed0" / "result.json").exists()
 
 
-def fails_in_training(error):
-    class Failing(IndependentLearner):
+def register_unlucky(error):
+    class Unlucky(IndependentLearner):
+        name, summary = "unlucky", "Fails."
+
         def training_step(self, target, support, **keywords):
             raise error
 
-    return lambda networks, config: Failing(networks)
+    register(Unlucky)
 
 
 @pytest.mark.parametrize("error", [MetaSumError("no luck today"), RuntimeError("a bug"), MemoryError()])
-def test_a_failed_cell_is_reported_and_does_not_take_the_rest_down(compare, folder, error):
-    register("unlucky", fails_in_training(error))
-    outcome = compare("--learners", "unlucky,metasum", "--json")
+def test_a_failed_run_is_reported_and_does_not_take_the_rest_down(compare, folder, error):
+    register_unlucky(error)
+    outcome = compare("--learners", "unlucky,independent", "--json")
     assert outcome.code == 1
     result = json.loads(outcome.out)
-    assert [cell["learner"] for cell in result["failed"]] == ["unlucky"]
-    assert [row["learner"] for row in result["rows"]] == ["metasum"]
-    assert str(error).split("\n")[0] in result["failed"][0]["error"]
+    (failed,) = result["failed"]
+    assert (failed["learner"], failed["seed"], failed["run"]) == ("unlucky", 0, "../unlucky-seed0")
+    assert [row["learner"] for row in result["rows"]] == ["independent"]
+    assert str(error).split("\n")[0] in failed["error"]
     assert "a run failed, unlucky-seed0" in outcome.err.splitlines()[-1]
     assert "Traceback" not in outcome.err
+    assert not (folder / "comparison" / "report.html").exists()
+
+
+def test_where_everything_fails_there_is_still_a_page(compare, folder):
+    register_unlucky(RuntimeError("a bug"))
+    outcome = compare("--learners", "unlucky", "--report")
+    assert outcome.code == 1
+    assert "every run failed" in outcome.out
     assert "unlucky" in (folder / "comparison" / "report.html").read_text()
 
 
-def test_where_everything_fails_there_is_still_a_page(compare):
-    register("unlucky", fails_in_training(RuntimeError("a bug")))
-    outcome = compare("--learners", "unlucky")
-    assert outcome.code == 1
-    assert "every run failed" in outcome.out
-
-
 def test_settings_are_chosen_on_validation_images_only(metasum, tiny, folder):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "task-arithmetic,slerp", "--json")
+    outcome = metasum("compare-baselines", *tiny, "--seeds", 1, "--learners", "task-arithmetic,slerp", "--json")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     tuned = result["tuning"]["task-arithmetic"]
     scores = {trial["settings"]["scaling"]: trial["score"] for trial in tuned["tried"]}
-    assert set(scores) == set(LEARNERS["task-arithmetic"].grid["scaling"])
+    assert set(scores) == set(LEARNERS["task-arithmetic"].candidates["scaling"])
     assert scores[tuned["chosen"]["scaling"]] == max(scores.values())
     trials = [json.loads(p.read_text()) for p in (folder / "validation").glob("*/config.json")]
     assert len(trials) == 1 + len(scores) + 3
     assert {trial["settings"]["data"]["evaluate_on"] for trial in trials} == {"validation"}
     final = json.loads((folder / "task-arithmetic-seed0" / "config.json").read_text())["settings"]
-    assert final["merging"]["scaling"] == tuned["chosen"]["scaling"]
+    assert final["own"]["scaling"] == tuned["chosen"]["scaling"]
     assert final["data"]["evaluate_on"] == "test"
     assert not list((folder / "validation").glob("task-arithmetic*/*.safetensors")), "trials keep no networks"
+    assert not list(folder.rglob("report.html"))
 
 
 def test_a_setting_given_by_hand_is_not_tuned(metasum, tiny, folder):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "slerp", "--position", 0.2, "--json")
-    assert json.loads(outcome.out)["tuning"] == {}
+    flags = ("--seeds", 1, "--learners", "slerp", "--position", 0.5, "--json")
+    assert json.loads(metasum("compare-baselines", *tiny, *flags).out)["tuning"] == {}
     config = json.loads((folder / "slerp-seed0" / "config.json").read_text())
-    assert config["settings"]["merging"]["position"] == 0.2
-
-
-def test_a_default_given_by_hand_is_not_tuned_either(metasum, tiny, folder):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-    outcome = metasum("compare-baselines", *flags, "--seeds", 1, "--learners", "slerp", "--position", 0.5, "--json")
-    assert json.loads(outcome.out)["tuning"] == {}
+    assert config["settings"]["own"]["position"] == 0.5
 
 
 def test_failing_endpoints_are_trained_once_and_named_once(compare):
@@ -195,7 +195,7 @@ def test_failing_endpoints_are_trained_once_and_named_once(compare):
     failed = json.loads(outcome.out)["failed"]
     assert sorted(cell["learner"] for cell in failed) == ["average", "independent", "slerp", "ties"]
     assert "diverged" in failed[0]["error"]
-    assert all("could not be trained" in cell["error"] for cell in failed[1:])
+    assert {cell["error"] for cell in failed[1:]} == {"it needs rows+lines/independent-seed0, which failed."}
 
 
 def test_the_settings_shown_are_those_that_ran(compare):
@@ -213,10 +213,10 @@ def test_two_initialisations_are_two_whatever_the_first(compare, folder):
 def test_a_setting_of_one_learner_leaves_the_others_alone(compare, folder):
     assert compare("--learners", "metasum,proximity", "--proximity", 0.3, "--symmetric").code == 0
     config = json.loads((folder / "metasum-seed0" / "config.json").read_text())["settings"]
-    assert config["objective"]["symmetric"] is True
+    assert config["own"]["symmetric"] is True
     config = json.loads((folder / "proximity-seed0" / "config.json").read_text())["settings"]
-    assert config["proximity"]["proximity"] == 0.3
-    assert config["objective"]["symmetric"] is False
+    assert config["own"]["proximity"] == 0.3
+    assert "symmetric" not in config["own"]
 
 
 @pytest.mark.parametrize(
@@ -228,9 +228,16 @@ def test_a_setting_of_one_learner_leaves_the_others_alone(compare, folder):
         (("--learners", "metasum", "--density", 0.3), "--density says nothing to any of the learners"),
         (("--seeds", 0), "--seeds"),
         (("--learners", "ties", "--support-init-seed", 3), "needs one initialisation"),
-        (("--learners", "metasum,proximity", "--proximity-weights", "1,2"), "--proximity-weights takes a number"),
+        (("--learners", "metasum,proximity", "--proximity-weights", "1,2"), "--proximity-weights"),
         (("--learners", "ties", "--operator", "average"), "--operator says nothing to any of the learners"),
-        (("--learners", "ties", "--statistics", "target"), "merged networks are measured with recalibrated ones"),
+        (("--learners", "tangent", "--norm", "batch"), "--norm says nothing to any of the learners tangent"),
+        (("--learners", "metasum", "--wandb-tags", "a" * 65), "W&B takes tags of 1 to 64 characters"),
+        (("--learners", "slots", "--operator", "task-arithmetic"), "--operator"),
+        (("--learners", "metasum-meta", "--meta-datasets", "rows"), "'rows', a target"),
+        (("--learners", "metasum-meta", "--meta-datasets", "rowz"), "unknown dataset 'rowz'"),
+        (("--learners", "metasum", "--precision", "16-mixed"), "--precision 16-mixed needs a GPU"),
+        (("--jobs", 0), "--jobs"),
+        (("--learners", "ties", "--statistics", "target"), "merged networks have recalibrated ones"),
         (("--num-classes", 2), "--num-classes 2 is too few"),
         (("--target", "rowz"), "unknown dataset 'rowz'"),
     ],
@@ -272,3 +279,40 @@ def test_a_learner_that_cannot_take_the_network_does_not_stop_the_others(compare
     assert [row["learner"] for row in result["rows"]] == ["independent"]
     assert "normalises several channels" in result["failed"][0]["error"]
     refused(compare("--learners", "slots", "--norm", "group"), 1, "normalises several channels")
+
+
+def test_a_moved_folder_goes_on_and_tells_the_runs_where_they_are_now(metasum, tiny, tmp_path):
+    command = ("compare-baselines", *tiny, "--seeds", 1, "--report")
+    assert metasum(*command, "--learners", "independent,slerp").code == 0
+    (tmp_path / "runs").rename(tmp_path / "old")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("result.json")}
+    outcome = metasum(*command, "--learners", "independent,slerp,average", "--out", tmp_path / "old", "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert {path: path.stat().st_mtime_ns for path in files} == files, "nothing was repeated"
+    assert result["comparison"] == str(tmp_path / "old" / "rows+lines" / "comparison")
+    assert [row["run"] for row in result["rows"]] == [f"../{n}-seed0" for n in ("independent", "slerp", "average")]
+    assert all((tmp_path / "old" / "rows+lines" / "comparison" / row["run"]).is_dir() for row in result["rows"])
+    assert set(result["first_seed"]) == {"independent"}, "what was looked into is found"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_what_only_this_python_process_knows_is_refused_where_others_are_to_run_it(data_root, tmp_path):
+    class Own(IndependentLearner):
+        name, summary = "own", "Of this process."
+
+    def asked(learner="metasum", target="rows"):
+        given = {"data_root": str(data_root), "target": target, "support": "lines", "width": 0.04, "device": "cpu"}
+        request = StudyRequest(request=settings(**given), learners=(learner,), seeds=1, out=tmp_path / "runs")
+        return request, study_of(request, learners=(learner,), targets=(target,), place=tmp_path / "runs")
+
+    register(Own)
+    register_dataset("mine", lambda: 1 / 0)
+    for learner, target, words in (("own", "rows", "learner 'own'"), ("metasum", "mine", "dataset 'mine'")):
+        with pytest.raises(UsageError, match=f"^{words} is registered in this Python process only"):
+            compare_in_python(asked(learner, target)[0], engine=Processes(2))
+    assert check(asked("own")[1], Sequential())["rows"].learner == "own"
+    register_pair(TaskPair("rows", "lines"))
+    with pytest.raises(UsageError, match=r"^pair 'rows\+lines' is registered in this Python process only"):
+        check(asked()[1], Processes(2))
+    assert not (tmp_path / "runs").exists()

@@ -1,6 +1,8 @@
 """metasum experiment: three steps, one table."""
 
+import dataclasses
 import json
+import shutil
 
 import pytest
 import torch
@@ -8,14 +10,20 @@ from refusal import refused
 from safetensors.torch import load_file
 from tiny import blob_arrays, write_npz
 
+from metasum import settings
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
+from metasum.baselines.registry import LEARNERS
+from metasum.study import strangers_sum
+from metasum.study.experimenting import experiment as run_experiment
+from metasum.study.experimenting import refusal
+from metasum.study.request import StudyRequest
 
 
 @pytest.fixture
 def experiment(metasum, tiny, data_root):
     write_npz(data_root / "third.npz", blob_arrays(2))
-    flags = [flag for flag in tiny if flag not in ("--no-report", "--target", "rows")]
+    flags = [flag for flag in tiny if flag not in ("--target", "rows")]
 
     def run(*more, command="experiment", learners="independent,metasum,slerp"):
         targets = ("--targets", "rows,third") if command == "experiment" else ()
@@ -24,8 +32,32 @@ def experiment(metasum, tiny, data_root):
     return run
 
 
+TINY = {"width": 0.04, "steps": 6, "batch_size": 8, "evaluate_every": 3, "checkpoint_every": 2, "log_every": 2}
+TINY |= {"device": "cpu", "calibration_batches": 1, "dropout": 0.1, "memory_format": "contiguous"}
+
+
+@pytest.fixture(scope="module")
+def done_once(tmp_path_factory):
+    """The folder of runs of a finished experiment, without choices and pages."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("experiment")
+    for seed, name in enumerate(("rows", "lines", "third")):
+        write_npz(folder / "data" / f"{name}.npz", blob_arrays(seed))
+    request = settings(support="lines", data_root=str(folder / "data"), **TINY)
+    asked = StudyRequest(request=request, learners=("independent", "metasum", "slerp"), seeds=1, tuned=False)
+    run_experiment(dataclasses.replace(asked, out=folder / "runs", report=False), ("rows", "third"))
+    return folder / "runs"
+
+
+@pytest.fixture
+def done(done_once, tmp_path):
+    """A copy of its own: `experiment("--no-tune")` finds it finished."""
+    shutil.copytree(done_once, tmp_path / "runs")
+    return tmp_path / "runs"
+
+
 def test_one_table_answers_before_after_and_after_the_stranger(experiment, tmp_path):
-    outcome = experiment("--json", "--no-tune", "--seeds", 2)
+    outcome = experiment("--json", "--no-tune", "--seeds", 2, "--steps", 2, "--report")
     assert outcome.code == 0, outcome.err
     result = json.loads(outcome.out)
     place = tmp_path / "runs" / "experiments" / "rows+third+lines"
@@ -47,15 +79,14 @@ def test_one_table_answers_before_after_and_after_the_stranger(experiment, tmp_p
     assert "+ stranger" in text
 
 
-def test_the_stranger_column_is_what_metasum_sum_says(experiment, metasum, tmp_path):
+def test_the_stranger_column_is_what_metasum_sum_says(done, experiment, metasum, tmp_path):
     rows = json.loads(experiment("--no-tune", "--json").out)["rows"]
     for row in rows:
         trained = "independent" if row["learner"] == "slerp" else row["learner"]
         runs = [tmp_path / "runs" / f"{target}+lines" / f"{trained}-seed0" for target in ("rows", "third")]
         operator = "slerp" if row["learner"] == "slerp" else "sum"
-        outcome = metasum(
-            "sum", *runs, "--operator", operator, "--out", tmp_path / "s", "--name", row["learner"], "--json"
-        )
+        flags = ("--operator", operator, "--out", tmp_path / "s", "--name", row["learner"], "--no-report", "--json")
+        outcome = metasum("sum", *runs, *flags)
         found = json.loads(outcome.out)["accuracy"]
         for target in ("rows", "third"):
             stranger = row["accuracy"][target]["stranger"]
@@ -65,9 +96,8 @@ def test_the_stranger_column_is_what_metasum_sum_says(experiment, metasum, tmp_p
         assert row["accuracy"]["union"] == found["union"]
 
 
-def test_going_on_repeats_nothing(experiment, tmp_path):
-    assert experiment("--no-tune").code == 0
-    files = [*(tmp_path / "runs").rglob("result.json"), *(tmp_path / "runs" / "experiments").rglob("*-seed0.json")]
+def test_going_on_repeats_nothing(done, experiment):
+    files = [*done.rglob("result.json"), *(done / "experiments").rglob("*-seed0.json")]
     before = {file: file.stat().st_mtime_ns for file in files}
     assert len(before) == 6 + 3
     again = experiment("--no-tune")
@@ -76,8 +106,7 @@ def test_going_on_repeats_nothing(experiment, tmp_path):
     assert "adding the networks" not in again.err
 
 
-def test_it_shares_its_runs_with_compare_baselines(experiment):
-    assert experiment("--no-tune").code == 0
+def test_it_shares_its_runs_with_compare_baselines(done, experiment):
     outcome = experiment("--no-tune", "--target", "rows", command="compare-baselines")
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("is finished already") == 3
@@ -99,19 +128,22 @@ def test_strangers_are_tuned_on_validation_images_too(experiment, tmp_path):
 
 
 def test_the_operator_asked_for_is_the_one_that_strangers_meet_under(experiment, tmp_path):
-    assert experiment("--no-tune", "--operator", "average", learners="metasum").code == 0
+    assert experiment("--no-tune", "--operator", "average", "--steps", 2, learners="metasum").code == 0
     place = tmp_path / "runs" / "experiments" / "rows+third+lines"
     assert json.loads((place / "metasum-seed0.json").read_text())["identity"]["operator"] == "average"
 
 
 def test_three_targets(experiment, data_root):
     write_npz(data_root / "fourth.npz", blob_arrays(1))
-    outcome = experiment("--no-tune", "--targets", "rows,third,fourth", "--json", learners="independent,average")
+    outcome = experiment(
+        "--no-tune", "--targets", "rows,third,fourth", "--steps", 1, "--json", learners="independent,average"
+    )
     assert outcome.code == 0, outcome.err
     assert set(json.loads(outcome.out)["rows"][0]["accuracy"]) == {"rows", "third", "fourth", "union"}
 
 
-def test_a_sum_that_fails_leaves_the_others(experiment, monkeypatch):
+def test_a_sum_that_fails_leaves_the_others(done, experiment, monkeypatch):
+    (done / "experiments" / "rows+third+lines" / "slerp-seed0.json").unlink()
     monkeypatch.setattr("metasum.merging.slerp._on_the_arc", lambda *_: 1 / 0)
     outcome = experiment("--no-tune", "--json")
     assert outcome.code == 1
@@ -120,21 +152,48 @@ def test_a_sum_that_fails_leaves_the_others(experiment, monkeypatch):
     assert "ZeroDivisionError" in result["failed"][0]["error"]
 
 
-def test_data_that_moved_is_found_where_the_flag_says(experiment, data_root, tmp_path):
-    assert experiment("--no-tune", learners="independent").code == 0
+def test_data_that_moved_is_found_where_the_flag_says(done, experiment, data_root, tmp_path):
     data_root.rename(tmp_path / "moved")
     (tmp_path / "runs" / "experiments" / "rows+third+lines" / "independent-seed0.json").unlink()
     assert experiment("--no-tune", "--data-root", tmp_path / "moved", learners="independent").code == 0
 
 
+def test_a_sum_that_fails_is_told_of_its_own_seed_and_leaves_the_other_seeds(experiment, monkeypatch):
+    merge = strangers_sum.merge_runs
+
+    def failing(runs, *more):
+        return 1 / 0 if runs[0].plan.seed == 1 else merge(runs, *more)
+
+    monkeypatch.setattr(strangers_sum, "merge_runs", failing)
+    outcome = experiment("--no-tune", "--seeds", 3, "--steps", 1, "--json", learners="independent")
+    assert outcome.code == 1
+    result = json.loads(outcome.out)
+    assert [(failed["seed"], failed["run"]) for failed in result["failed"]] == [(1, "independent-seed1")]
+    assert [row["seed"] for row in result["rows"]] == [0, 2]
+
+
+def test_the_picture_of_the_first_seed_shows_the_first_seed(experiment, tmp_path):
+    flags = ("--no-tune", "--steps", 2, "--report", "--json")
+    assert experiment(*flags, "--seed", 1, learners="independent").code == 0
+    lines = json.loads(experiment(*flags, "--seed", 0, "--seeds", 2, learners="independent").out)["lines"]
+    place = tmp_path / "runs" / "experiments" / "rows+third+lines"
+    kept = [json.loads((place / f"independent-seed{seed}.json").read_text())["line"] for seed in (0, 1)]
+    assert kept[0] != kept[1]
+    assert lines["independent"] == kept[0]
+
+
 def test_a_failed_run_leaves_the_others(experiment):
     class Unlucky(IndependentLearner):
-        def training_step(self, target, support, **keywords):
-            raise RuntimeError("not this one")
+        name, summary = "unlucky", "Fails on one target."
 
-    register(
-        "unlucky", lambda networks, config: (Unlucky if config.data.target == "third" else IndependentLearner)(networks)
-    )
+        def training_step(self, target, support, **keywords):
+            steps.append(target)
+            if len(steps) > 6:  # the second target's
+                raise RuntimeError("not this one")
+            return super().training_step(target, support, **keywords)
+
+    steps = []
+    register(Unlucky)
     outcome = experiment("--no-tune", "--json", learners="unlucky,independent")
     assert outcome.code == 1
     result = json.loads(outcome.out)
@@ -152,10 +211,12 @@ def test_heads_are_made_of_one_size(experiment, data_root, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
+        (("--operator", "learned"), "strangers have none"),
+        (("--slots", 2, "--density", 0.5), "--slots says nothing to any of the learners"),
         (("--targets", "rows"), "takes two or more different datasets"),
         (("--targets", "rows,rows"), "takes two or more different datasets"),
-        (("--learners", "average-two-inits"), "its target networks are those of 'independent'"),
-        (("--learners", "slerp", "--targets", "rows,third,lines"), "'slerp' merges two networks"),
+        (("--learners", "average-two-inits"), "learner 'average-two-inits' gives the support another initialisation"),
+        (("--learners", "slerp", "--targets", "rows,third,lines"), "learner 'slerp' does not merge 3 networks"),
         (("--statistics", "target"), "recalibrated statistics"),
         (("--targets", "rows,union"), "cannot be called 'union'"),
         (("--learners", "nobody"), "unknown learner 'nobody'"),
@@ -171,24 +232,17 @@ def test_targets_of_slots_are_numbered_so_that_they_can_be_added(experiment, met
     outcome = experiment("--no-tune", "--json", learners="slots")
     assert outcome.code == 0, outcome.err
     runs = [tmp_path / "runs" / "rows+lines" / "slots-seed0", tmp_path / "runs" / "third+lines" / "slots-seed0-slot1"]
-    found = [json.loads((run / "config.json").read_text())["settings"]["slots"]["slot"] for run in runs]
+    found = [json.loads((run / "config.json").read_text())["settings"]["own"]["slot"] for run in runs]
     assert found == [0, 1]
     first, second = (load_file(run / "target.safetensors") for run in runs)
     assert not any((first[name] * second[name]).any() for name in first if name.endswith("weight"))
     assert metasum("sum", *runs, "--out", tmp_path / "s").code == 0
 
 
-def test_two_networks_in_one_slot_are_not_added(metasum, tiny, tmp_path):
-    for seed in (0, 1):
-        assert metasum("train", *tiny, "--learner", "slots", "--seed", seed).code == 0
-    runs = [tmp_path / "runs" / "rows+lines" / f"slots-seed{seed}" for seed in (0, 1)]
-    refused(metasum("sum", *runs, "--out", tmp_path / "s"), 2, "both have --slot 0")
-
-
 def test_more_targets_than_slots_are_refused_before_anything_is_written(metasum, tiny, data_root, tmp_path):
     for index, name in enumerate(("third", "fourth")):
         write_npz(data_root / f"{name}.npz", blob_arrays(index))
-    flags = [flag for flag in tiny if flag not in ("--no-report", "--target", "rows")]
+    flags = [flag for flag in tiny if flag not in ("--target", "rows")]
     outcome = metasum("experiment", "--targets", "rows,third,fourth", *flags, "--learners", "slots", "--no-tune")
     refused(outcome, 2, "--slots 2")
     assert not (tmp_path / "runs").exists()
@@ -211,16 +265,37 @@ def test_an_experiment_numbers_its_targets_by_itself(experiment):
     refused(experiment("--slot", 1, learners="slots"), 2, "--slot")
 
 
-def test_networks_of_unequal_parts_are_not_added(metasum, tiny, tmp_path):
-    for name, flags in (("two", ("--slots", 2)), ("three", ("--slots", 3, "--slot", 1))):
-        assert metasum("train", *tiny, "--learner", "slots", *flags, "--name", name).code == 0
-    runs = [tmp_path / "runs" / "rows+lines" / name for name in ("two", "three")]
-    refused(metasum("sum", *runs, "--out", tmp_path / "s"), 2, "their parts overlap")
-
-
 def test_by_default_only_learners_that_can_take_all_targets_run():
-    from metasum.assembly.experimenting import _learners
+    assert {"slots", "slerp"} <= set(default_learners(2))
+    assert not {"slots", "slerp"} & set(default_learners(3))
+    assert "slots" in default_learners(3, slots=4)
+    assert not {name for name in default_learners(2) if name.endswith("-two-inits")}
 
-    assert {"slots", "slerp"} <= set(_learners(None, 2, 2))
-    assert not {"slots", "slerp"} & set(_learners(None, 3, 2))
-    assert "slots" in _learners(None, 3, 4)
+
+def default_learners(targets, **given):
+    return [name for name in LEARNERS if refusal(name, targets, settings(**given)) is None]
+
+
+def test_a_moved_folder_goes_on(done, experiment, tmp_path):
+    done.rename(tmp_path / "old")
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "old").rglob("*-seed0*/result.json")}
+    outcome = experiment("--no-tune", "--report", "--out", tmp_path / "old", "--json", learners="slerp,independent")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert {path: path.stat().st_mtime_ns for path in files} == files, "nothing was trained"
+    assert len(result["rows"]) == 2
+    assert result["experiment"] == str(tmp_path / "old" / "experiments" / "rows+third+lines")
+    assert set(result["lines"]) == {"independent"}, "it is measured where it was not asked for before"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_measurement_of_the_last_release_is_taken_as_it_is(done, experiment):
+    file = done / "experiments" / "rows+third+lines" / "slerp-seed0.json"
+    known = json.loads(file.read_text())
+    assert known["identity"]["merging"] == {"position": 0.5}
+    known["identity"]["merging"] |= {"density": 0.2, "drop_rate": 0.5, "scaling": 0.4, "merging_images": 1024}
+    file.write_text(json.dumps(known))
+    assert "adding the networks" not in experiment("--no-tune", learners="slerp").err
+    known["identity"]["merging"]["position"] = 0.3
+    file.write_text(json.dumps(known))
+    assert "adding the networks" in experiment("--no-tune", learners="slerp").err

@@ -19,10 +19,8 @@ pytestmark = pytest.mark.usefixtures("no_account")
 
 @pytest.fixture
 def compare(metasum, tiny):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-
     def run(*more, learners="independent,average"):
-        return metasum("compare-baselines", *flags, "--seeds", 1, "--no-tune", "--learners", learners, *more)
+        return metasum("compare-baselines", *tiny, "--seeds", 1, "--no-tune", "--learners", learners, *more)
 
     return run
 
@@ -30,7 +28,7 @@ def compare(metasum, tiny):
 @pytest.fixture
 def experiment(metasum, tiny, data_root):
     write_npz(data_root / "third.npz", blob_arrays(2))
-    flags = [flag for flag in tiny if flag not in ("--no-report", "--target", "rows")]
+    flags = [flag for flag in tiny if flag not in ("--target", "rows")]
 
     def run(*more):
         learners = ("--targets", "rows,third", "--seeds", 1, "--learners", "independent")
@@ -127,7 +125,7 @@ def test_an_experiment_has_its_own_table(experiment, tmp_path):
 
 def test_trials_on_validation_images_can_be_told_apart(metasum, tiny, tmp_path):
     flags = ("--seeds", 1, "--learners", "slerp", "--wandb", "offline")
-    assert metasum("compare-baselines", *[flag for flag in tiny if flag != "--no-report"], *flags).code == 0
+    assert metasum("compare-baselines", *tiny, *flags).code == 0
     runs, _, _ = told(tmp_path / "runs")
     kinds = {name: run.job_type for name, run in runs.items() if "independent" in name}
     assert kinds == {
@@ -164,7 +162,7 @@ def test_trackers_that_die_again_and_again_are_said_once(compare, tmp_path, monk
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("W&B") == outcome.err.count("gone") == 1
     assert len(json.loads(outcome.out)["rows"]) == 2
-    assert (tmp_path / "runs" / "rows+lines" / "comparison" / "report.html").is_file()
+    assert (tmp_path / "runs" / "rows+lines" / "comparison" / "results.json").is_file()
 
 
 # metasum, but the process that serves W&B is killed when the first line is to be told
@@ -192,8 +190,7 @@ cli.main()
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").is_file(), reason="looks for W&B's process where Linux lists them")
 def test_when_the_process_of_wandb_dies_the_next_run_has_a_new_one(tiny, tmp_path):
-    flags = [flag for flag in tiny if flag != "--no-report"]
-    flags += ["--seeds", 1, "--no-tune", "--learners", "independent", "--wandb", "offline"]
+    flags = [*tiny, "--seeds", 1, "--no-tune", "--learners", "independent", "--wandb", "offline"]
     command = [sys.executable, "-c", KILLING, "compare-baselines", *map(str, flags)]
     outcome = subprocess.run(command, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
