@@ -50,7 +50,7 @@ def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
     if missing:
         told = ", ".join(map(str, missing[:8])) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise DatasetError(
-            f"{where}: y_train has labels 0 to {num_classes - 1}, but no {told}; number them without gaps."
+            f"{where}: y_train has labels 0 to {num_classes - 1}, but no {told}; number classes from 0 without gaps."
         )
     if int(test.labels.max()) >= num_classes:
         raise DatasetError(
