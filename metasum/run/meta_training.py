@@ -80,7 +80,8 @@ def meta_train(
     with course.opened(path, resume=resume, overwrite=overwrite) as run:
         if run.finished:
             display.note(f"{path} is finished already.")
-            return run.result(MetaResult)
+            moved = {"run": str(run.path), "initial": str(run.path / "initial.safetensors")}  # perhaps
+            return dataclasses.replace(run.result(MetaResult), **moved)
         result = course.go(run, resume=resume is not False, troubles=troubles)
         from metasum.report.run_page import write_meta_report
 
