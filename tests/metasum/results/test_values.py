@@ -52,6 +52,8 @@ def test_to_json_and_back_is_the_same_value(path, tmp_path):
     value = now(path)
     (tmp_path / "result.json").write_text(json.dumps(value.to_json()))
     assert read_result(tmp_path / "result.json") == value
+    if path.stem == "sum":  # is where its file is
+        value = dataclasses.replace(value, sum=str(tmp_path))
     assert type(value).read(tmp_path / "result.json") == value
 
 
