@@ -78,7 +78,7 @@ def test_each_floor_imports_only_from_those_below():
             assert not rooms_of(imported(path, top_level_only=room in FLOORS)) & above, path
 
 
-WORDS = {"sum", "average", "weighted", "task-arithmetic", "metasum", "quiet"}  # they mean something else, too
+WORDS = {"sum", "average", "weighted", "task-arithmetic", "metasum", "quiet", "tangent"}  # they mean other things, too
 
 
 def test_general_code_names_no_learner_and_no_method():
