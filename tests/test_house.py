@@ -14,7 +14,7 @@ ROOMS = {
     "tasks": sorted((ROOT / "tasks").glob("*.py")),
     "baselines": sorted((ROOT / "baselines").glob("*.py")),
 }
-TOP_FLOOR = {"cli", "commands", "assembly", "sweeps"}  # they alone know everybody
+TOP_FLOOR = {"cli", "commands", "assembly", "sweeps", "benchmark"}  # they alone know everybody
 FLOORS = ["weights", "merging", "networks", "learners", "training", "report", "study"]
 
 
