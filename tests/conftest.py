@@ -14,7 +14,9 @@ import torch
 from tiny import blob_arrays, write_npz
 
 from metasum import cli, plugins
-from metasum.baselines import registry as learners
+from metasum.baselines.registry import LEARNERS
+from metasum.merging import METHODS
+from metasum.networks.build import NETWORKS
 from metasum.tasks import registry as tasks
 from metasum.training import layout
 
@@ -29,7 +31,7 @@ def _one_thread() -> None:
 @pytest.fixture(autouse=True)
 def _registries() -> Iterator[None]:
     """What a test registers is gone after it."""
-    registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, learners.LEARNERS]
+    registries: list[dict] = [tasks.DATASETS, tasks.PAIRS, LEARNERS.entries, METHODS.entries, NETWORKS]
     before = [dict(registry) for registry in registries]
     plugins._called.clear()
     yield
