@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-from metasum.results.value import LEFT_OUT, Result
+from metasum.results.value import Result
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class MergeResult(Result):
     """Of the result."""
     seconds: float
     peak_bytes: int
-    statistics: int | None = field(default=None, metadata=LEFT_OUT)
+    statistics: int = 0
     """Tensors of running means and variances, which were averaged: they are no weights."""
 
 
