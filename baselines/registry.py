@@ -69,9 +69,10 @@ def _add_merging_learners(method: str, source: str = "metasum") -> None:
     """The learners that train networks alone and merge them so: from one start and, where it makes sense, from two."""
     facts = METHODS[method]
     if facts.compared:
-        LEARNERS.add(method, Entry(partial(_merging_learner, method, two_starts=False), source))
+        LEARNERS.add(method, Entry(partial(_merging_learner, method, two_starts=False), source, facts.summary))
     if facts.two_starts:
-        LEARNERS.add(f"{method}-two-inits", Entry(partial(_merging_learner, method, two_starts=True), source))
+        told = f"{facts.summary} From two initialisations."
+        LEARNERS.add(f"{method}-two-inits", Entry(partial(_merging_learner, method, two_starts=True), source, told))
 
 
 for _method in METHODS:

@@ -24,6 +24,8 @@ class Entry(Generic[T]):
     """Where it is: "module:Class", or a function that returns it."""
     source: str = "metasum"
     """Who registered it, for listings."""
+    told: str | None = None
+    """One sentence for listings [default: the object's own `summary`]."""
 
     def load(self) -> T:
         """The object itself."""
@@ -35,6 +37,8 @@ class Entry(Generic[T]):
     @property
     def summary(self) -> str:
         """One sentence for listings. A module that is not imported yet is read, not run: it may import PyTorch."""
+        if self.told is not None:
+            return self.told
         if callable(self.home):
             return str(getattr(self.home(), "summary", ""))
         module, _, name = self.home.partition(":")

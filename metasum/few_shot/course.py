@@ -20,10 +20,11 @@ from metasum.learners.learner import Trainable
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.tasks.episodes import Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset
-from metasum.training.harness import Harness, Sampler
+from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display
+from metasum.training.roles import Sampler
 from metasum.training.run_folder import RunFolder
 from metasum.types import FewShotEpisode
 from metasum.weights.storage import load_into

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -28,7 +28,7 @@ class Endpoint(NamedTuple):
         return {name: tensor.detach() for name, tensor in self.network.named_parameters()}
 
 
-class NetworkMethod(Method):
+class NetworkMethod(Method, ABC):
     """A method that looks at networks or images; it merges no files."""
 
     @abstractmethod

@@ -68,7 +68,7 @@ class Tensors(ABC):
         """Calls `see` on every chunk of all parts, or of some, in any order, and from several threads at once."""
 
 
-class TensorMethod(Method):
+class TensorMethod(Method, ABC):
     """A method that needs nothing of networks but their tensors; it merges files, too.
 
     What it writes down is the arithmetic on one chunk. The same bits have to come out wherever a tensor is cut.

@@ -41,5 +41,5 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 def methods_parts(result: Mapping[str, Sequence[Plain]]) -> list[Part]:
     """Methods of merging."""
-    rows = [{**row, "settings": ", ".join(row["settings"])} for row in result["methods"]]
+    rows = [{**row, **{name: ", ".join(row[name]) for name in ("needs", "settings")}} for row in result["methods"]]
     return [_named(rows, "name", "summary", "needs", "settings", "source")]

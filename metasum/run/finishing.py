@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
@@ -91,9 +91,9 @@ def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator:
 
 
 def reported(run: RunFolder, result: RunResult, report: bool) -> RunResult:
-    """The result, once report.html is there (where it is wanted)."""
+    """The result, once report.html is there (where it is wanted); `run` is where the folder is now."""
     if report and not (run.path / "report.html").is_file():
         from metasum.report.run_page import write_report
 
         write_report(run)
-    return result
+    return replace(result, run=str(run.path))

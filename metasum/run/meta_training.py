@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
@@ -80,7 +81,8 @@ def meta_train(
     with course.opened(path, resume=resume, overwrite=overwrite) as run:
         if run.finished:
             display.note(f"{path} is finished already.")
-            return run.result(MetaResult)
+            learnt = str(run.path / "initial.safetensors")  # the folder may have moved since
+            return dataclasses.replace(run.result(MetaResult), run=str(run.path), initial=learnt)
         result = course.go(run, resume=resume is not False, troubles=troubles)
         from metasum.report.run_page import write_meta_report
 

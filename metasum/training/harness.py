@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
-from metasum.config.sections import MonitorConfig, OptimisationConfig
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
 from metasum.training.interruption import Interruption
@@ -18,42 +17,13 @@ from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
 from metasum.training.processes import Processes
 from metasum.training.progress import Display
+from metasum.training.roles import HarnessConfig, OnTheWay, Sampler
 from metasum.training.run_folder import RunFolder
-from metasum.types import Batch, FewShotEpisode
 from metasum.weights.pieces import own_piece
 from metasum.weights.randomness import random_state, set_random_state
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-class Sampler(Iterator[Sequence[Batch | FewShotEpisode]], Protocol):
-    """What a step is given, for ever, from a state that can be saved."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
-
-
-class OnTheWay(Protocol):
-    """Measures what is being trained, by its own lights."""
-
-    def on_the_way(self, learner: Any, *, limit: int | None = None) -> Any:
-        """Accuracies as a dataclass that `str` puts into words, on at most `limit` images of each dataset."""
-        ...
-
-
-class HarnessConfig(Protocol):
-    """The settings that the loop reads."""
-
-    @property
-    def seed(self) -> int: ...
-
-    @property
-    def optimisation(self) -> OptimisationConfig: ...
-
-    @property
-    def monitor(self) -> MonitorConfig: ...
 
 
 L = TypeVar("L", bound=Trainable)

@@ -533,7 +533,7 @@ def many(folder):
     return folder
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_it_with_a_sentence_and_nothing_else(many, number):
     process = started()
     process.send_signal(number)
@@ -598,6 +598,7 @@ MEMORY = textwrap.dedent("""
 """)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_does_not_grow_with_the_files(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

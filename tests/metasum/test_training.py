@@ -88,6 +88,32 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(metasum
 
 
 @pytest.mark.parametrize("augment", ["none", "shift-flip"])
+def test_a_run_that_breaks_at_a_random_step_and_is_resumed_ends_in_the_same_weights(
+    metasum, tiny, tmp_path, monkeypatch, augment
+):
+    flags = [*tiny, "--steps", 24, "--checkpoint-every", 7, "--evaluate-every", 5, "--clip", 1]
+    flags += ["--augment-target", augment, "--width", 0.03]
+    assert metasum("train", *flags, "--name", "whole").code == 0
+    step, calls, last = JointLearner.training_step, [], random.SystemRandom().randrange(1, 24)
+
+    def breaking(self, *batches, **keywords):
+        calls.append(1)
+        if len(calls) == last:
+            raise RuntimeError("the machine went away")
+        return step(self, *batches, **keywords)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(JointLearner, "training_step", breaking)
+        refused(metasum("train", *flags), 1, "the machine went away")
+    outcome = metasum("train", *flags, "--resume")
+    assert outcome.code == 0, outcome.err
+    run, whole = run_folder(tmp_path), run_folder(tmp_path, "whole")
+    assert_same_weights(run, whole)
+    assert accuracies(run) == accuracies(whole), f"broken in step {last}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("augment", ["none", "shift-flip"])
 def test_a_run_killed_at_a_random_step_and_resumed_ends_in_the_same_weights(metasum, tiny, tmp_path, augment):
     flags = [*tiny, "--steps", 300, "--checkpoint-every", 7, "--evaluate-every", 50, "--log-every", 3, "--clip", 1]
     flags += ["--augment-target", augment, "--width", 0.03]

@@ -68,6 +68,17 @@ def test_labels_are_permuted_alike_in_a_whole_task():
     assert len(seen) > 3
 
 
+def test_unless_permuted_classes_keep_their_order_even_where_there_are_more_than_outputs():
+    many = task(classes=8, size=12)
+    known = labels_of(many)
+    for batch in (batch for _ in range(5) for batch in next(draws({"a": many, "b": task(1)}, outputs=4))):
+        pairs = {(known.get(image.numpy().tobytes()), int(label)) for image, label in zip(*batch, strict=True)}
+        if None not in {old for old, _ in pairs}:
+            old, new = zip(*sorted(pairs), strict=True)
+            assert new == tuple(sorted(new)), f"{old} became {new}"
+            assert max(new) < 4
+
+
 @pytest.mark.parametrize(("name", "kinds"), [("rotate", 4), ("invert", 2)])
 def test_images_are_turned_and_inverted_alike_in_a_whole_task(name, kinds):
     known = labels_of(task())

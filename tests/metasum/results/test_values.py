@@ -35,6 +35,10 @@ def now(path):
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
 
+LATER = {"merge": {"statistics": 0}}  # keys that came with format 2, and what stands for them
+MAY_BE_MISSING = {"format", "kind", "endpoints", "export"}
+
+
 def test_there_is_a_file_of_every_kind():
     assert {path.stem for path in FILES} - {"merging-run"} == set(KINDS)
 
@@ -44,7 +48,7 @@ def test_format_1_is_read_and_its_keys_stay(path):
     plain = now(path).to_json()
     assert plain.pop("format") == 2
     assert plain.pop("kind") == path.stem.replace("merging-run", "run")
-    assert plain == old(path)
+    assert plain == LATER.get(path.stem, {}) | old(path)
 
 
 @every_file
@@ -52,7 +56,7 @@ def test_to_json_and_back_is_the_same_value(path, tmp_path):
     value = now(path)
     (tmp_path / "result.json").write_text(json.dumps(value.to_json()))
     assert read_result(tmp_path / "result.json") == value
-    assert type(value).read(tmp_path / "result.json") == value
+    assert type(value).from_json(value.to_json()) == value
 
 
 @every_file
@@ -90,7 +94,7 @@ def refusal(kind, plain):
 @every_file
 def test_a_missing_or_unknown_field_is_one_sentence(path):
     plain, kind = now(path).to_json(), path.stem.replace("merging-run", "run")
-    for name in [name for name in plain if name not in ("format", "kind", "endpoints", "export")]:
+    for name in [name for name in plain if name not in MAY_BE_MISSING | set(LATER.get(kind, {}))]:
         rest = {key: value for key, value in plain.items() if key != name}
         assert name in refusal(kind, rest)
     assert "surprise is unknown" in refusal(kind, plain | {"surprise": 1})

@@ -12,9 +12,11 @@ from tiny import blob_arrays, write_npz
 
 from metasum import SumRequest, load_network, settings, sum_runs, train
 from metasum.baselines.registry import LEARNERS, register
-from metasum.errors import CheckpointError, UsageError
+from metasum.errors import ArchitectureError, CheckpointError, UsageError
 from metasum.learners.joint import JointLearner
 from metasum.merging import METHODS, memory
+from metasum.merging.endpoints import Endpoint
+from metasum.ownership import owning
 from metasum.results.strangers import SumResult
 from metasum.tasks import ImageTask, load_dataset, register_dataset
 
@@ -100,7 +102,7 @@ def test_any_merging_method_can_be_the_operator(add, metasum, runs, operator):
     assert set(result["by_operator"]) == {operator, "sum", "average", "task-arithmetic"}
     own = [load_network(run / "target.safetensors") for run in runs]
     images = [list(ImageTask(load_dataset(name, root=Path("data"))).calibration(1)) for name in PAIRS]
-    endpoints = [memory.Endpoint(*pair) for pair in zip(own, images, strict=True)]
+    endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
     start = load_file(runs[0] / "initial.safetensors")
     initial = {name: start[name] for name, _ in own[0].named_parameters()}
     merged = memory.merge(METHODS[operator](), endpoints, initial)
@@ -136,6 +138,59 @@ def test_what_cannot_be_written_is_said_first(add, runs, tmp_path):
     (tmp_path / "x.safetensors").write_text("mine")
     refused(add(*runs, "--export", tmp_path / "x.safetensors"), 2, "is there already")
     assert (tmp_path / "x.safetensors").read_text() == "mine"
+
+
+def test_one_process_at_a_time_makes_a_sum(add, runs, tmp_path):
+    folder = tmp_path / "runs" / "sums" / "rows+lines-sum"
+    with owning(folder):
+        refused(add(*runs), 1, "works in", str(folder))
+    assert not folder.exists()
+    (tmp_path / "file").write_text("")
+    refused(add(*runs, "--out", tmp_path / "file"), 1, str(tmp_path / "file"))
+
+
+def test_what_ends_in_an_error_leaves_no_folder(add, runs, tmp_path, monkeypatch):
+    def broken(*_):
+        raise ArchitectureError("broken")
+
+    monkeypatch.setattr(METHODS["average"], "formula", broken)
+    refused(add(*runs, "--export", "x.safetensors"), 1, "broken")
+    assert not (tmp_path / "runs" / "sums" / "rows+lines-sum").exists()
+    assert not (tmp_path / "x.safetensors").exists()
+
+
+PLUGIN = """
+import dataclasses
+from metasum.baselines import register
+from metasum.config import Checked, option
+from metasum.merging.plain import Weighted
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(Checked):
+    factor: float = option(1.0, "On every network.", above=0)
+
+class Scaled(Weighted):
+    "A multiple of the sum."
+    name, summary, Config = "scaled", "A multiple of the sum.", Config
+
+    def check(self, count, *, what="networks"):
+        pass
+
+    def formula(self, tensors):
+        return lambda chunk: sum(chunk.values) * self.config.factor
+
+register(Scaled)
+"""
+
+
+def test_a_plug_ins_method_and_its_setting(add, runs):
+    Path("plugin.py").write_text(PLUGIN)
+    flags = ("--plugin", "plugin.py", "--operator", "scaled", "--factor", 0.25, "--export", "x.safetensors", "--json")
+    outcome = add(*runs, *flags)
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["merging"] == {"scaling": 0.4, "factor": 0.25}
+    (first, second) = (load_file(run / "target.safetensors")["classifier.7.bias"] for run in runs)
+    torch.testing.assert_close(load_file("x.safetensors")["classifier.7.bias"], (first + second) / 4)
 
 
 @pytest.mark.parametrize("density", [0.2, 0.5])
