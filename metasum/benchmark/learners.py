@@ -13,8 +13,10 @@ from metasum.learners.learner import Learner
 from metasum.learners.meta import MetaLearntLearner
 
 STEPS: dict[type[Learner], type[LearnerSteps]] = {JointLearner: JointSteps, MetaLearntLearner: MetaSteps}
-"""How a learner is timed, where there is more to it than its training step; of a
-class that derives from one of these only the training step is timed."""
+"""How a learner is timed, where there is more to it than its training step.
+
+Of a class that derives from one of these only the training step is timed.
+"""
 
 HEEDED_BY_SOME = frozenset({"backends", "usual_shapes", "networks", "compile"})
 """The benchmark's settings that not every learner's step heeds."""
