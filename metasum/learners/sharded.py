@@ -141,8 +141,8 @@ class ShardedLearner:
     def parameters(self) -> Iterator[nn.Parameter]:
         return self._pieces.parameters()
 
-    def buffers(self) -> Iterator[Tensor]:
-        return self._pieces.buffers()
+    def modules(self) -> Iterator[nn.Module]:
+        return self._pieces.modules()
 
     def state_dict(self) -> dict[str, Any]:
         """Of the whole learner, as last gathered."""

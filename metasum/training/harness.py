@@ -19,6 +19,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.roles import HarnessConfig, OnTheWay, Sampler
 from metasum.training.run_folder import RunFolder
+from metasum.weights.buffers import saved_buffers
 from metasum.weights.pieces import own_piece
 from metasum.weights.randomness import random_state, set_random_state
 
@@ -181,7 +182,7 @@ class Harness(Generic[L, E]):
 
     def _meet(self) -> None:
         """Before networks are measured or saved: running statistics are averaged, and pieces put together."""
-        self.together.average_buffers(self.learner.buffers())
+        self.together.average_buffers(saved_buffers(self.learner.modules()))
         self.learner.before_measuring()
 
     def _write_checkpoint(self, update: dict[str, Any]) -> None:

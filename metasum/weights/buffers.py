@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor, nn
+
+
+def saved_buffers(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Buffers that `state_dict` has: running statistics and counters, which training moves; θ_0 is none of them."""
+    for module in modules:
+        for name, buffer in module.named_buffers(recurse=False):
+            if name not in module._non_persistent_buffers_set:
+                yield buffer
 
 
 class BufferSet(nn.Module):

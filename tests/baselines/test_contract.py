@@ -13,6 +13,7 @@ from metasum.networks.build import wrapped
 from metasum.run.parts import new_learner
 from metasum.run.plan import resolve
 from metasum.types import Batch, Dataset, Sides, Split
+from metasum.weights.buffers import saved_buffers
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 DATASET = Dataset("any", Split(images(), labels()), Split(images(), labels()), 4, "nowhere")
@@ -100,6 +101,14 @@ def test_asking_changes_nothing_that_training_sees(learner):
     before = {n: t.clone() for n, t in learner.state_dict().items()}
     answers(learner)
     assert all(torch.equal(t, before[n]) for n, t in learner.state_dict().items())
+
+
+def test_what_processes_average_is_in_its_state_and_is_no_start(learner):
+    own = learner.state_dict(keep_vars=True)
+    averaged = {id(buffer) for buffer in saved_buffers(learner.modules())}
+    assert averaged == {id(tensor) for tensor in own.values()} - {id(p) for p in learner.parameters()}
+    starts = {id(buffer) for name, buffer in learner.named_buffers() if name not in own}
+    assert not starts & averaged
 
 
 def test_its_state_is_complete_and_holds_tensors_only(learner):

@@ -85,7 +85,7 @@ def test_a_run_goes_on_in_pieces_or_whole(tmp_path, flags):
 
 def test_what_is_wrong_is_said_once(tmp_path, flags):
     said = run([*PLAIN, *flags, "--devices", 2, "--fsdp", "--quiet-weight", 1], code=2).stderr
-    assert said.count("--quiet-weight needs whole networks") == 1
+    assert said.count("needs whole networks in training, for --quiet-weight") == 1
     assert not (tmp_path / "runs").exists()
     said = run([*PLAIN, *flags, "--devices", 2, "--fsdp", "--learning-rate", 1e30], code=1).stderr
     assert said.count("training diverged") == 1
