@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ import click
 from metasum.config.flags import SettingsCommand
 
 if TYPE_CHECKING:
-    from metasum.training.progress import Display
+    pass
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -98,13 +98,6 @@ class PluginCommand(SettingsCommand):
 
 run_command = partial(click.command, cls=PluginCommand, settings=run_settings)
 """A decorator for a command whose flags are the settings of a run; it gets the given ones as `given`."""
-
-
-def display_maker(*, quiet: bool) -> Callable[[], Display]:
-    """Makes a display for each of several runs."""
-    from metasum.training.progress import display_for
-
-    return lambda: display_for(quiet=quiet)
 
 
 def words(text: str | None) -> list[str] | None:

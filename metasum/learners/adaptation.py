@@ -7,7 +7,7 @@ their sum, is differentiated through the steps of all of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,14 +23,6 @@ Update = Callable[[dict[str, Tensor], Sequence[Tensor | None]], dict[str, Tensor
 
 Run = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
 """A network with these parameters and buffers, on images."""
-
-
-class InnerRule(Protocol):
-    """How clones take their steps; what it learns itself are its `parameters()`."""
-
-    def start(self) -> Update:
-        """The update of one new clone, with whatever it remembers from step to step."""
-        ...
 
 
 class InnerSGD(nn.Module):

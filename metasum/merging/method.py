@@ -14,7 +14,7 @@ from metasum.config import Checked, NoSettings, option
 from metasum.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from typing import Self
+    pass
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,12 +84,6 @@ class Method:
             raise UsageError(f"--layers says nothing to {self.name}: no setting of it differs from layer to layer.")
         for _, value in self.layers:
             dataclasses.replace(self.config, **{str(self.layered): value})  # whose checks hold for the value, too
-
-    @classmethod
-    def picked(cls, settings: Any, *, seed: int = 0) -> Self:
-        """Made of those attributes of `settings`, which may be anything, that it has settings for."""
-        names = [field.name for field in dataclasses.fields(cls.Config) if hasattr(settings, field.name)]
-        return cls(seed=seed, **{name: getattr(settings, name) for name in names})
 
     @classmethod
     def needs(cls) -> list[str]:
