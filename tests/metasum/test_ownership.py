@@ -217,6 +217,7 @@ def test_looking_whether_a_folder_is_free_takes_it_from_nobody(tmp_path, monkeyp
     def look():
         while not stop.is_set():
             is_occupied(run)
+            time.sleep(0.001)  # without a pause, two of them hold the lock nearly all the time
 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(2):
