@@ -110,14 +110,6 @@ class Learn:
 
 
 @dataclasses.dataclass(frozen=True)
-class Answers:
-    """What one trained learner answered."""
-
-    other_ways: tuple[OtherWays, ...]
-    other_filters: tuple[OtherBaseNetwork, ...]
-
-
-@dataclasses.dataclass(frozen=True)
 class Ask:
     """Asks a trained learner about other numbers of classes, and with other base networks than it was trained with."""
 
@@ -129,17 +121,17 @@ class Ask:
     def name(self) -> str:
         return f"{self.course.plan.name}-asked"
 
-    def __call__(self, needed: Mapping[str, Any], display: Display) -> Answers:
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> list[OtherWays | OtherBaseNetwork]:
         course, whose = self.course, (self.course.plan.learner, self.course.plan.seed)
         model = course.trained_learner()
-        ways, filters = list[OtherWays](), list[OtherBaseNetwork]()
+        found = list[OtherWays | OtherBaseNetwork]()
         for number in self.ways:
             other = course.seeded(partial(model.asked, number))
-            ways.append(OtherWays(*whose, number, course.measure(other, ways=number)))
+            found.append(OtherWays(*whose, number, course.measure(other, ways=number)))
         for number in self.filters:
             other = course.seeded(partial(model.reparameterised, number))
-            filters.append(OtherBaseNetwork(*whose, number, course.measure(other)))
-        return Answers(tuple(ways), tuple(filters))
+            found.append(OtherBaseNetwork(*whose, number, course.measure(other)))
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

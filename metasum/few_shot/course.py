@@ -13,8 +13,7 @@ from torch import nn
 
 from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
-from metasum.few_shot.plan import FewShotPlan, Loop
-from metasum.few_shot.request import FewShotRequest
+from metasum.few_shot.request import FewShotPlan, FewShotRequest, Loop
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.learner import Trainable
 from metasum.results.accuracy import EpisodeAccuracy

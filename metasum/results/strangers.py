@@ -59,6 +59,11 @@ class StrangersAccuracy(Value):
     datasets: Mapping[str, DatasetAccuracy]
     union: UnionAccuracy
 
+    @property
+    def mean_after(self) -> float:
+        """Of the sum, all datasets alike, each with its own statistics."""
+        return sum(on.sum for on in self.datasets.values()) / len(self.datasets)
+
     def plain(self) -> dict[str, Any]:
         found = super().plain()
         return {**found["datasets"], UNION: found["union"]}

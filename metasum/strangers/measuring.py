@@ -1,23 +1,36 @@
-"""Measuring a network on several datasets and on their union."""
+"""What is found out about networks that are added: on several datasets, on their union, and beside one another."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
-from metasum.results.strangers import DatasetAccuracy, StrangersAccuracy, UnionAccuracy
-from metasum.strangers.runs import FinishedRun
+from metasum.results.strangers import (
+    AloneAndSum,
+    DatasetAccuracy,
+    DatasetAccuracyAndAlone,
+    LineBetween,
+    PairGeometry,
+    StrangersAccuracy,
+    StrangersAccuracyAndAlone,
+    UnionAccuracy,
+)
+from metasum.strangers.runs import FinishedRun, same_start
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.tasks.union import UnionTask
+from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import confusion, share_right
+from metasum.training.progress import Display
 from metasum.types import Task
+from metasum.weights.geometry import layer_geometry
+from metasum.weights.parameters import parameters_of
 from metasum.weights.statistics import recalibrate
 
 
@@ -67,30 +80,88 @@ class MeasuredNetwork(NamedTuple):
     """For each dataset, with the statistics of the union, int64 `[classes, classes]`."""
 
 
-@dataclass(frozen=True)
-class DatasetsAndUnion:
-    """Several datasets that a network is measured on, one by one and all together."""
+def measure(network: nn.Module, tasks: Mapping[str, Task], calibration_batches: int) -> MeasuredNetwork:
+    """Accuracies with statistics recalibrated on each dataset, and with those of the union.
 
-    tasks: Mapping[str, Task]
-    """Each dataset by name."""
-    calibration_batches: int
-    """Batches of unlabelled training images that recalibration reads."""
+    The network is left with the statistics of the union, in eval mode. No gradient is recorded.
 
-    def measure(self, network: nn.Module) -> MeasuredNetwork:
-        """Accuracies with statistics recalibrated on each dataset, and with those of the union.
+    Args:
+        network: what is measured.
+        tasks: each dataset by name.
+        calibration_batches: of unlabelled training images that recalibration reads.
+    """
+    own = {}
+    for name, task in tasks.items():
+        recalibrate(network, task.calibration(calibration_batches))
+        own[name] = share_right(confusion(network, task.evaluation()))
+    recalibrate(network, UnionTask(list(tasks.values())).calibration(calibration_batches))
+    deployed = {name: confusion(network, task.evaluation()) for name, task in tasks.items()}
+    shares = {name: share_right(matrix) for name, matrix in deployed.items()}
+    pooled = sum(int(m.diagonal().sum()) for m in deployed.values()) / sum(int(m.sum()) for m in deployed.values())
+    accuracy = StrangersAccuracy(
+        datasets={name: DatasetAccuracy(own[name], shares[name]) for name in tasks},
+        union=UnionAccuracy(round(pooled, 6), round(sum(shares.values()) / len(shares), 6)),
+    )
+    return MeasuredNetwork(accuracy, deployed)
 
-        The network is left with the statistics of the union, in eval mode. No gradient is recorded.
-        """
-        own = {}
-        for name, task in self.tasks.items():
-            recalibrate(network, task.calibration(self.calibration_batches))
-            own[name] = share_right(confusion(network, task.evaluation()))
-        recalibrate(network, UnionTask(list(self.tasks.values())).calibration(self.calibration_batches))
-        deployed = {name: confusion(network, task.evaluation()) for name, task in self.tasks.items()}
-        shares = {name: share_right(matrix) for name, matrix in deployed.items()}
-        pooled = sum(int(m.diagonal().sum()) for m in deployed.values()) / sum(int(m.sum()) for m in deployed.values())
-        accuracy = StrangersAccuracy(
-            datasets={name: DatasetAccuracy(own[name], shares[name]) for name in self.tasks},
-            union=UnionAccuracy(round(pooled, 6), round(sum(shares.values()) / len(shares), 6)),
+
+def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:
+    """For each dataset that a run was trained on, what its network takes images for: int64 `[classes, classes]`.
+
+    The matrices of several runs on one dataset are added up.
+    """
+    alone: dict[str, Tensor] = {}
+    for run in runs:
+        if run.target in tasks:
+            matrix = confusion(run.network, tasks[run.target].evaluation())
+            alone[run.target] = alone[run.target] + matrix if run.target in alone else matrix
+    return alone
+
+
+def beside_alone(found: MeasuredNetwork, alone: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network.
+
+    Args:
+        found: the merged network, measured.
+        alone: what `confusions_alone` found.
+    """
+    datasets = {
+        name: DatasetAccuracyAndAlone(
+            own.sum, own.sum_union_statistics, alone=share_right(alone[name]) if name in alone else None
         )
-        return MeasuredNetwork(accuracy, deployed)
+        for name, own in found.accuracy.datasets.items()
+    }
+    return {
+        "accuracy": StrangersAccuracyAndAlone(datasets, found.accuracy.union),
+        "confusion": {
+            name: AloneAndSum(as_rows(alone[name]) if name in alone else None, as_rows(matrix))
+            for name, matrix in found.confusion.items()
+        },
+    }
+
+
+def lines_between(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], display: Display) -> tuple[LineBetween, ...]:
+    """Accuracy along the line between every two networks."""
+    lines = []
+    for first, second in itertools.combinations(runs, 2):
+        display.note(f"along the line from {second.target} to {first.target} …")
+        line = interpolate(first.network, second.network, tasks)
+        lines.append(LineBetween(line.alphas, line.accuracy, ends=(second.target, first.target)))
+    return tuple(lines)
+
+
+def geometry_of(runs: Sequence[FinishedRun]) -> tuple[PairGeometry, ...]:
+    """Angles and lengths between every two networks' layers, and of what they are apart from a shared start."""
+    found = []
+    for first, second in itertools.combinations(runs, 2):
+        ours, theirs = ({n: t.detach().cpu() for n, t in parameters_of(run.network).items()} for run in (first, second))
+        moved = ({n: t - run.initial[n] for n, t in own.items()} for own, run in ((ours, first), (theirs, second)))
+        found.append(
+            PairGeometry(
+                first=first.target,
+                second=second.target,
+                weights=tuple(layer_geometry(ours, theirs)),
+                differences=tuple(layer_geometry(*moved)) if same_start(runs) else (),
+            )
+        )
+    return tuple(found)

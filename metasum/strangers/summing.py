@@ -18,12 +18,19 @@ from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.results.strangers import SummedRun, SumResult
 from metasum.run.description import describe_surroundings
-from metasum.strangers.findings import beside_alone, confusions_alone, geometry_of, lines_between, new_mistakes
-from metasum.strangers.measuring import DatasetsAndUnion, MeasuredNetwork, tasks_of
-from metasum.strangers.merging import endpoints_of, merge_runs
+from metasum.strangers.measuring import (
+    MeasuredNetwork,
+    beside_alone,
+    confusions_alone,
+    geometry_of,
+    lines_between,
+    measure,
+    tasks_of,
+)
 from metasum.strangers.request import SumRequest
-from metasum.strangers.runs import FinishedRun, check_addable, open_run, same_start
+from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run, same_start
 from metasum.tasks.task import ImageTask
+from metasum.training.analysis import mistakes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
@@ -64,7 +71,9 @@ def sum_runs(
     opened = [open_run(Path(run)) for run in runs]
     check_addable(opened, any_init=request.any_init)
     methods = request.methods(opened)
-    folder = _folder(Path(out), name or f"{'+'.join(run.target for run in opened)}-{request.operator}")
+    name = name or f"{'+'.join(run.target for run in opened)}-{request.operator}"
+    check_folder_name("--name", name)
+    folder = Path(out) / "sums" / name
     file = None if export is None else _file(Path(export), overwrite)
     _check_free(folder, overwrite)
     tasks = _tasks(opened, request, needs_images=methods[request.operator].needs_images)
@@ -91,12 +100,6 @@ def sum_runs(
 
             write_sum_report(folder)
     return result
-
-
-def _folder(out: Path, name: str) -> Path:
-    """Where the result goes; raises UsageError where no folder could be called so."""
-    check_folder_name("--name", name)
-    return out / "sums" / name
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
@@ -144,18 +147,22 @@ def _measure(
     """
     tasks = {name: loaded[name] for name in names}
     batches = max(run.plan.evaluation.calibration_batches for run in runs)
-    datasets, endpoints = DatasetsAndUnion(tasks, batches), endpoints_of(runs, loaded, batches=batches)
+    endpoints = endpoints_of(runs, loaded, batches=batches)
     networks: dict[str, nn.Module] = {}
     measured: dict[str, MeasuredNetwork] = {}
     for name, method in methods.items():
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
         networks[name] = merge_runs(runs, endpoints, method)
-        measured[name] = datasets.measure(networks[name])
+        measured[name] = measure(networks[name], tasks, batches)
     operator = next(iter(methods))
     found = {
         **beside_alone(measured[operator], confusions_alone(runs, tasks)),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
-        "mistakes": new_mistakes(runs, networks[operator], tasks),
+        "mistakes": {
+            run.target: mistakes(run.network, networks[operator], tasks[run.target])
+            for run in runs
+            if run.target in tasks
+        },
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
         "interpolation": lines_between(runs, tasks, display),

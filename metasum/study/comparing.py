@@ -17,10 +17,9 @@ from metasum.study.checks import check, study_of
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
 from metasum.study.kept import data_kept, pair
-from metasum.study.outcomes import Outcomes, failures_of, runs_of, tuning_of
 from metasum.study.request import Study, StudyRequest
 from metasum.study.tracking import track_study
-from metasum.study.training import training_cells
+from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
 from metasum.training.run_folder import RunFolder
 from metasum.weights.geometry import layer_geometry
 
@@ -64,7 +63,7 @@ def compare(
             rows=rows,
             summary=summarise(rows),
             failed=tuple(failures_of(study, cells, outcomes)),
-            tuning=tuning_of(study, target, outcomes),
+            tuning=tuning_of(study, study.folder(target), outcomes),
             first_seed=_curves_of_first_seed(study, outcomes),
             evaluated_on=plan.data.evaluate_on,
             settings=plan.to_json(),

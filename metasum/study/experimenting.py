@@ -14,7 +14,6 @@ from metasum.plugins import load_entry_points
 from metasum.results.experiment import ExperimentResult, ExperimentRow, summarise
 from metasum.results.experiment_tables import rows_table
 from metasum.results.pictures import Line
-from metasum.results.run import RunResult
 from metasum.results.spreadsheet import as_csv
 from metasum.run.description import describe_dataset, describe_surroundings
 from metasum.run.plan import Plan
@@ -24,18 +23,10 @@ from metasum.study.engine.cell import Cell
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
 from metasum.study.kept import data_kept, dataset
-from metasum.study.outcomes import Outcomes, failures_of, runs_of, tuning_of
 from metasum.study.request import Study, StudyRequest
-from metasum.study.strangers import (
-    measurement_name,
-    operator_of,
-    strangers_cells,
-    strangers_failures,
-    strangers_tuning,
-)
-from metasum.study.strangers_sum import Measurement
+from metasum.study.strangers import Measurement, measurement_name, operator_of, strangers_cells, strangers_failures
 from metasum.study.tracking import track_study
-from metasum.study.training import training_cells
+from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
 
 TARGETS = ("digits", "printed-digits")
 
@@ -145,14 +136,14 @@ def refusal(name: str, targets: int, request: Request) -> str | None:
 
 
 def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcomes: Outcomes) -> ExperimentResult:
-    runs = {target: runs_of(study, target, outcomes) for target in study.targets}
+    runs = {(r.target, r.learner, r.seed): r for target in study.targets for r in runs_of(study, target, outcomes)}
     rows, lines = list[ExperimentRow](), dict[str, Line]()
     for learner in study.learners:
         for seed in study.seeds:
             measured = outcomes[measurement_name(study, learner, seed)]
             if not isinstance(measured, Measurement):
                 continue
-            own = [_of(runs[target], learner, seed) for target in study.targets]
+            own = [runs[target, learner, seed] for target in study.targets]
             rows.append(ExperimentRow.of(own, measured.accuracy))
             if study.looked_into(learner, seed) and measured.line is not None:
                 lines[learner] = measured.line
@@ -165,8 +156,8 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
         summary=summarise(rows),
         failed=(*failures_of(study, cells, outcomes), *strangers_failures(study, outcomes)),
         tuning={
-            **{target: tuning_of(study, target, outcomes) for target in study.targets},
-            "strangers": strangers_tuning(study, outcomes),
+            **{target: tuning_of(study, study.folder(target), outcomes) for target in study.targets},
+            "strangers": tuning_of(study, study.place, outcomes),
         },
         lines=lines,
         evaluated_on=first.data.evaluate_on,
@@ -175,7 +166,3 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
         **describe_surroundings(),
         experiment=str(study.place),
     )
-
-
-def _of(runs: Sequence[RunResult], learner: str, seed: int) -> RunResult:
-    return next(run for run in runs if (run.learner, run.seed) == (learner, seed))

@@ -3,17 +3,115 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from metasum.baselines.registry import learner_named
 from metasum.config import options_of
+from metasum.files import make_folder, read_json, write_json
 from metasum.merging import METHODS
-from metasum.results.surroundings import Failed, Settings, Tuned
+from metasum.results.pictures import Line
+from metasum.results.strangers import StrangersAccuracy
+from metasum.results.surroundings import Failed, Settings
+from metasum.results.value import LEFT_OUT, Value, to_plain
+from metasum.run.request import Request
+from metasum.strangers.measuring import measure, tasks_of
+from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run
 from metasum.study.engine.cell import Cell, Failure
-from metasum.study.outcomes import Outcomes
+from metasum.study.kept import kept
 from metasum.study.request import Study, in_words
-from metasum.study.strangers_sum import Measurement, StrangersSum
-from metasum.study.training import Choose, run_name
+from metasum.study.training import Choose, Outcomes, choice_name, chosen, run_name
+from metasum.tasks.task import ImageTask
+from metasum.training.analysis import interpolate
+from metasum.training.optimisation import make_fabric
+from metasum.training.progress import Display
+from metasum.weights.parameters import checksum, parameters_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement(Value):
+    """What is kept in a file of a sum of strangers."""
+
+    identity: Settings
+    """The networks and settings that it is about."""
+    accuracy: StrangersAccuracy
+    line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
+    """Between the first two networks, where it was asked for."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StrangersSum:
+    """Adds or merges the target networks of finished runs, and measures that; what its file tells is not repeated."""
+
+    file: Path
+    """Where the measurement is kept."""
+    runs: tuple[Path, ...]
+    """Their folders."""
+    operator: str
+    """The method's name."""
+    settings: Settings
+    """Of the method, as far as they were given."""
+    request: Request
+    """Where data lies, on which device to work, and how many batches recalibration reads."""
+    choice: str | None = None
+    """The cell that chooses settings of the method."""
+    line: bool = False
+    """Measure along the line between the first two networks, too."""
+
+    def __call__(self, needed: Mapping[str, Any], display: Display) -> Measurement:
+        runs = [open_run(folder) for folder in self.runs]
+        check_addable(runs)
+        settings = {**self.settings, **chosen(needed, self.choice)}
+        method = METHODS.named(self.operator)(seed=runs[0].plan.seed, **settings)
+        batches = self.request["calibration_batches"]
+        identity = {
+            "networks": [checksum(parameters_of(run.network)) for run in runs],
+            "operator": self.operator,
+            "merging": to_plain(dataclasses.asdict(method.config)),
+            "calibration_batches": batches,
+            "evaluate_on": runs[0].plan.data.evaluate_on,
+        }
+        found = _kept_in(self.file, identity)
+        if found is not None and (found.line is not None or not self.line):
+            return found
+        display.note(f"adding the networks of {', '.join(run.target for run in runs)} …")
+        tasks = self._tasks(runs)
+        if found is None:
+            endpoints = endpoints_of(runs, tasks, batches=batches)
+            network = merge_runs(runs, endpoints, method)
+            found = Measurement(identity, measure(network, tasks, batches).accuracy)
+        if self.line:
+            line = interpolate(runs[0].network, runs[1].network, tasks)
+            found = dataclasses.replace(found, line=line)
+        make_folder(self.file.parent)
+        write_json(self.file, found.plain())
+        return found
+
+    def _tasks(self, runs: list[FinishedRun]) -> dict[str, ImageTask]:
+        """The targets' datasets, loaded once for all learners and seeds; the runs are moved to where these are."""
+        device = make_fabric(self.request["device"], self.request["precision"]).device
+        for run in runs:
+            run.network.to(device)
+        names, root, first = tuple(run.target for run in runs), Path(self.request["data_root"]), runs[0].plan.data
+        return kept(
+            (names, root, device, first.evaluate_on, first.in_channels),
+            lambda: tasks_of(runs, names, data_root=root, device=device, download=False),
+        )
+
+
+def _kept_in(file: Path, identity: Settings) -> Measurement | None:
+    """The measurement in a file, where it is about these networks and settings."""
+    if not file.is_file():
+        return None
+    before = read_json(file)
+    about = before.get("identity")
+    if not isinstance(about, dict) or not isinstance(about.get("merging"), dict):
+        return None
+    own = {name: about["merging"].get(name) for name in identity["merging"]}  # earlier versions kept all methods'
+    if {**about, "merging": own} != identity:
+        return None
+    return Measurement.parse({**before, "identity": identity}, where=str(file))
 
 
 def strangers_cells(study: Study) -> list[Cell]:
@@ -24,17 +122,6 @@ def strangers_cells(study: Study) -> list[Cell]:
 def measurement_name(study: Study, learner: str, seed: int) -> str:
     """The name of the cell that measures the sum of a learner's target networks."""
     return study.short(study.place / f"{learner}-seed{seed}")
-
-
-def choice_name(study: Study, learner: str) -> str:
-    """The name of the cell that chooses how a learner's target networks are merged."""
-    return f"{study.short(study.place)}: settings of {learner}"
-
-
-def strangers_score(found: Measurement) -> float:
-    """The score of a trial: all targets count alike."""
-    shares = [on.sum for on in found.accuracy.datasets.values()]
-    return sum(shares) / len(shares)
 
 
 def _trials(study: Study, learner: str) -> list[Cell]:
@@ -50,11 +137,11 @@ def _trials(study: Study, learner: str) -> list[Cell]:
         path = study.place / f"validation-{learner}-{in_words(candidate)}"
         tried[study.short(path)] = candidate
         cells.append(Cell(study.short(path), _sum(study, learner, path, runs, candidate), needs))
-    return [*cells, Cell(choice_name(study, learner), Choose(tried, strangers_score), after=tuple(tried))]
+    return [*cells, Cell(choice_name(study, study.place, learner), Choose(tried), after=tuple(tried))]
 
 
 def _measurements(study: Study, learner: str) -> list[Cell]:
-    choice = choice_name(study, learner) if _trials(study, learner) else None
+    choice = choice_name(study, study.place, learner) if _trials(study, learner) else None
     cells = []
     for seed in study.seeds:
         path = study.place / f"{learner}-seed{seed}"
@@ -82,12 +169,6 @@ def operator_of(study: Study, learner: str) -> str:
         return facts.method
     default = next((leaf.default for leaf in options_of(facts.Config) if leaf.name == "operator"), "sum")
     return str({"operator": default, **study.request.given, **facts.preset}["operator"])
-
-
-def strangers_tuning(study: Study, outcomes: Outcomes) -> dict[str, Tuned]:
-    """Under each merging learner's name what was chosen for strangers, where something could be tried."""
-    found = {name: outcomes.get(choice_name(study, name)) for name in study.learners}
-    return {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned) and tuned.tried}
 
 
 def strangers_failures(study: Study, outcomes: Outcomes) -> list[Failed]:

@@ -1,29 +1,31 @@
 """Steps 1 and 2 of a study as cells: a run for each learner, seed and target, and the choice of open settings first.
 
-Making cells reads facts of learners and trains nothing.
+Making cells reads facts of learners and trains nothing; what has become of them is read from their outcomes.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import learner_named
 from metasum.learners.learner import Start
 from metasum.results.run import RunResult
-from metasum.results.surroundings import Settings, Tried, Tuned
+from metasum.results.surroundings import Failed, Settings, Tried, Tuned
 from metasum.run.course import Where
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import resolve
 from metasum.run.request import Request
 from metasum.run.training import run_in
-from metasum.study.engine.cell import Cell, Failure
+from metasum.study.engine.cell import Cell, Failure, Outcome
 from metasum.study.kept import pair
 from metasum.study.request import Study
 from metasum.training.progress import Display
 from metasum.training.wandb_runs import TrackerTroubles
+
+Outcomes = Mapping[str, Outcome]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,27 +64,21 @@ class LearntStart:
 
 @dataclasses.dataclass(frozen=True)
 class Choose:
-    """Of the candidates that could be tried, the one with the highest score."""
+    """Of the candidates that could be tried, the one with the highest mean accuracy after the sum."""
 
     candidates: Mapping[str, Settings]
     """Settings by the name of the cell that tries them."""
-    score: Callable[[Any], float]
-    """Of such a cell's result: mean accuracy after the sum, in [0, 1]."""
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> Tuned:
         tried = ((settings, needed[name]) for name, settings in self.candidates.items())
-        return Tuned.best_of([Tried(s, self.score(result)) for s, result in tried if not isinstance(result, Failure)])
+        scores = [Tried(s, got.accuracy.mean_after) for s, got in tried if not isinstance(got, Failure)]
+        return Tuned.best_of(scores)
 
 
 def chosen(needed: Mapping[str, Any], choice: str | None) -> dict[str, Any]:
     """The settings that the cell `choice` chose; {} where there is none, or where nothing could be tried."""
     found = needed.get(choice) if choice is not None else None
     return dict(found.chosen) if isinstance(found, Tuned) else {}
-
-
-def mean_after(result: RunResult) -> float:
-    """The score of a trial: both sides count alike."""
-    return result.accuracy.mean_after
 
 
 def training_cells(study: Study) -> list[Cell]:
@@ -112,16 +108,16 @@ def run_name(study: Study, target: str, learner: str, seed: int, *, validation: 
     return study.short(study.run_path(target, learner, seed, validation=validation))
 
 
-def choice_name(study: Study, target: str, learner: str) -> str:
-    """The name of the cell that chooses a learner's settings on a target."""
-    return f"{study.short(study.folder(target))}: settings of {learner}"
+def choice_name(study: Study, folder: Path, learner: str) -> str:
+    """The name of the cell that chooses a learner's settings for what is in a folder: a target's runs, or sums."""
+    return f"{study.short(folder)}: settings of {learner}"
 
 
 def _choice(study: Study, target: str, learner: str, candidates: list[dict[str, Any]]) -> Cell:
     seed, tried = study.seeds[0], dict[str, Settings]()
     for candidate in candidates:
         tried[study.short(study.run_path(target, learner, seed, validation=True, candidate=candidate))] = candidate
-    return Cell(choice_name(study, target, learner), Choose(tried, mean_after), after=tuple(tried))
+    return Cell(choice_name(study, study.folder(target), learner), Choose(tried), after=tuple(tried))
 
 
 def _run(
@@ -157,7 +153,8 @@ def _run(
     if facts.start is Start.LEARNT and request["init"] is None:
         cells.append(_start(study, learner))
         needs.append(cells[-1].name)
-    choice = choice_name(study, target, learner) if not validation and study.candidates(learner) else None
+    choose = not validation and study.candidates(learner)
+    choice = choice_name(study, study.folder(target), learner) if choose else None
     work = TrainingRun(where, request, choice, study.download, study.troubles)
     return [*cells, Cell(study.short(path), work, tuple(needs), () if choice is None else (choice,))]
 
@@ -167,3 +164,33 @@ def _start(study: Study, learner: str) -> Cell:
     request = study.run_request(study.targets[0], learner, study.seeds[0])
     work = LearntStart(study.out, request, study.download, study.troubles)
     return Cell(f"meta: initialisation of {learner}", work)
+
+
+def runs_of(study: Study, target: str, outcomes: Outcomes) -> list[RunResult]:
+    """The results of a target's runs, learner by learner and seed by seed; `run` is as seen from the study's folder."""
+    found = []
+    for learner in study.learners:
+        for seed in study.seeds:
+            result = outcomes[run_name(study, target, learner, seed)]
+            if not isinstance(result, Failure):
+                path = study.run_path(target, learner, seed)  # it may have been trained elsewhere, and moved
+                found.append(dataclasses.replace(result, run=study.as_seen(path)))
+    return found
+
+
+def tuning_of(study: Study, folder: Path, outcomes: Outcomes) -> dict[str, Tuned]:
+    """Under each learner's name what was chosen for its runs or sums in a folder, where something could be tried."""
+    found = {name: outcomes.get(choice_name(study, folder, name)) for name in study.learners}
+    return {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned) and tuned.tried}
+
+
+def failures_of(study: Study, cells: Sequence[Cell], outcomes: Outcomes) -> list[Failed]:
+    """The trainings that failed, and those that they left without what they need."""
+    found = []
+    for cell in cells:
+        outcome, work = outcomes[cell.name], cell.work
+        if isinstance(outcome, Failure) and isinstance(work, TrainingRun | LearntStart):
+            path = work.where.path if isinstance(work, TrainingRun) else work.out / "meta"
+            request: Any = work.request
+            found.append(Failed(request["learner"], request["seed"], outcome.error, study.as_seen(path)))
+    return found

@@ -18,7 +18,7 @@ from stub_work import Add, Draw, Fail, Hang, Log, Take, Tell, Threads, Touch, Tr
 
 from metasum.errors import Interrupted, UsageError
 from metasum.machine import usable_cores
-from metasum.study.engine import memory, processes
+from metasum.study.engine import processes
 from metasum.study.engine.cell import Cell, Failure, ordered
 from metasum.study.engine.display import LiveStudy, SilentStudy, StudyLines, study_display_for
 from metasum.study.engine.processes import Processes, engine_for, shares
@@ -242,7 +242,7 @@ def test_memory_that_running_cells_will_yet_take_is_not_given_away(monkeypatch):
 
         def measure(self): ...
 
-    known = memory.Memory()
+    known = processes.Memory()
     assert known.fits([])
     assert known.fits([Running()])  # 2.4 GB for it, 2.3 GB to come
     assert not known.fits([Running(), Running()])

@@ -9,13 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import ClassVar
+
+import psutil
 
 from metasum.errors import UsageError, reason
 from metasum.machine import usable_cores
 from metasum.study.engine.cell import Cell, Failure, Outcome
 from metasum.study.engine.child import Job
 from metasum.study.engine.display import StudyDisplay
-from metasum.study.engine.memory import Memory
 from metasum.study.engine.process import CellProcess, context_with
 from metasum.study.engine.schedule import Schedule
 from metasum.study.engine.sequential import Engine, Sequential, settle
@@ -23,6 +25,10 @@ from metasum.training.interruption import Interruption
 
 PRELOADED = ("torch", "torchvision", "lightning_fabric", "learn2learn", "metasum.study.engine.processes")
 POLL = 0.2  # seconds between two looks whether to stop
+FIRST_GUESS = 2 * 2**30  # bytes that a cell is taken to need before anything is known
+RESERVE = 1.2  # a cell is taken to need so many times what the largest so far has held
+KNOWN = 30.0  # seconds after which a cell is taken to hold about what it needs
+OFTEN = 0.2  # seconds between two looks how much memory cells hold
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,7 @@ class Processes:
     with multiprocessing, a script that uses this guards its main part with `if __name__ == "__main__":`.
     """
 
+    apart: ClassVar[bool] = True
     jobs: int
     plugins: tuple[Path, ...] = ()
     """Files that are run in each process first, as with --plugin; entry points are loaded anyway."""
@@ -41,11 +48,6 @@ class Processes:
     """Seconds between two tries at a cell that another process is working on."""
     preload: tuple[str, ...] = PRELOADED
     """Modules that are imported once for all (not on Windows)."""
-
-    @property
-    def apart(self) -> bool:
-        """See `Engine`."""
-        return True
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""
@@ -132,6 +134,36 @@ class _Course:
                 self._display.put_back(child.cell.name)
             else:
                 settle(self._schedule, child.cell, child.outcome, self._display)
+
+
+class Memory:
+    """What cells have been seen to hold, and whether one more fits."""
+
+    def __init__(self) -> None:
+        self._largest, self._next = 0, 0.0
+        self._known = False  # whether one has run for long enough, or to its end
+
+    def measure(self, running: Sequence[CellProcess]) -> None:
+        """Looks how many bytes each process holds; does nothing where the last look was just now."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + OFTEN
+        for process in running:
+            process.measure()
+            self._largest = max(self._largest, process.bytes)
+            self._known = self._known or time.monotonic() - process.started > KNOWN
+
+    def end(self) -> None:
+        """One has run to its end."""
+        self._known = True
+
+    def fits(self, running: Sequence[CellProcess]) -> bool:
+        """Whether there is memory for one more, and for what the running ones may yet take; the first always fits."""
+        if not running:
+            return True
+        need = RESERVE * (self._largest if self._known else max(self._largest, FIRST_GUESS))
+        to_come = sum(max(0.0, need - process.bytes) for process in running)
+        return bool(psutil.virtual_memory().available > need + to_come)
 
 
 def shares(jobs: int) -> tuple[int, int]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from metasum.study.engine.attempt import Occupied, attempt
 from metasum.study.engine.cell import Cell, Outcome
@@ -17,10 +17,8 @@ from metasum.study.engine.schedule import Schedule
 class Engine(Protocol):
     """Runs cells whose needs are met, until all have ended."""
 
-    @property
-    def apart(self) -> bool:
-        """Whether cells run in other processes, which know nothing that was registered in this one."""
-        ...
+    apart: ClassVar[bool]
+    """Whether cells run in other processes, which know nothing that was registered in this one."""
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """Runs a study.
@@ -43,13 +41,9 @@ class Engine(Protocol):
 class Sequential:
     """One cell after the other, in this process and with its number of threads."""
 
+    apart: ClassVar[bool] = False
     poll: float = 5.0
     """Seconds between two tries at a cell that another process is working on."""
-
-    @property
-    def apart(self) -> bool:
-        """See `Engine`."""
-        return False
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""

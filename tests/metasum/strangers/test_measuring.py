@@ -5,7 +5,7 @@ import torch
 from tiny import blob_arrays, images, small_network, write_npz
 
 from metasum import recalibrate
-from metasum.strangers.measuring import DatasetsAndUnion
+from metasum.strangers.measuring import measure
 from metasum.tasks import ImageTask, load_dataset
 from metasum.tasks.union import UnionTask
 from metasum.training.analysis import interpolate, mistakes
@@ -44,7 +44,7 @@ def test_a_network_is_measured_with_each_datasets_statistics_and_with_the_unions
         Twisted(images(30, seed=1), torch.zeros(30).long()),
         Twisted(images(10, seed=2) * 5 + 3, torch.ones(10).long()),
     )
-    found = DatasetsAndUnion({"a": first, "b": second}, 4).measure(network).accuracy.plain()
+    found = measure(network, {"a": first, "b": second}, 4).accuracy.plain()
     for name, task in (("a", first), ("b", second)):
         assert found[name]["sum"] == accuracy(recalibrate(small_network(3), [task.x]), task.evaluation())
     deployed = recalibrate(small_network(3), [torch.cat([first.x[:10], second.x])])

@@ -14,7 +14,7 @@ from metasum import settings
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import LEARNERS
-from metasum.study import strangers_sum
+from metasum.study import strangers
 from metasum.study.experimenting import experiment as run_experiment
 from metasum.study.experimenting import refusal
 from metasum.study.request import StudyRequest
@@ -159,12 +159,12 @@ def test_data_that_moved_is_found_where_the_flag_says(done, experiment, data_roo
 
 
 def test_a_sum_that_fails_is_told_of_its_own_seed_and_leaves_the_other_seeds(experiment, monkeypatch):
-    merge = strangers_sum.merge_runs
+    merge = strangers.merge_runs
 
     def failing(runs, *more):
         return 1 / 0 if runs[0].plan.seed == 1 else merge(runs, *more)
 
-    monkeypatch.setattr(strangers_sum, "merge_runs", failing)
+    monkeypatch.setattr(strangers, "merge_runs", failing)
     outcome = experiment("--no-tune", "--seeds", 3, "--steps", 1, "--json", learners="independent")
     assert outcome.code == 1
     result = json.loads(outcome.out)

@@ -3,6 +3,7 @@
 import dataclasses
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -106,8 +107,9 @@ def test_all_combinations_are_tried_of_what_is_open():
 
 
 def test_the_best_of_what_could_be_tried_is_chosen():
-    works = Choose({"a": {"position": 0.3}, "b": {"position": 0.5}, "c": {"position": 0.7}}, float)
-    tuned = works({"a": 0.5, "b": Failure("b", "no luck"), "c": 0.5}, None)
+    works = Choose({"a": {"position": 0.3}, "b": {"position": 0.5}, "c": {"position": 0.7}})
+    half = SimpleNamespace(accuracy=SimpleNamespace(mean_after=0.5))
+    tuned = works({"a": half, "b": Failure("b", "no luck"), "c": half}, None)
     assert tuned == Tuned({"position": 0.3}, (Tried({"position": 0.3}, 0.5), Tried({"position": 0.7}, 0.5)))
     assert chosen({"x": tuned}, "x") == {"position": 0.3}
     nothing = works(dict.fromkeys("abc", Failure("a", "no luck")), None)
