@@ -6,7 +6,8 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from metasum.errors import ArchitectureError
 from metasum.learners.networks import MetaSum
@@ -14,9 +15,12 @@ from metasum.networks.build import start_of
 from metasum.results.run import RunResult
 from metasum.run.description import describe, reopen
 from metasum.run.finishing import Trained, finish, reported
-from metasum.run.parts import make_harness, make_networks, make_tasks
+from metasum.run.parts import make_learner, make_networks
 from metasum.run.plan import Plan
-from metasum.run.sharding import make_learner
+from metasum.tasks.sampler import PairSampler
+from metasum.tasks.task import ImageTask
+from metasum.training.evaluation import Evaluator
+from metasum.training.harness import Harness
 from metasum.training.opening import opened
 from metasum.training.processes import Processes
 from metasum.training.progress import Display
@@ -63,11 +67,24 @@ class Course:
         networks = make_networks(plan)
         self._start = checksum(start_of(networks.target))
         self._parameters = sum(parameter.numel() for parameter in networks.target.parameters())
-        self._initial = _state(networks)
+        self._initial = {name: tensor.detach().clone() for name, tensor in networks.target.state_dict().items()}
         self._networks = networks
         self._learner = make_learner(networks, plan, together.fabric, note=display.note)
         _check_network(self._learner.target_network(), self._initial, plan)
-        self._tasks = make_tasks(plan, datasets, together.fabric.device)
+        self._tasks = Sides(
+            *(
+                ImageTask(
+                    dataset,
+                    in_channels=plan.data.in_channels,
+                    device=together.fabric.device,
+                    augmentation=augmentation,
+                    evaluate_on=plan.data.evaluate_on,
+                )
+                for dataset, augmentation in zip(
+                    datasets, (plan.data.augment_target, plan.data.augment_support), strict=True
+                )
+            )
+        )
 
     def opened(self) -> contextlib.AbstractContextManager[RunFolder]:
         """The run's folder, made or found, and this process's own while the block runs."""
@@ -100,7 +117,17 @@ class Course:
     def _trained_and_measured(self, run: RunFolder, tracker: Tracker) -> RunResult:
         plan, where, together = self._plan, self._where, self._together
         fabric, display = together.fabric, self._display
-        harness = make_harness(self._learner, self._tasks, plan, fabric, run, display, tracker.record)
+        generator = torch.Generator().manual_seed(plan.seed)
+        harness = Harness(
+            self._learner,
+            PairSampler([self._tasks], batch_size=plan.data.batch_size, generator=generator),
+            evaluator=Evaluator(*self._tasks, settings=plan.evaluation, autocast=fabric.autocast),
+            config=plan,
+            fabric=fabric,
+            run=run,
+            display=display,
+            record=tracker.record,
+        )
         if where.endpoints is not None:
             trained = _take_endpoints(self._networks, RunFolder.open(where.endpoints))
         else:
@@ -130,10 +157,6 @@ def _check_network(network: nn.Module, initial: Parameters, plan: Plan) -> None:
             f"learner {plan.learner!r} trains another network than --network {plan.network.network}; register that one "
             f"(metasum.networks.build.register_network) and name it with --network. {error}"
         ) from error
-
-
-def _state(networks: MetaSum) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in networks.target.state_dict().items()}
 
 
 def _take_endpoints(networks: MetaSum, run: RunFolder) -> Trained:

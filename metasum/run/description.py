@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 
+from metasum.baselines.registry import LEARNERS
+from metasum.config import Option, options_of
 from metasum.errors import CheckpointError, UsageError
+from metasum.learners.learner import Learner
 from metasum.results.surroundings import DatasetFacts
-from metasum.run.plan import Plan
-from metasum.run.upgrade import upgraded
+from metasum.run.plan import Plan, fill
+from metasum.run.request import COMMON, SECTIONS
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset, Sides
 
@@ -24,7 +27,7 @@ PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightni
 
 
 FORMAT = 2
-"""Of config.json; `metasum.run.upgrade` reads older ones."""
+"""Of config.json; `plan_of` reads older ones, too."""
 
 
 def describe(plan: Plan, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
@@ -68,9 +71,13 @@ def plan_of(description: Mapping[str, Any], *, any_learner: bool = False) -> Pla
         any_learner: also read the plan of a learner that is not registered, such as a plug-in's; see `Plan.from_json`.
 
     Raises:
-        CheckpointError: these are no settings of a run.
+        CheckpointError: these are no settings of a run, or of a later version.
     """
-    return Plan.from_json(upgraded(description).get("settings", {}), any_learner=any_learner)
+    number = description.get("format", 1)
+    if number not in (1, FORMAT):
+        raise CheckpointError(f"these settings are of format {number!r}, of a later version of metasum.")
+    settings = _from_format_1(description.get("settings")) if number == 1 else description.get("settings", {})
+    return Plan.from_json(settings, any_learner=any_learner)
 
 
 def _of_a_run(description: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,3 +127,35 @@ def _first_difference(name: str, before: Any, now: Any) -> str | None:
     if isinstance(now, tuple) and isinstance(before, list):
         before = tuple(before)
     return None if before == now else f"{name} was {before}, now {now}"
+
+
+def _from_format_1(settings: Any) -> dict[str, Any]:
+    """Format 1 had sections for the settings of all learners, None for what was left open, and lists as text.
+
+    Raises:
+        CheckpointError: these are no settings of a run.
+    """
+    try:
+        sections = [section for section in settings.values() if isinstance(section, Mapping)]
+        old = {name: value for section in sections for name, value in section.items()}
+        old |= {"learner": settings["learner"], "seed": settings["seed"]}
+        learner = LEARNERS.get(old["learner"], Learner)  # of a plug-in that is not loaded here: what all have
+        own = {leaf.name: leaf for leaf in options_of(learner.Config)}
+        known = {
+            name: _in_todays_form(leaf, old[name])
+            for name, leaf in {**COMMON, **own}.items()
+            if name in old and (old[name] is not None or leaf.optional)
+        }
+    except (AttributeError, KeyError, TypeError, UsageError) as error:
+        raise CheckpointError(f"these are not the settings of a metasum run: {error}.") from error
+    values = fill(learner, known)
+
+    def section(leaves: Mapping[str, Option]) -> dict[str, Any]:
+        return {name: values[name] for name in leaves if name in values}
+
+    common = {name: section({leaf.name: leaf for leaf in options_of(kind)}) for name, kind in SECTIONS.items()}
+    return {"learner": values["learner"], "seed": values["seed"], "own": section(own), **common}
+
+
+def _in_todays_form(leaf: Option, value: Any) -> Any:
+    return leaf.parsed(value) if leaf.many and isinstance(value, str) else value

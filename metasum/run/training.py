@@ -15,9 +15,9 @@ from metasum.results.run import RunResult
 from metasum.run.course import Course, Where
 from metasum.run.finishing import reported
 from metasum.run.initialisation import learnt_initialisation
+from metasum.run.parts import check_pieces
 from metasum.run.plan import Plan, load_pair, resolve
 from metasum.run.request import Request
-from metasum.run.sharding import check_pieces
 from metasum.training.opening import check_name
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
