@@ -23,6 +23,11 @@ class Metric(Value):
     goal: str
     """"maximize" or "minimize"."""
 
+    @property
+    def sign(self) -> int:
+        """A factor that makes lower values the better ones."""
+        return -1 if self.goal == "maximize" else 1
+
 
 @dataclass(frozen=True)
 class Trial(Value):

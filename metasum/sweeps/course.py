@@ -19,10 +19,10 @@ from metasum.results.surroundings import in_short
 from metasum.results.sweep import SweepResult
 from metasum.results.sweep_tables import trials_table
 from metasum.sweeps.claim import Claim
-from metasum.sweeps.clock import Clock
 from metasum.sweeps.process import TrialProcess, numbers_of
 from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.results import results_of
+from metasum.sweeps.storage import Clock
 from metasum.sweeps.sweep_file import SweepFile
 from metasum.training.interruption import Interruption
 from metasum.training.progress import Display
@@ -98,7 +98,7 @@ class Course:
                 with contextlib.suppress(OSError):
                     Path(earlier).rename(path)  # what the lost trial got done is gone on with
         with contextlib.suppress(UpdateFinishedTrialError):  # it was taken over already
-            claim.work_in(str(path.resolve()))
+            claim.trial.set_user_attr("folder", str(path.resolve()))
             arguments = [*self.file.arguments(claim.values), *self.arguments]
             self.active.append((claim, self.start(arguments, path, self.threads)))
             self._say(claim, " ".join(f"{name}={in_short(value)}" for name, value in claim.values.items()))

@@ -17,11 +17,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metasum.errors import UsageError
-from metasum.sweeps.claim import Claim, is_lost, lose
-from metasum.sweeps.clock import Clock
+from metasum.sweeps.claim import Claim, Watch, is_lost, lose
 from metasum.sweeps.config import SweepConfig
-from metasum.sweeps.owner import Watch
-from metasum.sweeps.storage import patiently
+from metasum.sweeps.storage import Clock, patiently
 from metasum.sweeps.sweep_file import SweepFile
 
 if TYPE_CHECKING:
@@ -88,9 +86,9 @@ class TrialQueue:
         """Places that nobody runs or has run; none where a trial has reached the metric's target."""
         trials, metric = self.trials(), self._file.metric
         taken = {trial.user_attrs["place"] for trial in trials if not is_lost(trial)}
-        if metric is not None and metric.target is not None:
+        if metric is not None and self._file.target is not None:
             found = [trial.value for trial in trials if trial.state.name == "COMPLETE" and trial.value is not None]
-            if any(metric.sign * value <= metric.sign * metric.target for value in found):
+            if any(metric.sign * value <= metric.sign * self._file.target for value in found):
                 return []
         return [place for place in range(self.count) if place not in taken]
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from metasum.results.sweep import Metric, SweepResult, Trial
+from metasum.results.sweep import SweepResult, Trial
 from metasum.sweeps.claim import is_lost
 from metasum.sweeps.queue import TrialQueue
 from metasum.sweeps.sweep_file import SweepFile
 
 
 def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool, folder: Path) -> SweepResult:
-    """What results.json holds.
-
-    Args:
-        file: the sweep.
-        queue: its trials, whoever ran them.
-        importances: compute how much each parameter matters, too.
-        folder: the sweep's.
-    """
+    """What results.json in the sweep's folder holds; with `importances`, how much each parameter matters, too."""
     trials = queue.trials()
     rows = []
     for trial in sorted(trials, key=lambda trial: trial.user_attrs["place"]):
@@ -43,7 +36,7 @@ def results_of(file: SweepFile, queue: TrialQueue, *, importances: bool, folder:
         question=file.question,
         command=tuple(file.command),
         method=file.method,
-        metric=None if file.metric is None else Metric(file.metric.name, file.metric.goal),
+        metric=file.metric,
         arguments=tuple(queue.study.user_attrs["arguments"]),
         count=queue.count,
         lost=sum(is_lost(trial) for trial in trials),
@@ -58,8 +51,9 @@ def _best(file: SweepFile, rows: list[Trial]) -> tuple[int, ...]:
     """Places of finished trials, the best first; none without a metric."""
     if file.metric is None:
         return ()
-    sign = file.metric.sign
-    finished = [(sign * row.score, row.place) for row in rows if row.state == "complete" and row.score is not None]
+    finished = [
+        (file.metric.sign * row.score, row.place) for row in rows if row.state == "complete" and row.score is not None
+    ]
     return tuple(place for _, place in sorted(finished, key=lambda found: found[0]))
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder
 from metasum.results.sweep import SweepResult
-from metasum.sweeps.clock import Clock
 from metasum.sweeps.config import SweepConfig
 from metasum.sweeps.course import Course, Starter
 from metasum.sweeps.page import write_sweep_report
 from metasum.sweeps.process import TrialProcess
 from metasum.sweeps.queue import TrialQueue
-from metasum.sweeps.storage import open_storage
+from metasum.sweeps.storage import Clock, open_storage
 from metasum.sweeps.sweep_file import SweepFile, read_sweep_file
 from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from metasum.errors import StorageError, UsageError, reason
 from metasum.files import make_folder
-from metasum.sweeps.clock import Clock
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
@@ -19,6 +18,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 WAITS = tuple(0.1 * 2**attempt for attempt in range(7))  # seconds before each further attempt, 12.7 in all
 PASSING = re.compile(r"already exists|\b(dead)?lock(ed)?\b", re.IGNORECASE)  # what databases say in these cases
+
+
+class Clock(Protocol):
+    """What tells a sweep the time: the module `time`; a test has its own, which waits for nothing."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Waits."""
 
 
 @contextmanager
@@ -55,9 +64,10 @@ def _database(url: str, clock: Clock) -> BaseStorage:
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
+    address = re.sub("^postgresql://", "postgresql+psycopg://", url)  # psycopg 3, which is what the extra installs
     options = {"connect_args": {"timeout": 60}} if url.startswith("sqlite") else {"pool_pre_ping": True}
     try:
-        return patiently(lambda: RDBStorage(_with_driver(url), engine_kwargs=options), clock)
+        return patiently(lambda: RDBStorage(address, engine_kwargs=options), clock)
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(f"--storage {_shown(url)}: no such kind of database.") from error
     except ImportError as error:
@@ -97,11 +107,6 @@ def patiently(make: Callable[[], T], clock: Clock) -> T:
                 raise
         clock.sleep(wait)
     return make()
-
-
-def _with_driver(url: str) -> str:
-    """`postgresql://` means psycopg 3 here, which is what the extra installs."""
-    return url.replace("postgresql://", "postgresql+psycopg://", 1) if url.startswith("postgresql://") else url
 
 
 def _shown(url: str) -> Any:

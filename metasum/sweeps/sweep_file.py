@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metasum.errors import UsageError, reason, unknown
+from metasum.results.sweep import Metric
 from metasum.sweeps.distributions import Parameter, number, parameter
 from metasum.sweeps.hyperband import Hyperband, hyperband
 
@@ -27,21 +28,6 @@ RUN_FOLDERS = {"train": "*+*/*", "meta-train": "meta/*"}
 
 
 @dataclass(frozen=True)
-class Metric:
-    """What is looked for."""
-
-    name: str
-    goal: str = "minimize"
-    target: float | None = None
-    """Good enough: no trial is begun once one has reached it."""
-
-    @property
-    def sign(self) -> int:
-        """A factor that makes lower values the better ones."""
-        return -1 if self.goal == "maximize" else 1
-
-
-@dataclass(frozen=True)
 class SweepFile:
     """One sweep."""
 
@@ -52,6 +38,8 @@ class SweepFile:
     """What comes after `metasum`, `${args}` among it."""
     method: str
     metric: Metric | None
+    target: float | None
+    """A good enough value of it: no trial is begun once one has reached it."""
     parameters: tuple[Parameter, ...]
     early_end: Hyperband | None
     cap: int | None
@@ -91,7 +79,7 @@ def read_sweep_file(path: Path) -> SweepFile:
     method = asked.get("method")
     if method not in METHODS:
         raise unknown(f"method in {path.name}", str(method), METHODS)
-    metric = _metric(asked.get("metric"))
+    metric, target = _metric(asked.get("metric"))
     if metric is None and (method == "bayes" or "early_terminate" in asked):
         raise UsageError(f"{path.name} has no metric; method bayes and early_terminate need one.")
     return SweepFile(
@@ -100,6 +88,7 @@ def read_sweep_file(path: Path) -> SweepFile:
         command=_command(path.name, asked.get("command")),
         method=method,
         metric=metric,
+        target=target,
         parameters=_parameters(path.name, asked.get("parameters"), grid=method == "grid"),
         early_end=hyperband(asked.get("early_terminate")),
         cap=_cap(asked.get("run_cap")),
@@ -155,17 +144,18 @@ def _is_prose(line: str) -> bool:
     return line.startswith("#") and not line.startswith("#   ")
 
 
-def _metric(asked: Any) -> Metric | None:
+def _metric(asked: Any) -> tuple[Metric | None, float | None]:
+    """What is looked for, and a good enough value of it."""
     if asked is None:
-        return None
+        return None, None
     known = {"name", "goal", "target", "impute", "impute_while_running"}  # failed runs teach bayes nothing here
     if not isinstance(asked, dict) or "name" not in asked or set(asked) - known:
         raise UsageError("a sweep's metric has a name, a goal (minimize or maximize) and, perhaps, a target.")
     target = None if asked.get("target") is None else number("the metric's target", asked["target"])
-    metric = Metric(str(asked["name"]), asked.get("goal", "minimize"), target)
+    metric = Metric(str(asked["name"]), asked.get("goal", "minimize"))
     if metric.goal not in ("minimize", "maximize"):
         raise unknown("goal", str(metric.goal), ("minimize", "maximize"))
-    return metric
+    return metric, target
 
 
 def _command(name: str, asked: Any) -> tuple[str, ...]:

@@ -165,7 +165,7 @@ def test_a_lost_trial_that_somebody_still_works_on_keeps_its_folder(run, log, tm
     with open_storage(None, place) as storage:
         queue = TrialQueue(storage, file, SweepConfig(), name="mine", count=1)
         queue._watch.own = queue._watch.own.rpartition(":")[0] + ":0"  # had our number before us, and is dead
-        queue.claim().work_in(str(place / "trials" / "0000"))
+        queue.claim().trial.set_user_attr("folder", str(place / "trials" / "0000"))
     notes = Notes()
     with owning(place / "trials" / "0000" / "a+b" / "fake"):  # its trial has not noticed yet
         result = run({"parameters": {"x": {"values": [1]}}}, display=notes)
