@@ -162,15 +162,9 @@ class Course:
         display: Display,
         view: Callable[[Any], FewShotLearner] = lambda learner: learner,
     ) -> Harness[Any, FewShotEvaluator]:
-        """The training loop of one run.
+        """The training loop of one run; the model is on the device already.
 
-        Args:
-            model: what is trained, on the device already.
-            sampler: what it is given.
-            loop: for how long and how.
-            run: the folder.
-            display: is told about progress.
-            view: from what is trained to the few-shot learner that is measured on the way [default: it is one].
+        `view` leads from what is trained to the few-shot learner that is measured on the way [default: it is one].
         """
-        evaluator = FewShotEvaluator(lambda: self.validation, autocast=self.fabric.autocast, view=view)
+        evaluator = FewShotEvaluator(lambda: self.validation, self.fabric.autocast, view)
         return Harness(model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display)

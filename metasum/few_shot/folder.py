@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
-from metasum.run.description import FORMAT, describe_surroundings, reopen
+from metasum.run.description import FORMAT, describe, reopen
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.opening import opened
 from metasum.training.progress import Display
@@ -22,22 +23,14 @@ def opened_run(
 ) -> Iterator[RunFolder]:
     """A run's folder, made or found, for a block to work in.
 
-    Args:
-        path: of the folder.
-        settings: what the run depends on.
-        dataset: what it learns first.
-        display: is told what the user should know.
-        start: "start_checksum", of the weights that it begins with, where these were trained before.
+    `start` is "start_checksum", of the weights that it begins with, where these were trained before.
 
     Raises:
         OccupiedError: another process works there.
         UsageError: it holds a run of other settings.
     """
     description = _description(settings, dataset, start)
-
-    def found() -> RunFolder:
-        return reopen(path, description, completed=_as_written)
-
+    found = partial(reopen, path, description, completed=_as_written)
     with opened(path, description, found, resume=None, note=display.note) as run:
         yield run
 
@@ -54,13 +47,8 @@ def check_run(path: Path, settings: Mapping[str, Any], dataset: FewShotDataset) 
 
 def _description(settings: Mapping[str, Any], dataset: FewShotDataset, start: Mapping[str, Any]) -> dict[str, Any]:
     """What config.json holds."""
-    return {
-        "format": FORMAT,
-        **start,
-        "settings": dict(settings),
-        "data": {"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
-        **describe_surroundings(),
-    }
+    data = {"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum}
+    return describe(settings, data, **start)
 
 
 def _as_written(description: Mapping[str, Any]) -> dict[str, Any]:

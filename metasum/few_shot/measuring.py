@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,24 +54,15 @@ def differences(shares: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, di
     }
 
 
+@dataclass(frozen=True)
 class FewShotEvaluator:
-    """Measures what is being trained on the same validation episodes every time.
+    """Measures what is being trained on the same validation episodes every time."""
 
-    Args:
-        episodes: makes them.
-        autocast: the precision that networks run in.
-        view: from what is trained to a few-shot learner [default: it is one].
-    """
-
-    def __init__(
-        self,
-        episodes: Callable[[], Iterable[FewShotEpisode]],
-        *,
-        autocast: Autocast,
-        view: Callable[[Any], FewShotLearner] = lambda learner: learner,
-    ) -> None:
-        self._episodes, self._autocast, self._view = episodes, autocast, view
+    episodes: Callable[[], Iterable[FewShotEpisode]]
+    autocast: Autocast
+    view: Callable[[Any], FewShotLearner]
+    """From what is trained to a few-shot learner."""
 
     def on_the_way(self, learner: Any, *, limit: int | None = None) -> EpisodeAccuracy:
         """Mean over the episodes; `limit` is not looked at: their number was chosen before."""
-        return mean_of(episode_shares(self._view(learner), self._episodes(), autocast=self._autocast))
+        return mean_of(episode_shares(self.view(learner), self.episodes(), autocast=self.autocast))

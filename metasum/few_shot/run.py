@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from metasum.few_shot.page import write_few_shot_report
 from metasum.few_shot.request import FewShotRequest
 from metasum.few_shot.study import conclude, plan_study
 from metasum.files import write_json
@@ -52,7 +53,5 @@ def few_shot(
     result = conclude(study, outcomes)
     write_json(study.folder / "results.json", result.to_json())
     if report:
-        from metasum.few_shot.page import write_few_shot_report
-
         write_few_shot_report(study.folder)
     return result

@@ -109,15 +109,7 @@ class FewShotStudy:
 
 
 def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotResult:
-    """What results.json holds.
-
-    Args:
-        study: the plan.
-        outcomes: of its cells, by name.
-
-    Raises:
-        MetaSumError: no learner has a result; the first failure's sentence.
-    """
+    """What results.json holds; raises MetaSumError where no learner has a result, with the first failure's sentence."""
     done = {name: outcome for name, outcome in outcomes.items() if not isinstance(outcome, Failure)}
     failures = [outcome for outcome in outcomes.values() if isinstance(outcome, Failure)]
     rows: list[FewShotRun] = [done[course.plan.name] for course in study.courses if course.plan.name in done]

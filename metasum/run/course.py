@@ -13,7 +13,7 @@ from metasum.errors import ArchitectureError
 from metasum.learners.networks import MetaSum
 from metasum.networks.build import start_of
 from metasum.results.run import RunResult
-from metasum.run.description import describe, reopen
+from metasum.run.description import describe, describe_dataset, reopen
 from metasum.run.finishing import Trained, finish, reported
 from metasum.run.parts import make_learner, make_networks
 from metasum.run.plan import Plan
@@ -89,7 +89,8 @@ class Course:
     def opened(self) -> contextlib.AbstractContextManager[RunFolder]:
         """The run's folder, made or found, and this process's own while the block runs."""
         plan, where = self._plan, self._where
-        description = describe(plan, self._datasets, self._start)
+        data = {side: describe_dataset(dataset).plain() for side, dataset in self._datasets._asdict().items()}
+        description = describe(plan.to_json(), data, initial_checksum=self._start)
         if pool := getattr(plan.own, "pool", ()):
             description["pool_checksums"] = [checksum(load_weights(Path(file))) for file in pool]
         return opened(

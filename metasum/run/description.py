@@ -18,7 +18,7 @@ from metasum.results.surroundings import DatasetFacts
 from metasum.run.plan import Plan, fill
 from metasum.run.request import COMMON, SECTIONS
 from metasum.training.run_folder import RunFolder
-from metasum.types import Dataset, Sides
+from metasum.types import Dataset
 
 # they change no weight that is not checked
 MAY_DIFFER_ON_RESUME = {"data_root", "device", "devices", "num_nodes", "fsdp", "monitor", "tracking", "source", "init"}
@@ -30,15 +30,9 @@ FORMAT = 2
 """Of config.json; `plan_of` reads older ones, too."""
 
 
-def describe(plan: Plan, datasets: Sides[Dataset], initial_checksum: str) -> dict[str, Any]:
-    """What config.json holds: "format", "settings" (the plan's), "data", "initial_checksum", "versions", "machine"."""
-    return {
-        "format": FORMAT,
-        "settings": plan.to_json(),
-        "data": {side: describe_dataset(dataset).plain() for side, dataset in datasets._asdict().items()},
-        "initial_checksum": initial_checksum,
-        **describe_surroundings(),
-    }
+def describe(settings: Mapping[str, Any], data: Mapping[str, Any], **checksums: str) -> dict[str, Any]:
+    """What config.json holds: "format", "settings", "data", checksums of what it starts from, "versions", "machine"."""
+    return {"format": FORMAT, "settings": dict(settings), "data": dict(data), **checksums, **describe_surroundings()}
 
 
 def describe_dataset(dataset: Dataset) -> DatasetFacts:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
+from metasum.report.run_page import write_report
 from metasum.results.accuracy import AfterSum
 from metasum.results.run import RunResult
 from metasum.run.plan import Plan
@@ -41,12 +42,7 @@ def finish(
 ) -> RunResult:
     """Measures on all held-out images, saves the networks, and writes result.json last: it marks the run finished.
 
-    Args:
-        harness: its training is over.
-        plan: of the run.
-        trained: what training took; with `endpoints`, networks are those of another run.
-        keep_weights: save them.
-        report: write analysis.json, too, for the report.
+    With `report`, analysis.json is written, too, for the page.
     """
     learner, run = harness.learner, harness.run
     harness.display.note("measuring on all held-out images …")
@@ -93,7 +89,5 @@ def _save_networks(run: RunFolder, final: FinalEvaluation, build: str, operator:
 def reported(run: RunFolder, result: RunResult, report: bool) -> RunResult:
     """The result, once report.html is there (where it is wanted); `run` is where the folder is now."""
     if report and not (run.path / "report.html").is_file():
-        from metasum.report.run_page import write_report
-
         write_report(run)
     return replace(result, run=str(run.path))

@@ -15,8 +15,9 @@ from metasum.files import write_json
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.plugins import load_entry_points
+from metasum.report.run_page import write_meta_report
 from metasum.results.meta import MetaResult
-from metasum.run.description import FORMAT, describe_dataset, describe_surroundings, reopen
+from metasum.run.description import describe, describe_dataset, reopen
 from metasum.run.meta_plan import meta_datasets, meta_plan, task_distribution
 from metasum.run.parts import initial_network
 from metasum.run.plan import Plan
@@ -84,8 +85,6 @@ def meta_train(
             learnt = str(run.path / "initial.safetensors")  # the folder may have moved since
             return dataclasses.replace(run.result(MetaResult), run=str(run.path), initial=learnt)
         result = course.go(run, resume=resume is not False, troubles=troubles)
-        from metasum.report.run_page import write_meta_report
-
         write_meta_report(run)
     return result
 
@@ -105,13 +104,9 @@ class _Course:
             precision=plan.optimisation.precision,
             second_order=True,
         )
-        self._description = {
-            "format": FORMAT,
-            "settings": plan.to_json(),
-            "data": {dataset.name: describe_dataset(dataset).plain() for dataset in datasets.values()},
-            "initial_checksum": checksum(parameters_of(self._networks.target)),
-            **describe_surroundings(),
-        }
+        data = {dataset.name: describe_dataset(dataset).plain() for dataset in datasets.values()}
+        start = checksum(parameters_of(self._networks.target))
+        self._description = describe(plan.to_json(), data, initial_checksum=start)
         self._tasks, self._kept = (
             task_distribution(plan, datasets, self._fabric.device, held_out=held_out) for held_out in (False, True)
         )

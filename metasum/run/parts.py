@@ -53,11 +53,7 @@ def make_networks(plan: Plan) -> MetaSum:
 
 
 def new_learner(plan: Plan, networks: MetaSum | None = None) -> Learner:
-    """The plan's learner at its start, on the CPU.
-
-    Args:
-        plan: of the run.
-        networks: its pair [default: made from the plan].
+    """The plan's learner at its start, on the CPU; its networks are made from the plan where they are not given.
 
     Raises:
         UsageError: a setting asks for a sum that its training does not run.
@@ -78,7 +74,7 @@ def make_learner(
 
     Args:
         networks: the pair at its start, on the CPU. With `--fsdp` it stays there, for the first process to measure.
-        plan: of the run.
+        plan: whose learner it is.
         fabric: the device, and the processes.
         note: hears why kernels do not lie in the usual layout, where that is so.
 

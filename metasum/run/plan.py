@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,7 +22,7 @@ from metasum.errors import CheckpointError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.networks.build import architecture, check_network_name
 from metasum.run.request import COMMON, SECTIONS, Request
-from metasum.tasks.registry import load_dataset, pair_of
+from metasum.tasks.registry import pair_of
 from metasum.types import Dataset, Sides
 
 
@@ -95,12 +94,6 @@ class Plan:
             return cls(learner=values["learner"], seed=values["seed"], own=own, **sections)
         except (KeyError, TypeError, AttributeError, UsageError) as error:
             raise CheckpointError(f"these are not the settings of a metasum run: {error}") from error
-
-
-def load_pair(request: Request, *, download: bool = False) -> Sides[Dataset]:
-    """The target's and the support's dataset."""
-    root = Path(request["data_root"])
-    return Sides(*(load_dataset(request[side], root=root, download=download) for side in Sides._fields))
 
 
 def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:

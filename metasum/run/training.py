@@ -16,8 +16,9 @@ from metasum.run.course import Course, Where
 from metasum.run.finishing import reported
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.parts import check_pieces
-from metasum.run.plan import Plan, load_pair, resolve
+from metasum.run.plan import Plan, resolve
 from metasum.run.request import Request
+from metasum.tasks.registry import load_dataset
 from metasum.training.opening import check_name
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes
@@ -61,7 +62,8 @@ def train(
     check_name(name, resume=resume, overwrite=overwrite)
     learner_named(request["learner"])
     path = Path(out) / f"{request['target']}+{request['support']}" / (name or _default_name(request))
-    datasets = load_pair(request, download=download)
+    root = Path(request["data_root"])
+    datasets = Sides(*(load_dataset(request[side], root=root, download=download) for side in Sides._fields))
     where = Where(path, Path(out), resume=resume, overwrite=overwrite, report=report)
     return run_in(where, request, datasets, download=download, display=display)
 

@@ -119,12 +119,7 @@ def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> 
 
 
 def beside_alone(found: MeasuredNetwork, alone: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network.
-
-    Args:
-        found: the merged network, measured.
-        alone: what `confusions_alone` found.
-    """
+    """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network."""
     datasets = {
         name: DatasetAccuracyAndAlone(
             own.sum, own.sum_union_statistics, alone=share_right(alone[name]) if name in alone else None

@@ -74,10 +74,6 @@ def same_start(runs: Sequence[FinishedRun]) -> bool:
 def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> None:
     """Raises where the runs' target networks cannot, or should not, be added.
 
-    Args:
-        runs: two or more.
-        any_init: allow several initialisations.
-
     Raises:
         UsageError: fewer than two; other channels, held-out images or class counts; two in one place that only one
             can have; or, unless `any_init`, other initialisations.
@@ -152,13 +148,7 @@ def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
 
 
 def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batches: int) -> list[Endpoint]:
-    """The runs' target networks with unlabelled training images of their own datasets, where `tasks` has them.
-
-    Args:
-        runs: which can be added.
-        tasks: datasets by name.
-        batches: of images, at most.
-    """
+    """The runs' target networks with batches of unlabelled images of their own datasets, where `tasks` has them."""
     return [
         Endpoint(run.network, list(tasks[run.target].calibration(batches)) if run.target in tasks else [])
         for run in runs
@@ -168,10 +158,7 @@ def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batc
 def merge_runs(runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], method: Method) -> nn.Module:
     """A new network, what `method` makes of the runs' target networks; its statistics are the first run's.
 
-    Args:
-        runs: which can be added; θ_0 is the first one's start.
-        endpoints: what `endpoints_of` made of them, all on one device.
-        method: with its settings.
+    The endpoints are what `endpoints_of` made of the runs, all on one device; θ_0 is the first run's start.
 
     Raises:
         UsageError: the method does not merge so many, or needs images that are not there.

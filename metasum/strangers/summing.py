@@ -16,6 +16,7 @@ from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
 from metasum.ownership import owning
 from metasum.plugins import load_entry_points
+from metasum.report.sum_page import write_sum_report
 from metasum.results.strangers import SummedRun, SumResult
 from metasum.run.description import describe_surroundings
 from metasum.strangers.measuring import (
@@ -96,8 +97,6 @@ def sum_runs(
             save_weights(file, network.state_dict(), metadata=metadata)
         write_json(folder / "result.json", result.to_json())
         if report:
-            from metasum.report.sum_page import write_sum_report
-
             write_sum_report(folder)
     return result
 
@@ -138,12 +137,7 @@ def _measure(
 ) -> tuple[dict[str, Any], nn.Module]:
     """Fields of the result, and the network that the first method makes, with the union's statistics.
 
-    Args:
-        runs: their networks are on the datasets' device.
-        methods: by name, the operator first.
-        loaded: datasets by name.
-        names: of those to measure on.
-        display: is told what is measured.
+    The first method is the operator; `names` are those of the datasets to measure on.
     """
     tasks = {name: loaded[name] for name in names}
     batches = max(run.plan.evaluation.calibration_batches for run in runs)

@@ -26,17 +26,7 @@ from metasum.training.tracking import check_tracking
 
 
 def study_of(asked: StudyRequest, *, learners: Sequence[str], targets: Sequence[str], place: Path) -> Study:
-    """The study that is asked for.
-
-    Args:
-        asked: by somebody.
-        learners: names.
-        targets: names of datasets.
-        place: folder of the study's own results.
-
-    Raises:
-        UsageError: learners or seeds that make no study.
-    """
+    """The study that is asked for, its own results in `place`; raises UsageError for names or seeds that make none."""
     doubled = next((name for name in learners if list(learners).count(name) > 1), None)
     if doubled or not learners:
         raise UsageError(f"--learners names {doubled!r} twice." if doubled else "--learners names nobody.")
@@ -57,14 +47,7 @@ def study_of(asked: StudyRequest, *, learners: Sequence[str], targets: Sequence[
 
 
 def check(study: Study, engine: Engine) -> dict[str, Plan]:
-    """Looks at what all runs depend on.
-
-    Args:
-        study: what is to run.
-        engine: what is to run it.
-
-    Returns:
-        For each target, the plan of the first learner's first run.
+    """Looks at what all runs depend on; returns, for each target, the plan of the first learner's first run.
 
     Raises:
         UsageError: settings that none of the learners reads, or that do not go together.

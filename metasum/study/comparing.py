@@ -8,6 +8,7 @@ from metasum.baselines.registry import LEARNERS
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
+from metasum.report.study_pages import write_comparison_report
 from metasum.results.comparison import ComparisonResult, ComparisonRow, RunCurves, summarise
 from metasum.results.comparison_tables import rows_table
 from metasum.results.pictures import Analysis
@@ -78,8 +79,6 @@ def compare(
     write_text(place / "results.csv", as_csv(rows_table(comparison)))
     write_json(place / "results.json", comparison.to_json())
     if study.report:
-        from metasum.report.study_pages import write_comparison_report
-
         write_comparison_report(place)
     track_study(asked.request, place, comparison, note=display.note, troubles=study.troubles)
     return comparison

@@ -11,6 +11,7 @@ from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.learners.learner import Start
 from metasum.merging import METHODS
 from metasum.plugins import load_entry_points
+from metasum.report.study_pages import write_experiment_report
 from metasum.results.experiment import ExperimentResult, ExperimentRow, summarise
 from metasum.results.experiment_tables import rows_table
 from metasum.results.pictures import Line
@@ -69,8 +70,6 @@ def experiment(
     write_text(study.place / "results.csv", as_csv(rows_table(result)))
     write_json(study.place / "results.json", result.to_json())
     if study.report:
-        from metasum.report.study_pages import write_experiment_report
-
         write_experiment_report(study.place)
     track_study(asked.request, study.place, result, note=display.note, troubles=study.troubles)
     return result

@@ -72,15 +72,7 @@ class Study:
         validation: bool = False,
         candidate: Mapping[str, Any] | None = None,
     ) -> Path:
-        """The folder of one run.
-
-        Args:
-            target: name of its dataset; `learner` and `seed` likewise.
-            learner: name.
-            seed: of the run.
-            validation: whether it is measured on validation images, to choose settings.
-            candidate: the settings that it tries.
-        """
+        """The folder of one run; with `validation`, of one that is measured on validation images to choose settings."""
         name = "-".join([learner, f"seed{seed}"])
         if candidate:
             name += "-" + in_words(candidate)

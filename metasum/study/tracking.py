@@ -53,13 +53,6 @@ def track_study(
 
     It holds the tables "summary" (a row for each learner) and "rows" (for each of its seeds), a bar chart of every
     learner's mean accuracy after the sum, and `LEARNER/COLUMN` for every number of "summary".
-
-    Args:
-        request: what its runs share.
-        folder: where its results.json is.
-        result: which holds this.
-        note: says a line.
-        troubles: of its runs.
     """
     tracking = tracking_of(request)
     if wandb_mode(tracking) == "disabled":

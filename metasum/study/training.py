@@ -83,24 +83,18 @@ def chosen(needed: Mapping[str, Any], choice: str | None) -> dict[str, Any]:
 
 def training_cells(study: Study) -> list[Cell]:
     """All of steps 1 and 2, target by target: trials and choices, then the runs, seed by seed."""
-    found: dict[str, Cell] = {}
-    for cell in (cell for target in study.targets for cell in _of_target(study, target)):
-        found.setdefault(cell.name, cell)
-    return list(found.values())
-
-
-def _of_target(study: Study, target: str) -> list[Cell]:
-    cells = []
-    for learner in study.learners:
-        candidates = study.candidates(learner)
-        for candidate in candidates:
-            cells += _run(study, target, learner, study.seeds[0], validation=True, candidate=candidate)
-        if candidates:
-            cells.append(_choice(study, target, learner, candidates))
-    for seed in study.seeds:
+    cells = list[Cell]()
+    for target in study.targets:
         for learner in study.learners:
-            cells += _run(study, target, learner, seed)
-    return cells
+            candidates = study.candidates(learner)
+            for candidate in candidates:
+                cells += _run(study, target, learner, study.seeds[0], validation=True, candidate=candidate)
+            if candidates:
+                cells.append(_choice(study, target, learner, candidates))
+        for seed in study.seeds:
+            for learner in study.learners:
+                cells += _run(study, target, learner, seed)
+    return list({cell.name: cell for cell in cells}.values())  # several runs may need the same one
 
 
 def run_name(study: Study, target: str, learner: str, seed: int, *, validation: bool = False) -> str:
@@ -151,19 +145,13 @@ def _run(
         where = dataclasses.replace(where, endpoints=endpoints)
     request = study.run_request(target, learner, seed, **values)
     if facts.start is Start.LEARNT and request["init"] is None:
-        cells.append(_start(study, learner))
-        needs.append(cells[-1].name)
+        needs.append(f"meta: initialisation of {learner}")
+        first = study.run_request(study.targets[0], learner, study.seeds[0])  # all have networks of one shape
+        cells.append(Cell(needs[-1], LearntStart(study.out, first, study.download, study.troubles)))
     choose = not validation and study.candidates(learner)
     choice = choice_name(study, study.folder(target), learner) if choose else None
     work = TrainingRun(where, request, choice, study.download, study.troubles)
     return [*cells, Cell(study.short(path), work, tuple(needs), () if choice is None else (choice,))]
-
-
-def _start(study: Study, learner: str) -> Cell:
-    """One for all runs of a learner: all targets have networks of one shape."""
-    request = study.run_request(study.targets[0], learner, study.seeds[0])
-    work = LearntStart(study.out, request, study.download, study.troubles)
-    return Cell(f"meta: initialisation of {learner}", work)
 
 
 def runs_of(study: Study, target: str, outcomes: Outcomes) -> list[RunResult]:

@@ -42,14 +42,7 @@ def launch(
 
 
 class TrialProcess:
-    """`metasum COMMAND …`, started.
-
-    Args:
-        arguments: the command and its options.
-        folder: where it works; a run that an earlier process began there is continued.
-        threads: that PyTorch may use.
-        launch: starts the process.
-    """
+    """`metasum COMMAND …`, started; a run that an earlier process began in its folder is continued."""
 
     def __init__(
         self,

@@ -21,8 +21,7 @@ from typing import Any
 
 from metasum.errors import Interrupted, reason
 from metasum.plugins import load_entry_points, run_plugin
-from metasum.study.engine.attempt import attempt, terminable
-from metasum.study.engine.cell import Failure
+from metasum.study.engine.cell import Failure, attempt, terminable
 from metasum.training.interruption import SIGNALS
 
 OFTEN = 0.1  # seconds between two steps that are told of

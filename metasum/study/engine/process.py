@@ -45,14 +45,7 @@ def context_with(preload: Sequence[str]) -> BaseContext:
 
 
 class CellProcess:
-    """The process of one try at a cell, started.
-
-    Args:
-        context: of `context_with`.
-        cell: what is tried.
-        job: what the process is told.
-        display: of the cell.
-    """
+    """The process of one try at a cell, started in the context of `context_with`; `display` is the cell's."""
 
     def __init__(self, context: BaseContext, cell: Cell, job: Job, display: Display) -> None:
         self.cell, self.started, self.bytes = cell, time.monotonic(), 0

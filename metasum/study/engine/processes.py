@@ -20,7 +20,7 @@ from metasum.study.engine.child import Job
 from metasum.study.engine.display import StudyDisplay
 from metasum.study.engine.process import CellProcess, context_with
 from metasum.study.engine.schedule import Schedule
-from metasum.study.engine.sequential import Engine, Sequential, settle
+from metasum.study.engine.sequential import Engine, Sequential
 from metasum.training.interruption import Interruption
 
 PRELOADED = ("torch", "torchvision", "lightning_fabric", "learn2learn", "metasum.study.engine.processes")
@@ -51,7 +51,7 @@ class Processes:
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""
-        schedule = Schedule(cells, poll=self.poll)
+        schedule = Schedule(cells, poll=self.poll, display=display)
         course = _Course(self, schedule, display)
         display.begin(len(cells))
         try:
@@ -106,15 +106,14 @@ class _Course:
         try:
             pickled = pickle.dumps((cell.work, self._schedule.needed(cell)))
         except Exception as error:  # noqa: BLE001 (pickle raises what it likes)
-            failure = Failure(cell.name, f"its work cannot be sent to another process ({error}).")
-            settle(self._schedule, cell, failure, self._display)
+            self._schedule.settle(cell, Failure(cell.name, f"its work cannot be sent to another process ({error})."))
             return
         job = Job(cell.name, pickled, self._engine.plugins, self._threads, dict(os.environ))
         try:
             self._children.append(CellProcess(self._context, cell, job, own))
         except (OSError, EOFError) as error:
             failure = Failure(cell.name, f"a process for it could not be started ({reason(error)}).")
-            settle(self._schedule, cell, failure, self._display)
+            self._schedule.settle(cell, failure)
 
     def _hear(self) -> None:
         """What the children have to say, or nothing for a moment."""
@@ -133,7 +132,7 @@ class _Course:
                 self._stopped = True
                 self._display.put_back(child.cell.name)
             else:
-                settle(self._schedule, child.cell, child.outcome, self._display)
+                self._schedule.settle(child.cell, child.outcome)
 
 
 class Memory:

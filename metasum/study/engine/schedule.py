@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from metasum.errors import Interrupted
-from metasum.study.engine.cell import Cell, Failure, Outcome, ordered
+from metasum.study.engine.cell import Cell, Failure, Occupied, Outcome, ordered
+from metasum.study.engine.display import StudyDisplay
 
 
 class Schedule:
@@ -16,14 +17,15 @@ class Schedule:
     Args:
         cells: of the study.
         poll: seconds between two tries at a cell that another process is working on.
+        display: is told how cells end.
 
     Raises:
         ValueError: the cells are no plan; see `ordered`.
     """
 
-    def __init__(self, cells: Sequence[Cell], *, poll: float) -> None:
+    def __init__(self, cells: Sequence[Cell], *, poll: float, display: StudyDisplay) -> None:
         self._open = {cell.name: cell for cell in ordered(cells)}  # neither begun nor ended
-        self._given, self._poll = [cell.name for cell in cells], poll
+        self._given, self._poll, self._display = [cell.name for cell in cells], poll, display
         self._ended: dict[str, Outcome] = {}
         self._again: dict[str, float] = {}  # open cells that others work on, and when each may be tried again
         self._met = set[str]()  # cells that were found to be so, ever
@@ -53,8 +55,11 @@ class Schedule:
         """What its work is given."""
         return {name: self._ended[name] for name in (*cell.needs, *cell.after)}
 
-    def end(self, cell: Cell, outcome: Outcome) -> dict[str, Outcome]:
-        """Notes how a cell ended; returns that, and the failures of the cells that cannot begin any more."""
+    def settle(self, cell: Cell, outcome: Outcome | Occupied) -> None:
+        """Notes how a try at a cell ended, and tells of it and of the failures that follow from it."""
+        if isinstance(outcome, Occupied):
+            self._put_back(cell, outcome)
+            return
         news = {cell.name: outcome}
         if isinstance(outcome, Failure):
             for other in list(self._open.values()):  # in order: what needs it comes before what needs that
@@ -63,15 +68,17 @@ class Schedule:
                     news[other.name] = Failure(other.name, f"it needs {lost}, which failed.", lost)
                     del self._open[other.name]
         self._ended |= news
-        return news
+        for name, ended in news.items():
+            self._display.ended(name, ended)
 
-    def put_back(self, cell: Cell) -> bool:
-        """Notes that another process works on a cell that was begun; whether that is new."""
+    def _put_back(self, cell: Cell, occupied: Occupied) -> None:
         new = cell.name not in self._met
         self._met.add(cell.name)
         self._again[cell.name] = 0.0 if new else time.monotonic() + self._poll
         self._open[cell.name] = cell
-        return new
+        self._display.put_back(cell.name)
+        if new:
+            self._display.note(f"{cell.name}: {occupied.who}; waiting for it")
 
     def outcomes(self) -> dict[str, Outcome]:
         """Of all cells, in the order in which they were given."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Protocol
 
-from metasum.study.engine.attempt import Occupied, attempt
-from metasum.study.engine.cell import Cell, Outcome
+from metasum.study.engine.cell import Cell, Outcome, attempt
 from metasum.study.engine.display import StudyDisplay
 from metasum.study.engine.schedule import Schedule
 
@@ -47,7 +46,7 @@ class Sequential:
 
     def run(self, cells: Sequence[Cell], *, display: StudyDisplay) -> dict[str, Outcome]:
         """See `Engine`."""
-        schedule = Schedule(cells, poll=self.poll)
+        schedule = Schedule(cells, poll=self.poll, display=display)
         display.begin(len(cells))
         try:
             while not schedule.over:
@@ -56,21 +55,9 @@ class Sequential:
                     time.sleep(self.poll)
                     continue
                 own = display.started(cell.name)
-                outcome = attempt(cell.name, partial(cell.work, schedule.needed(cell), own), own)
-                settle(schedule, cell, outcome, display)
+                schedule.settle(cell, attempt(cell.name, partial(cell.work, schedule.needed(cell), own), own))
         except KeyboardInterrupt:  # between two cells
             raise schedule.interrupted() from None
         finally:
             display.end()
         return schedule.outcomes()
-
-
-def settle(schedule: Schedule, cell: Cell, outcome: Outcome | Occupied, display: StudyDisplay) -> None:
-    """Notes how a try at a cell ended, and tells of it and of the failures that follow from it."""
-    if isinstance(outcome, Occupied):
-        display.put_back(cell.name)
-        if schedule.put_back(cell):
-            display.note(f"{cell.name}: {outcome.who}; waiting for it")
-        return
-    for name, ended in schedule.end(cell, outcome).items():
-        display.ended(name, ended)
