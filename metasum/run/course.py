@@ -10,11 +10,10 @@ import torch
 from torch import nn
 
 from metasum.errors import ArchitectureError
-from metasum.learners.networks import MetaSum
 from metasum.networks.build import start_of
 from metasum.results.run import RunResult
 from metasum.run.description import describe, describe_dataset, reopen
-from metasum.run.finishing import Trained, finish, reported
+from metasum.run.finishing import finish, reported
 from metasum.run.parts import make_learner, make_networks
 from metasum.run.plan import Plan
 from metasum.tasks.sampler import PairSampler
@@ -129,24 +128,18 @@ class Course:
             display=display,
             record=tracker.record,
         )
-        if where.endpoints is not None:
-            trained = _take_endpoints(self._networks, RunFolder.open(where.endpoints))
+        endpoints = None if where.endpoints is None else RunFolder.open(where.endpoints)
+        if endpoints is not None:
+            load_into(self._networks.target, endpoints.path / "target.safetensors")
+            load_into(self._networks.support, endpoints.path / "support.safetensors")
         else:
             if where.resume is not False:
                 harness.resume()
             told = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in self._datasets)
             display.note(f"{told}; {self._parameters:,} parameters a network")
             harness.train(title=f"{plan.learner} {plan.data.target}+{plan.data.support}")
-            learned = self._networks.coefficients
-            trained = Trained(
-                steps=harness.steps,
-                seconds=round(harness.seconds, 2),
-                images_per_second=round(harness.images_per_second, 1),
-                coefficients=None if learned is None else tuple(learned.tolist()),
-            )
-        return together.agreed(
-            lambda: finish(harness, plan, trained, keep_weights=where.keep_weights, report=where.report)
-        )
+        wanted = {"keep_weights": where.keep_weights, "report": where.report}
+        return together.agreed(lambda: finish(harness, plan, self._networks, endpoints, **wanted))
 
 
 def _check_network(network: nn.Module, initial: Parameters, plan: Plan) -> None:
@@ -158,11 +151,3 @@ def _check_network(network: nn.Module, initial: Parameters, plan: Plan) -> None:
             f"learner {plan.learner!r} trains another network than --network {plan.network.network}; register that one "
             f"(metasum.networks.build.register_network) and name it with --network. {error}"
         ) from error
-
-
-def _take_endpoints(networks: MetaSum, run: RunFolder) -> Trained:
-    """Gives the pair the networks of a finished run; returns what their training took."""
-    for side, network in (("target", networks.target), ("support", networks.support)):
-        load_into(network, run.path / f"{side}.safetensors")
-    result = run.result(RunResult)
-    return Trained(result.steps, result.seconds, result.images_per_second, endpoints=run.path.name)
