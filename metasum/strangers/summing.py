@@ -92,9 +92,8 @@ def sum_runs(
             export=None if file is None else str(file),
         )
         if file is not None:
-            metadata = {"architecture": opened[0].plan.architecture, "operator": request.operator}
-            metadata |= {"datasets": json.dumps(request.datasets(opened))}
-            save_weights(file, network.state_dict(), metadata=metadata)
+            told = {"operator": request.operator, "datasets": json.dumps(request.datasets(opened))}
+            save_weights(file, network.state_dict(), metadata={"architecture": opened[0].plan.architecture, **told})
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)
