@@ -17,7 +17,6 @@ from metasum.config import option
 from metasum.errors import UsageError
 from metasum.learners.learner import Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of
 
@@ -68,7 +67,7 @@ class ProximityLearner(Learner):
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
         """Terms "target", "support" (nats per image) and "proximity", λ Σ_l c_l ‖θ_t,l - θ_s,l‖², of each network."""
-        terms = independent_step(self.networks, target, support, backward)
+        terms = super().training_step(target, support, backward=backward)
         mine, theirs = parameters_of(self.networks.target), parameters_of(self.networks.support)
         for first, second in ((mine, theirs), (theirs, mine)):
             pulled = [

@@ -18,7 +18,6 @@ from metasum.config import UNSET, option
 from metasum.errors import ArchitectureError
 from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 
@@ -95,7 +94,7 @@ class MetaTransferLearner(WrittenLearner):
         steps = self.get_buffer("steps")
         if self.pretraining:
             steps += 1
-            return independent_step(self.networks, target, support, backward)
+            return super().training_step(target, support, backward=backward)
         self.train()
         terms = dict[str, Tensor]()
         for side, batch in (("target", target), ("support", support)):

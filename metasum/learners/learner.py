@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
@@ -103,12 +103,13 @@ class BackendConfig(Checked):
     backend: Backend = option("learn2learn", "Library that runs the network with summed parameters.")
 
 
-class Learner(nn.Module, ABC):
+class Learner(nn.Module):
     """A way of training a target and a support network of one architecture. Everything general code needs is here.
 
-    Whoever writes one says its facts (the class attributes), its settings (`Config`) and its `training_step`; networks
-    and their sum have answers already. A learner owns no loop and no optimiser. It is built on the CPU and moved as
-    any module, so that what it keeps belongs into parameters and buffers.
+    Whoever writes one says its facts (the class attributes), its settings (`Config`) and, unless each network is
+    trained alone, its `training_step`; networks and their sum have answers already. A learner owns no loop and no
+    optimiser. It is built on the CPU and moved as any module, so that what it keeps belongs into parameters and
+    buffers.
 
     Args:
         networks: the pair at its start.
@@ -152,11 +153,20 @@ class Learner(nn.Module, ABC):
         """What keeps its networks from being trained in pieces (`--fsdp`), a flag or a few words; None if nothing."""
         return "what it does to them"
 
-    @abstractmethod
     def training_step(
         self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
     ) -> dict[str, Tensor]:
-        """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image."""
+        """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image.
+
+        Unless a learner says otherwise, they are CE(f(θ_t; x_t), y_t) and CE(f(θ_s; x_s), y_s), each with its backward.
+        """
+        self.networks.train()
+        terms = dict[str, Tensor]()
+        for name, batch in (("target", target), ("support", support)):
+            loss = cross_entropy(getattr(self.networks, name)(batch.images), batch.labels)
+            backward(loss)
+            terms[name] = loss.detach()
+        return terms
 
     @property
     def trains_sum(self) -> bool:

@@ -20,7 +20,7 @@ from metasum.learners.adaptation import Clones
 from metasum.learners.joint import ObjectiveConfig
 from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step, sum_loss
+from metasum.learners.objective import sum_loss
 from metasum.types import Batch
 
 
@@ -66,12 +66,6 @@ class MetaLearntLearner(Learner):
     @classmethod
     def needs_whole(cls, config: Any) -> None:
         return None
-
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """Terms "target" and "support", in nats per image."""
-        return independent_step(self.networks, target, support, backward)
 
 
 class MetaLearner(nn.Module):

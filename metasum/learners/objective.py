@@ -1,27 +1,9 @@
-"""Losses: two networks' own, and three readings of "the sum should do on the target what the target does"."""
+"""Three readings of "the sum should do on the target what the target does"."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-
-from metasum.learners.networks import MetaSum
-from metasum.types import Batch
-
-
-def independent_step(
-    networks: MetaSum, target: Batch, support: Batch, backward: Callable[[Tensor], None]
-) -> dict[str, Tensor]:
-    """CE(f(θ_t; x_t), y_t) and CE(f(θ_s; x_s), y_s), each with its backward: terms "target" and "support"."""
-    networks.train()
-    terms = dict[str, Tensor]()
-    for name, network, batch in (("target", networks.target, target), ("support", networks.support, support)):
-        loss = cross_entropy(network(batch.images), batch.labels)
-        backward(loss)
-        terms[name] = loss.detach()
-    return terms
 
 
 def sum_loss(reading: str, summed_logits: Tensor, labels: Tensor, *, logits: Tensor, loss: Tensor) -> Tensor:
