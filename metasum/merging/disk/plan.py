@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -41,21 +41,6 @@ class Planned(NamedTuple):
     def read_from(self, files: int) -> int:
         """How many of so many files it is read from."""
         return 1 if self.fate == Fate.TAKEN else files
-
-
-class Span(NamedTuple):
-    """Neighbouring entries of a tensor, few enough to hold."""
-
-    planned: Planned
-    start: int
-    stop: int
-
-
-def spans_of(planned: Planned, size: int) -> Iterator[Span]:
-    """A tensor in spans of at most `size` entries."""
-    entries = planned.part.entries
-    for start in range(0, entries, size):
-        yield Span(planned, start, min(start + size, entries))
 
 
 def plan(files: Sequence[Checkpoint], base: Checkpoint | None, settings: MergeConfig) -> list[Planned]:
