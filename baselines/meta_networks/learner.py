@@ -40,8 +40,6 @@ class MetaNetworks(FewShotLearner):
     layer, which only its own loss reads, stays as it was drawn.
 
     With one image a class u's loss is the cross-entropy, with more the contrastive loss of pairs.
-
-    Args: see `FewShotLearner`.
     """
 
     name = "meta-networks"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTraining, untrained
+from metasum.baselines.meta_transfer.base_training import base_trained, untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.config import UNSET, option
@@ -67,7 +67,6 @@ class MetaTransferLearner(WrittenLearner):
             raise ArchitectureError("meta-transfer needs a network that ends in a linear layer.")
         names = {f"{self._last}.weight", f"{self._last}.bias"}
         share_parameters(networks, set(parameters_of(networks.target)) - names)
-        self._base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
         scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
         for side in ("target", "support"):
             scale_shift[side] = ScaleShift(networks.target).to(head.weight)
@@ -100,7 +99,8 @@ class MetaTransferLearner(WrittenLearner):
         for side, batch in (("target", target), ("support", support)):
             half = len(batch.labels) // 2
             features = self._features(side, batch.images)
-            weight, bias = self._base(self._classifier[side], features[:half], batch.labels[:half])
+            own = self._classifier[side], features[:half], batch.labels[:half]
+            weight, bias = base_trained(*own, self.config.base_steps, self.config.base_lr)
             loss = cross_entropy(linear(features[half:], weight, bias), batch.labels[half:])
             backward(loss)
             terms[side] = loss.detach()

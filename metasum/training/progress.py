@@ -12,23 +12,18 @@ class Display(Protocol):
 
     def begin(self, title: str, *, step: int, steps: int) -> None:
         """A run starts, or continues at `step`."""
-        ...
 
     def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
         """Step `step` is done; `losses` (nats per image) are given where they were just read."""
-        ...
 
     def evaluated(self, step: int, evaluation: object) -> None:
         """Accuracies at `step`, in words as `str`."""
-        ...
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        ...
 
     def end(self) -> None:
         """The run is over, well or not."""
-        ...
 
 
 class SilentDisplay:

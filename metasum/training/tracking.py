@@ -22,15 +22,12 @@ class Tracker(Protocol):
 
     def record(self, record: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
-        ...
 
     def finish(self, run: RunFolder) -> None:
         """The run is finished; its folder holds result.json and, perhaps, analysis.json."""
-        ...
 
     def close(self, *, failed: bool) -> None:
         """Nothing more will come."""
-        ...
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:

@@ -75,15 +75,13 @@ class Probe:
                 f"{list(self._expected.stranger.shape)} that is not among the network's parameters; "
                 "register the module or the nn.Parameter that it belongs to."
             )
-        moved = any(own.shape != new.shape or not torch.equal(own, new) for own, new in self._compared())
+        pairs = zip(self._own, self._expected.outputs, strict=False)
+        moved = any(own.shape != new.shape or not torch.equal(own, new) for own, new in pairs)
         if not moved and not self._largest:
             raise UsageError(
                 f"{type(network).__name__} gives the same output with any parameters, so that it cannot be summed: "
                 "its forward has to use the parameters that it registers."
             )
-
-    def _compared(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(zip(self._own, self._expected.outputs, strict=False))
 
     def fault_of(self, backend: str) -> str | None:
         """What `backend` does wrong, in words that follow its name; None where it passes."""
@@ -182,9 +180,8 @@ def _answer(
         outputs += _tensors(output)
         roots = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
         own = {id(leaf) for leaf in (batch, *leaves.values())}
-        stranger = (
-            stranger if stranger is not None else next((t for t in _graph_leaves(roots) if id(t) not in own), None)
-        )
+        if stranger is None:
+            stranger = next((tensor for tensor in _graph_leaves(roots) if id(tensor) not in own), None)
         if roots and stranger is None:  # whose gradient is not to be touched
             torch.autograd.backward(roots, [_direction(root) for root in roots])
     gradients = {name: leaf.grad for name, leaf in leaves.items()}

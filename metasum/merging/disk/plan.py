@@ -88,11 +88,8 @@ def _check_alike(name: str, first: Checkpoint, others: Sequence[Checkpoint], *, 
     mine = _info(first, name)
     for other in others:
         theirs = _info(other, name)
-        if mine == theirs:
-            continue
-        floats = mine is not None and theirs is not None and mine.code in FLOATS and theirs.code in FLOATS
-        only_dtype = floats and mine is not None and theirs is not None and mine.shape == theirs.shape
-        if only_dtype and floats_may_differ:
+        only_dtype = mine and theirs and mine.shape == theirs.shape and {mine.code, theirs.code} <= FLOATS.keys()
+        if mine == theirs or (only_dtype and floats_may_differ):
             continue
         raise ArchitectureError(
             f"the checkpoints do not fit together: {name!r} is {mine or 'missing'} in {first.path} and "
