@@ -16,7 +16,7 @@ from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.config import UNSET, option
 from metasum.errors import ArchitectureError
-from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
+from metasum.learners.learner import Backward, PlainOperatorConfig, Start, Terms, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
@@ -86,9 +86,7 @@ class MetaTransferLearner(WrittenLearner):
         """Whether the next step still trains the trunk."""
         return int(self.get_buffer("steps")) < int(self.config.pretraining_steps)
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target" and "support", in nats per image: of the pretraining, then of the base-trained networks."""
         steps = self.get_buffer("steps")
         if self.pretraining:
@@ -120,14 +118,8 @@ class MetaTransferLearner(WrittenLearner):
             hook.remove()
         return found[0]
 
-    def target_network(self) -> nn.Module:
-        return self._effective("target")
-
-    def support_network(self) -> nn.Module:
-        return self._effective("support")
-
-    def _effective(self, side: str) -> nn.Module:
-        """The network with scale and shift worked into its weights, in eval mode, cut off from the gradient."""
+    def written(self, side: str) -> nn.Module:
+        """The network with scale and shift worked into its weights."""
         network: nn.Module = getattr(self.networks, side)
         own = parameters_of(network)
         if not self.pretraining:

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
-from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig
+from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Terms
 from metasum.learners.networks import MetaSum
 from metasum.learners.objective import sum_loss
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
@@ -97,9 +97,7 @@ class JointLearner(Learner):
     def trains_sum(self) -> bool:
         return bool(self.config.sum_weight > 0)
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target", "support", "sum" and, where asked for, "sum_support", "…_quiet" (nats an image), "anchor"."""
         stranger = self._pool[int(torch.randint(len(self._pool), ()))] if self._pool else None
         if not self.config.sharpness:

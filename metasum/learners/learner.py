@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
@@ -18,6 +19,9 @@ from metasum.types import Batch, Buffers, Sides
 from metasum.weights.composition import OPERATORS, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
 
+Terms: TypeAlias = dict[str, Tensor]
+"""A step's losses by name: scalars, detached."""
+
 Backward: TypeAlias = Callable[[Tensor], None]
 """Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
 
@@ -26,7 +30,7 @@ class Trainable(Protocol):
     """What the harness trains. It owns no loop and no optimiser: `training_step`, then `parameters()` are updated."""
 
     @property
-    def training_step(self) -> Callable[..., dict[str, Tensor]]:
+    def training_step(self) -> Callable[..., Terms]:
         """Takes batches, the target's, the support's and any further partners', and the keyword `backward`.
 
         Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached).
@@ -150,9 +154,7 @@ class Learner(nn.Module):
         """What keeps its networks from being trained in pieces (`--fsdp`), a flag or a few words; None if nothing."""
         return "what it does to them"
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image.
 
         Unless a learner says otherwise, they are CE(f(θ_t; x_t), y_t) and CE(f(θ_s; x_s), y_s), each with its backward.
@@ -212,8 +214,18 @@ class Learner(nn.Module):
         """Nothing to do, where every process holds whole networks."""
 
 
-class WrittenLearner(Learner):
+class WrittenLearner(Learner, ABC):
     """A learner whose target and support network are written from what it trains; those are what it adds."""
+
+    @abstractmethod
+    def written(self, side: str) -> nn.Module:
+        """The network of "target" or "support", in eval mode, cut off from the gradient."""
+
+    def target_network(self) -> nn.Module:
+        return self.written("target")
+
+    def support_network(self) -> nn.Module:
+        return self.written("support")
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         target, support = self.target_network(), self.support_network()
