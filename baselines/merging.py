@@ -14,8 +14,7 @@ from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.merging.method import Method
 from metasum.types import Sides
-from metasum.weights.buffers import BufferSet
-from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.parameters import BufferSet, parameters_of, with_parameters
 
 
 class MergingLearner(Learner):

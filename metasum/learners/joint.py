@@ -16,11 +16,9 @@ from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
 from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Terms
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import sum_loss
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
 from metasum.types import Batch, Parameters
-from metasum.weights.buffers import BufferSet
-from metasum.weights.parameters import parameters_of
+from metasum.weights.parameters import BufferSet, parameters_of
 from metasum.weights.storage import load_like
 
 
@@ -176,3 +174,24 @@ class SymmetricLearner(JointLearner):
     name = "metasum-symmetric"
     summary = "MetaSum whose sum is to do well on the support, too."
     preset = {"symmetric": True}
+
+
+def sum_loss(reading: str, summed_logits: Tensor, labels: Tensor, *, logits: Tensor, loss: Tensor) -> Tensor:
+    """L_sum on one batch, a scalar in nats per image: "the sum should do on the target what the target does".
+
+    Args:
+        reading: "cross-entropy": the sum's own cross-entropy. "gap": how far it is from the network's alone,
+            in absolute value; its gradient reaches the network alone as well as the sum. "consistency": the sum's
+            cross-entropy against the network's own predicted distribution, which is held constant.
+        summed_logits: `[N, classes]` of the summed network.
+        labels: `[N]`, int64.
+        logits: `[N, classes]` of the network alone on the same images.
+        loss: the network's own cross-entropy on them, a scalar.
+    """
+    if reading == "cross-entropy":
+        return cross_entropy(summed_logits, labels)
+    if reading == "gap":
+        return (cross_entropy(summed_logits, labels) - loss).abs()
+    if reading == "consistency":
+        return cross_entropy(summed_logits, logits.detach().softmax(dim=-1))
+    raise ValueError(f"unknown reading {reading!r}")

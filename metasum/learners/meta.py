@@ -17,10 +17,9 @@ from torch.nn.functional import cross_entropy
 from metasum.config import option
 from metasum.config.words import Operator
 from metasum.learners.adaptation import Clones
-from metasum.learners.joint import ObjectiveConfig
+from metasum.learners.joint import ObjectiveConfig, sum_loss
 from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import sum_loss
 from metasum.types import Batch
 
 

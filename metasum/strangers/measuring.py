@@ -14,8 +14,7 @@ from metasum.errors import UsageError
 from metasum.results.strangers import DatasetAccuracy, StrangersAccuracy, UnionAccuracy
 from metasum.strangers.runs import FinishedRun
 from metasum.tasks.registry import load_dataset
-from metasum.tasks.task import ImageTask
-from metasum.tasks.union import UnionTask
+from metasum.tasks.task import ImageTask, UnionTask
 from metasum.training.evaluation import confusion, share_right
 from metasum.types import Task
 from metasum.weights.statistics import recalibrate
