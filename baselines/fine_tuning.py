@@ -5,22 +5,18 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, untrained
+from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, descended, untrained
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
 from metasum.networks.convnet import convnet
 from metasum.types import Batch
 
 
 class FineTuning(FewShotLearner):
-    """The whole pretrained network, last layer new, trained on each episode's images: nothing is meta-learnt.
-
-    Args: see `FewShotLearner`.
-    """
+    """The whole pretrained network, last layer new, trained on each episode's images: nothing is meta-learnt."""
 
     name = "fine-tuning"
     summary = "A pretrained network, all of it trained on each episode's images."
@@ -42,20 +38,17 @@ class FineTuning(FewShotLearner):
         return trunk
 
     def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
-        moving = {name: tensor.detach().requires_grad_() for name, tensor in self.network.named_parameters()}
-        with torch.enable_grad():
-            for _ in range(self.config.base_steps):
-                loss = cross_entropy(self._answers(moving, adaptation.images), adaptation.labels)
-                slopes = torch.autograd.grad(loss, list(moving.values()))
-                moving = {
-                    name: (tensor - self.config.base_lr * slope).detach().requires_grad_()
-                    for (name, tensor), slope in zip(moving.items(), slopes, strict=True)
-                }
-        return self._answers(moving, images)
+        names = [name for name, _ in self.network.named_parameters()]
 
-    def _answers(self, parameters: dict[str, Tensor], images: Tensor) -> Tensor:
-        answers: Tensor = functional_call(self.network, parameters, (images,))
-        return answers
+        def answers(own: list[Tensor], images: Tensor) -> Tensor:
+            found: Tensor = functional_call(self.network, dict(zip(names, own, strict=True)), (images,))
+            return found
+
+        def loss(own: list[Tensor]) -> Tensor:
+            return cross_entropy(answers(own, adaptation.images), adaptation.labels)
+
+        trained = descended(self.network.parameters(), loss, self.config.base_steps, self.config.base_lr)
+        return answers(trained, images)
 
     def asked(self, ways: int) -> FineTuning:
         twin = copy.deepcopy(self)
@@ -64,10 +57,7 @@ class FineTuning(FewShotLearner):
 
 
 class FromScratch(FineTuning):
-    """The same of a network that knows nothing: how much an episode's own images teach.
-
-    Args: see `FewShotLearner`.
-    """
+    """The same of a network that knows nothing: how much an episode's own images teach."""
 
     name = "from-scratch"
     summary = "The base network as it was drawn, trained on each episode's images."

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from metasum.config import Checked
-from metasum.learners.learner import Backward, Learner, OperatorConfig, PlainOperatorConfig, Start
-from metasum.learners.objective import independent_step
-from metasum.types import Batch
+from metasum.learners.learner import Learner, OperatorConfig, PlainOperatorConfig, Start
 
 
 class IndependentLearner(Learner):
@@ -28,12 +23,6 @@ class IndependentLearner(Learner):
     @classmethod
     def needs_whole(cls, config: Any) -> None:
         return None
-
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """Terms "target" and "support", in nats per image."""
-        return independent_step(self.networks, target, support, backward)
 
 
 class TwoStartsLearner(IndependentLearner):

@@ -28,8 +28,6 @@ class Maml(FewShotLearner):
     """MAML by `learn2learn.algorithms.MAML` on learn2learn's four-block network.
 
     Batch norm takes the batch in hand, in test episodes too, as is usual with this network.
-
-    Args: see `FewShotLearner`.
     """
 
     name = "maml"

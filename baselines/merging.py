@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from metasum.baselines.independent import IndependentLearner, TwoStartsLearner
-from metasum.learners.learner import Backward, Learner, Start
+from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.merging.method import Method
-from metasum.types import Batch, Sides
-from metasum.weights.buffers import BufferSet
-from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.types import Sides
+from metasum.weights.parameters import BufferSet, parameters_of, with_parameters
 
 
 class MergingLearner(Learner):
@@ -39,12 +36,6 @@ class MergingLearner(Learner):
     @property
     def operators(self) -> tuple[str, ...]:
         return (self.merges.name,)
-
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """Terms "target" and "support", in nats per image."""
-        return independent_step(self.networks, target, support, backward)
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         own = self.target_network(), self.support_network()

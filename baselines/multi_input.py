@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from metasum.baselines.sharing import SharingLearner
-from metasum.learners.learner import Backward
+from metasum.learners.learner import Backward, Terms
 from metasum.learners.networks import MetaSum
 from metasum.types import Batch
 
@@ -37,9 +36,7 @@ class MultiInputLearner(SharingLearner):
         super().__init__(networks, config, seed=seed)
         networks.support = networks.target
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target" and "support", in nats per image."""
         self.train()
         both = self.networks.target(torch.cat([target.images, support.images]))

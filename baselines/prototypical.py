@@ -15,8 +15,6 @@ class Prototypical(FewShotLearner):
     """The nearest class mean in a learnt space, by squared Euclidean distance.
 
     learn2learn's four-block network and `PrototypicalClassifier`.
-
-    Args: see `FewShotLearner`.
     """
 
     name = "prototypical"

@@ -11,13 +11,11 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from metasum.config import option
 from metasum.errors import UsageError
-from metasum.learners.learner import Backward, Learner, OperatorConfig, Start
+from metasum.learners.learner import Backward, Learner, OperatorConfig, Start, Terms
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of
 
@@ -64,11 +62,9 @@ class ProximityLearner(Learner):
             name: config.proximity * weight for layer, weight in zip(layers, weights, strict=True) for name in layer
         }
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target", "support" (nats per image) and "proximity", λ Σ_l c_l ‖θ_t,l - θ_s,l‖², of each network."""
-        terms = independent_step(self.networks, target, support, backward)
+        terms = super().training_step(target, support, backward=backward)
         mine, theirs = parameters_of(self.networks.target), parameters_of(self.networks.support)
         for first, second in ((mine, theirs), (theirs, mine)):
             pulled = [

@@ -9,16 +9,12 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from metasum.baselines.sharing import SharingLearner, share_parameters
 from metasum.config import Checked, option
 from metasum.errors import UsageError, unknown
-from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
-from metasum.types import Batch
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,12 +46,6 @@ class TwoHeadLearner(SharingLearner):
     def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
         super().__init__(networks, config, seed=seed)
         share_parameters(networks, trunk_of(networks.target, config.shared_until))
-
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """Terms "target" and "support", in nats per image."""
-        return independent_step(self.networks, target, support, backward)
 
 
 def trunk_of(network: nn.Module, shared_until: str | None) -> set[str]:

@@ -105,8 +105,9 @@ def check_episodes(dataset: FewShotDataset, part: str, *, ways: int, images: int
     """Raises UsageError where `dataset` has no episodes of `ways` classes with `images` images each in this part."""
     classes = dataset.classes[part]
     if len(classes) < ways:
+        use = {"train": "meta-train on", "validation": "validate on", "test": "test on"}[part]
         raise UsageError(
-            f"--ways {ways}: dataset {dataset.name!r} has {len(classes)} classes to {_verb(part)} "
+            f"--ways {ways}: dataset {dataset.name!r} has {len(classes)} classes to {use} "
             f"({len(torch.unique(dataset.labels))} in all)."
         )
     counts = torch.bincount(dataset.labels)[list(classes)]
@@ -115,10 +116,6 @@ def check_episodes(dataset: FewShotDataset, part: str, *, ways: int, images: int
             f"an episode takes {images} images of each class (--shots and --queries), and dataset {dataset.name!r} has "
             f"a class with {int(counts.min())}."
         )
-
-
-def _verb(part: str) -> str:
-    return {"train": "meta-train on", "validation": "validate on", "test": "test on"}[part]
 
 
 def _parts(order: list[int], cuts: list[int]) -> dict[str, tuple[int, ...]]:

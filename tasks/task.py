@@ -1,15 +1,16 @@
-"""A dataset made ready to train on: splits on the device, normalised batch by batch."""
+"""A dataset made ready to train on: splits on the device, normalised batch by batch; and several datasets as one."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from metasum.tasks.images import augment, moments, prepare
-from metasum.types import Batch, Dataset, Split
+from metasum.types import Batch, Dataset, Split, Task
 
 EVALUATION_BATCH = 256
 VALIDATION_SHARE = 0.1
@@ -77,6 +78,32 @@ class ImageTask:
 
     def _prepared(self, pixels: Tensor) -> Tensor:
         return prepare(pixels, self._mean, self._deviation)
+
+
+class UnionTask:
+    """What a sum of networks is deployed on: several tasks' held-out images.
+
+    Every calibration batch holds as many images of each. A small dataset's come round again, so that statistics on the
+    union belong to all datasets alike, however many images each has. Every dataset keeps its own normalisation.
+
+    Args:
+        tasks: one or more.
+    """
+
+    def __init__(self, tasks: Sequence[Task]) -> None:
+        self._tasks = list(tasks)
+
+    def evaluation(self, limit: int | None = None) -> Iterator[Batch]:
+        """Held-out images of the first task, then of the next; at most `limit` of each."""
+        return itertools.chain.from_iterable(task.evaluation(limit) for task in self._tasks)
+
+    def calibration(self, batches: int) -> Iterator[Tensor]:
+        """At most `batches` batches, each a mixture of all tasks in equal parts."""
+        own = [list(task.calibration(batches)) for task in self._tasks]
+        for index in range(max(len(images) for images in own)):
+            drawn = [images[index % len(images)] for images in own]
+            share = min(len(images) for images in drawn)
+            yield torch.cat([images[:share] for images in drawn])
 
 
 def validation_split(train: Split) -> tuple[Split, Split]:

@@ -8,12 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
-from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients
-from metasum.baselines.meta_networks.memory import attention
 from metasum.config import Checked, option
 from metasum.errors import ArchitectureError
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
@@ -21,6 +19,7 @@ from metasum.networks.augmented import augmented, augmented_names
 from metasum.networks.convnet import convnet, last_layer
 from metasum.types import Batch
 
+MARGIN = 1.0  # how far apart the contrastive loss wants keys of two classes
 ASKED_SCALE = 0.1  # features are large after meta-training: of many classes one would win by its first weights alone
 
 
@@ -41,8 +40,6 @@ class MetaNetworks(FewShotLearner):
     layer, which only its own loss reads, stays as it was drawn.
 
     With one image a class u's loss is the cross-entropy, with more the contrastive loss of pairs.
-
-    Args: see `FewShotLearner`.
     """
 
     name = "meta-networks"
@@ -122,3 +119,27 @@ class MetaNetworks(FewShotLearner):
         device = next(self.parameters()).device
         twin.base = self._drawn(dataclasses.replace(self.task, filters=filters)).to(device)
         return twin
+
+
+def contrastive_loss(keys: Tensor, labels: Tensor) -> Tensor:
+    """d² where the two keys are of one class, max(0, 1 - d)² where they are not (Hadsell et al. 2006), a scalar.
+
+    Args:
+        keys: `[2, D]`; d is their distance.
+        labels: `[2]`.
+    """
+    squared = (keys[0] - keys[1]).square().sum()
+    apart = (MARGIN - (squared + 1e-12).sqrt()).clamp(min=0).square()
+    return torch.where(labels[0] == labels[1], squared, apart)
+
+
+def attention(keys: Tensor, memory: Tensor) -> Tensor:
+    """How much each key takes of each memory row: `[Q, M]`, rows summing to 1.
+
+    A softmax over cosine similarities.
+
+    Args:
+        keys: `[Q, D]`.
+        memory: `[M, D]`, the keys under which the rows were stored.
+    """
+    return (normalize(keys, dim=1) @ normalize(memory, dim=1).T).softmax(dim=1)

@@ -15,14 +15,14 @@ from torch.nn.functional import cross_entropy
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel
 from metasum.baselines.sharing import share_parameters
 from metasum.config import NoSettings
-from metasum.learners.learner import Backward, Learner, Start
+from metasum.learners.learner import Backward, Start, Terms, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.augmented import Augmented, augmented, augmented_names, last_parts
 from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of, with_parameters
 
 
-class MetaNetworksLearner(Learner):
+class MetaNetworksLearner(WrittenLearner):
     """L = CE(b(W, W*_t; x_t), y_t) + CE(b(W, W*_s; x_s), y_s); before is b(W, W*_t), after b(W, W*_t + W*_s).
 
     W*_t is what the meta learner makes of the gradient of b(W)'s loss on half of the target's batch; the other half is
@@ -62,9 +62,7 @@ class MetaNetworksLearner(Learner):
     def operators(self) -> tuple[str, ...]:
         return ("fast-sum",)
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target" and "support", in nats per image; each side's fast weights are kept, as they then stand."""
         self.train()
         terms = dict[str, Tensor]()
@@ -91,12 +89,6 @@ class MetaNetworksLearner(Learner):
         slopes = torch.autograd.grad(cross_entropy(logits, batch.labels), list(asked.values()))
         return {name: slope.unsqueeze(0) for name, slope in zip(asked, slopes, strict=True)}
 
-    def target_network(self) -> nn.Module:
-        return self._written("target", self.networks.target)
-
-    def support_network(self) -> nn.Module:
-        return self._written("support", self.networks.support)
-
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         target, support = self.target_network(), self.support_network()
         first, second = parameters_of(target), parameters_of(support)
@@ -107,9 +99,9 @@ class MetaNetworksLearner(Learner):
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         return [list(self.parameters())]
 
-    def _written(self, side: str, network: nn.Module) -> nn.Module:
-        """b(W, W*) as a network of its own, in eval mode."""
-        written = Augmented(copy.deepcopy(network))
+    def written(self, side: str) -> nn.Module:
+        """b(W, W*) as a network of its own."""
+        written = Augmented(copy.deepcopy(getattr(self.networks, side)))
         with torch.no_grad():
             for name in self._names:
                 written.fast[name.replace(".", "/")].copy_(self.get_buffer(_buffer(side, name)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -20,41 +21,39 @@ class BaseTrainingConfig(Checked):
     base_lr: float = option(0.0005, "Their size.", above=0)
 
 
-class BaseTraining:
-    """θ' = θ - β∇_θ L(adaptation images; θ), some tens of times.
+def base_trained(
+    classifier: nn.Linear, features: Tensor, labels: Tensor, steps: int, learning_rate: float
+) -> tuple[Tensor, Tensor]:
+    """θ' = θ - β∇_θ L(adaptation images; θ), some tens of times: the trained weight `[N, D]` and bias `[N]`.
+
+    Their gradient reaches θ as if the steps were constants (first order), and does not reach the features.
 
     Args:
+        classifier: θ; it is not changed.
+        features: `[n, D]` of the adaptation images.
+        labels: `[n]`.
         steps: how many.
         learning_rate: β.
     """
+    fixed, start = features.detach(), (classifier.weight, classifier.bias)
+    ends = descended(start, lambda own: cross_entropy(linear(fixed, *own), labels), steps, learning_rate)
+    weight, bias = (own + (end.detach() - own).detach() for own, end in zip(start, ends, strict=True))
+    return weight, bias
 
-    def __init__(self, *, steps: int, learning_rate: float) -> None:
-        self._steps, self._learning_rate = steps, learning_rate
 
-    def __call__(self, classifier: nn.Linear, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The trained weight `[N, D]` and bias `[N]`.
-
-        Their gradient reaches θ as if the steps were constants (first order), and does not reach the features.
-
-        Args:
-            classifier: θ; it is not changed.
-            features: `[n, D]` of the adaptation images.
-            labels: `[n]`.
-        """
-        fixed, start = features.detach(), (classifier.weight, classifier.bias)
-        with torch.enable_grad():
-            moving = [tensor.detach().clone().requires_grad_() for tensor in start]
-            for _ in range(self._steps):
-                loss = cross_entropy(linear(fixed, *moving), labels)
-                slopes = torch.autograd.grad(loss, moving)
-                moving = [
-                    (tensor - self._learning_rate * slope).detach().requires_grad_()
-                    for tensor, slope in zip(moving, slopes, strict=True)
-                ]
-        weight, bias = (
-            tensor + (end - tensor).detach() for tensor, end in zip(start, (m.detach() for m in moving), strict=True)
-        )
-        return weight, bias
+def descended(
+    start: Iterable[Tensor], loss: Callable[[list[Tensor]], Tensor], steps: int, learning_rate: float
+) -> list[Tensor]:
+    """Where plain gradient steps lead from `start`: new tensors, no step of which the gradient reaches."""
+    moving = [tensor.detach().clone().requires_grad_() for tensor in start]
+    with torch.enable_grad():
+        for _ in range(steps):
+            slopes = torch.autograd.grad(loss(moving), moving)
+            moving = [
+                (tensor - learning_rate * slope).detach().requires_grad_()
+                for tensor, slope in zip(moving, slopes, strict=True)
+            ]
+    return moving
 
 
 def untrained(like: nn.Module, outputs: int) -> nn.Linear:

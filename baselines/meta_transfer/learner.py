@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTraining, BaseTrainingConfig, untrained
+from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, base_trained, untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.config import option
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
@@ -32,22 +32,19 @@ class FrozenTrunk(FewShotLearner, ABC):
             raise ValueError(f"{self.name} starts from a pretrained network")
         self.trunk = copy.deepcopy(trunk[:-3]).requires_grad_(False)
         self.classifier = untrained(trunk[-3], task.ways)
-        self._base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """What the classifier is given, `[n, D]`."""
 
     def logits(self, adaptation: Batch, images: Tensor) -> Tensor:
-        trained = self._base(self.classifier, self.features(adaptation.images), adaptation.labels)
+        own, settings = self.features(adaptation.images), self.config
+        trained = base_trained(self.classifier, own, adaptation.labels, settings.base_steps, settings.base_lr)
         return linear(self.features(images), *trained)
 
 
 class ClassifierTuning(FrozenTrunk):
-    """The trunk's own features and a new classifier for each episode: nothing is meta-learnt.
-
-    Args: see `FewShotLearner`.
-    """
+    """The trunk's own features and a new classifier for each episode: nothing is meta-learnt."""
 
     name = "classifier-tuning"
     summary = "A pretrained, frozen trunk with a new classifier for each episode."
@@ -77,8 +74,6 @@ class MetaTransfer(FrozenTrunk):
 
     Φ ← Φ - γ∇_Φ L(evaluation images; Θ, θ', Φ) and θ ← θ - γ∇_θ of the same, θ' base-trained on the episode from θ.
     θ has as many outputs as there are classes in an episode, so that it can be asked about no other number of them.
-
-    Args: see `FewShotLearner`.
     """
 
     name = "meta-transfer"

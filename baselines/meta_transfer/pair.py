@@ -11,14 +11,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTraining, untrained
+from metasum.baselines.meta_transfer.base_training import base_trained, untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.config import UNSET, option
 from metasum.errors import ArchitectureError
-from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
+from metasum.learners.learner import Backward, PlainOperatorConfig, Start, Terms, WrittenLearner
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 
@@ -68,7 +67,6 @@ class MetaTransferLearner(WrittenLearner):
             raise ArchitectureError("meta-transfer needs a network that ends in a linear layer.")
         names = {f"{self._last}.weight", f"{self._last}.bias"}
         share_parameters(networks, set(parameters_of(networks.target)) - names)
-        self._base = BaseTraining(steps=config.base_steps, learning_rate=config.base_lr)
         scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
         for side in ("target", "support"):
             scale_shift[side] = ScaleShift(networks.target).to(head.weight)
@@ -88,20 +86,19 @@ class MetaTransferLearner(WrittenLearner):
         """Whether the next step still trains the trunk."""
         return int(self.get_buffer("steps")) < int(self.config.pretraining_steps)
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target" and "support", in nats per image: of the pretraining, then of the base-trained networks."""
         steps = self.get_buffer("steps")
         if self.pretraining:
             steps += 1
-            return independent_step(self.networks, target, support, backward)
+            return super().training_step(target, support, backward=backward)
         self.train()
         terms = dict[str, Tensor]()
         for side, batch in (("target", target), ("support", support)):
             half = len(batch.labels) // 2
             features = self._features(side, batch.images)
-            weight, bias = self._base(self._classifier[side], features[:half], batch.labels[:half])
+            own = self._classifier[side], features[:half], batch.labels[:half]
+            weight, bias = base_trained(*own, self.config.base_steps, self.config.base_lr)
             loss = cross_entropy(linear(features[half:], weight, bias), batch.labels[half:])
             backward(loss)
             terms[side] = loss.detach()
@@ -121,14 +118,8 @@ class MetaTransferLearner(WrittenLearner):
             hook.remove()
         return found[0]
 
-    def target_network(self) -> nn.Module:
-        return self._effective("target")
-
-    def support_network(self) -> nn.Module:
-        return self._effective("support")
-
-    def _effective(self, side: str) -> nn.Module:
-        """The network with scale and shift worked into its weights, in eval mode, cut off from the gradient."""
+    def written(self, side: str) -> nn.Module:
+        """The network with scale and shift worked into its weights."""
         network: nn.Module = getattr(self.networks, side)
         own = parameters_of(network)
         if not self.pretraining:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from metasum.merging import METHODS
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.method import Method
 from metasum.merging.tensors import TensorMethod
-from metasum.results.merge import MergeResult, merge_parts
+from metasum.results.merge import merge_parts
 from metasum.results.terminal import show
 
 OF_FILES = [method for method in METHODS.values() if issubclass(method, TensorMethod)]
@@ -89,8 +90,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
-    done = {**merged._asdict(), "files": tuple(merged.files)}
-    result = MergeResult(**done, peak_bytes=peak_bytes(torch.device("cpu")))
+    result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
     show(result, as_json=values["as_json"], parts=merge_parts)
 
 

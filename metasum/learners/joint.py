@@ -14,13 +14,11 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
-from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig
+from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Terms
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import sum_loss
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
 from metasum.types import Batch, Parameters
-from metasum.weights.buffers import BufferSet
-from metasum.weights.parameters import parameters_of
+from metasum.weights.parameters import BufferSet, parameters_of
 from metasum.weights.storage import load_like
 
 
@@ -97,9 +95,7 @@ class JointLearner(Learner):
     def trains_sum(self) -> bool:
         return bool(self.config.sum_weight > 0)
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target", "support", "sum" and, where asked for, "sum_support", "…_quiet" (nats an image), "anchor"."""
         stranger = self._pool[int(torch.randint(len(self._pool), ()))] if self._pool else None
         if not self.config.sharpness:
@@ -178,3 +174,24 @@ class SymmetricLearner(JointLearner):
     name = "metasum-symmetric"
     summary = "MetaSum whose sum is to do well on the support, too."
     preset = {"symmetric": True}
+
+
+def sum_loss(reading: str, summed_logits: Tensor, labels: Tensor, *, logits: Tensor, loss: Tensor) -> Tensor:
+    """L_sum on one batch, a scalar in nats per image: "the sum should do on the target what the target does".
+
+    Args:
+        reading: "cross-entropy": the sum's own cross-entropy. "gap": how far it is from the network's alone,
+            in absolute value; its gradient reaches the network alone as well as the sum. "consistency": the sum's
+            cross-entropy against the network's own predicted distribution, which is held constant.
+        summed_logits: `[N, classes]` of the summed network.
+        labels: `[N]`, int64.
+        logits: `[N, classes]` of the network alone on the same images.
+        loss: the network's own cross-entropy on them, a scalar.
+    """
+    if reading == "cross-entropy":
+        return cross_entropy(summed_logits, labels)
+    if reading == "gap":
+        return (cross_entropy(summed_logits, labels) - loss).abs()
+    if reading == "consistency":
+        return cross_entropy(summed_logits, logits.detach().softmax(dim=-1))
+    raise ValueError(f"unknown reading {reading!r}")

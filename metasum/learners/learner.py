@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
@@ -17,6 +18,9 @@ from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Buffers, Sides
 from metasum.weights.composition import OPERATORS, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
+
+Terms: TypeAlias = dict[str, Tensor]
+"""A step's losses by name: scalars, detached."""
 
 Backward: TypeAlias = Callable[[Tensor], None]
 """Sends a scalar loss's gradient into the parameters' `.grad`, adding to what is there."""
@@ -26,20 +30,17 @@ class Trainable(Protocol):
     """What the harness trains. It owns no loop and no optimiser: `training_step`, then `parameters()` are updated."""
 
     @property
-    def training_step(self) -> Callable[..., dict[str, Tensor]]:
+    def training_step(self) -> Callable[..., Terms]:
         """Takes batches, the target's, the support's and any further partners', and the keyword `backward`.
 
         Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached).
         """
-        ...
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """What the optimiser moves; gradients are clipped group by group."""
-        ...
 
     def before_measuring(self) -> None:
         """Called, in all processes together, before networks are measured or saved."""
-        ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -103,12 +104,13 @@ class BackendConfig(Checked):
     backend: Backend = option("learn2learn", "Library that runs the network with summed parameters.")
 
 
-class Learner(nn.Module, ABC):
+class Learner(nn.Module):
     """A way of training a target and a support network of one architecture. Everything general code needs is here.
 
-    Whoever writes one says its facts (the class attributes), its settings (`Config`) and its `training_step`; networks
-    and their sum have answers already. A learner owns no loop and no optimiser. It is built on the CPU and moved as
-    any module, so that what it keeps belongs into parameters and buffers.
+    Whoever writes one says its facts (the class attributes), its settings (`Config`) and, unless each network is
+    trained alone, its `training_step`; networks and their sum have answers already. A learner owns no loop and no
+    optimiser. It is built on the CPU and moved as any module, so that what it keeps belongs into parameters and
+    buffers.
 
     Args:
         networks: the pair at its start.
@@ -152,11 +154,18 @@ class Learner(nn.Module, ABC):
         """What keeps its networks from being trained in pieces (`--fsdp`), a flag or a few words; None if nothing."""
         return "what it does to them"
 
-    @abstractmethod
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image."""
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
+        """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image.
+
+        Unless a learner says otherwise, they are CE(f(θ_t; x_t), y_t) and CE(f(θ_s; x_s), y_s), each with its backward.
+        """
+        self.networks.train()
+        terms = dict[str, Tensor]()
+        for name, batch in (("target", target), ("support", support)):
+            loss = cross_entropy(getattr(self.networks, name)(batch.images), batch.labels)
+            backward(loss)
+            terms[name] = loss.detach()
+        return terms
 
     @property
     def trains_sum(self) -> bool:
@@ -205,8 +214,18 @@ class Learner(nn.Module, ABC):
         """Nothing to do, where every process holds whole networks."""
 
 
-class WrittenLearner(Learner):
+class WrittenLearner(Learner, ABC):
     """A learner whose target and support network are written from what it trains; those are what it adds."""
+
+    @abstractmethod
+    def written(self, side: str) -> nn.Module:
+        """The network of "target" or "support", in eval mode, cut off from the gradient."""
+
+    def target_network(self) -> nn.Module:
+        return self.written("target")
+
+    def support_network(self) -> nn.Module:
+        return self.written("support")
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         target, support = self.target_network(), self.support_network()

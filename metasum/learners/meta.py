@@ -17,10 +17,9 @@ from torch.nn.functional import cross_entropy
 from metasum.config import option
 from metasum.config.words import Operator
 from metasum.learners.adaptation import Clones
-from metasum.learners.joint import ObjectiveConfig
+from metasum.learners.joint import ObjectiveConfig, sum_loss
 from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Start
 from metasum.learners.networks import MetaSum
-from metasum.learners.objective import independent_step, sum_loss
 from metasum.types import Batch
 
 
@@ -66,12 +65,6 @@ class MetaLearntLearner(Learner):
     @classmethod
     def needs_whole(cls, config: Any) -> None:
         return None
-
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
-        """Terms "target" and "support", in nats per image."""
-        return independent_step(self.networks, target, support, backward)
 
 
 class MetaLearner(nn.Module):

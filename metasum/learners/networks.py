@@ -10,9 +10,8 @@ from metasum.errors import UsageError
 from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.learners.detached import DetachedSum
 from metasum.types import Parameters
-from metasum.weights.buffers import BufferSet
 from metasum.weights.composition import LearnedSum, Operator, operator_named, task_arithmetic
-from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
+from metasum.weights.parameters import BufferSet, buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
 from metasum.weights.statistics import settle_statistics

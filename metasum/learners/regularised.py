@@ -58,7 +58,8 @@ def sharpness_aware(
     """
     parameters = [parameter for group in groups for parameter in group]
     before = [parameter.grad for parameter in parameters]
-    _forget(parameters)
+    for parameter in parameters:
+        parameter.grad = None
     gradients()
     moves: dict[nn.Parameter, Tensor] = {}
     start = [parameter.detach().clone() for parameter in parameters]
@@ -113,8 +114,3 @@ def logits_aside(network: nn.Module, images: Tensor) -> Tensor:
 def opinion(logits: Tensor) -> Tensor:
     """KL(uniform ‖ softmax), mean over logits `[N, classes]`: a scalar in nats, 0 where no class is preferred."""
     return -log_softmax(logits, dim=1).mean() - math.log(logits.shape[1])
-
-
-def _forget(parameters: list[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None

@@ -7,7 +7,7 @@ that are cut alike takes no message. The pieces of a layer come together in ever
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,7 +17,7 @@ from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
 from metasum.learners.learner import Backward, Learner
 from metasum.learners.networks import MetaSum
-from metasum.types import Batch, Buffers, Parameters, Sides
+from metasum.types import Batch, Parameters
 from metasum.weights.functional import set_buffers
 from metasum.weights.pieces import cut, put_together
 
@@ -108,6 +108,15 @@ class ShardedLearner:
 
     def __init__(self, pieces: Learner, whole: Learner, *, device: torch.device, first: bool) -> None:
         self._pieces, self._whole, self._first = pieces, whole, first
+        self.parameter_groups, self.parameters, self.modules = (
+            pieces.parameter_groups,
+            pieces.parameters,
+            pieces.modules,
+        )
+        self.operators, self.trains_sum = whole.operators, whole.trains_sum
+        self.target_network, self.support_network = whole.target_network, whole.support_network
+        self.compose, self.sum_statistics = whole.compose, whole.sum_statistics
+        self.state_dict = whole.state_dict  # as last put together
         for network in (whole.target_network(), whole.support_network()):
             if first:
                 visit(network, device)
@@ -122,31 +131,10 @@ class ShardedLearner:
             if self._first:
                 own[name].copy_(whole)
 
-    @property
-    def operators(self) -> tuple[str, ...]:
-        return self._whole.operators
-
-    @property
-    def trains_sum(self) -> bool:
-        return self._whole.trains_sum
-
     def training_step(self, target: Batch, support: Batch, *, backward: Backward) -> dict[str, Tensor]:
         """See `Learner.training_step`; gradients that it adds are pieces of the means over the processes."""
         terms = self._pieces.training_step(target, support, backward=backward)
         return {name: put_together(term) for name, term in terms.items()}  # of a distance, a process has its share
-
-    def parameter_groups(self) -> list[list[nn.Parameter]]:
-        return self._pieces.parameter_groups()
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        return self._pieces.parameters()
-
-    def modules(self) -> Iterator[nn.Module]:
-        return self._pieces.modules()
-
-    def state_dict(self) -> dict[str, Any]:
-        """Of the whole learner, as last gathered."""
-        return self._whole.state_dict()
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Takes a whole state, which every process has; raises RuntimeError where it is another architecture's."""
@@ -156,18 +144,6 @@ class ShardedLearner:
         )
         if self._first:
             self._whole.load_state_dict(state_dict)
-
-    def target_network(self) -> nn.Module:
-        return self._whole.target_network()
-
-    def support_network(self) -> nn.Module:
-        return self._whole.support_network()
-
-    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
-        return self._whole.compose(images, operator=operator)
-
-    def sum_statistics(self) -> Buffers | None:
-        return self._whole.sum_statistics()
 
 
 def visit(network: nn.Module, device: torch.device) -> None:

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from metasum.config import option
 from metasum.errors import UsageError
-from metasum.learners.learner import Backward, PlainOperatorConfig, Start, WrittenLearner
+from metasum.learners.learner import Backward, PlainOperatorConfig, Start, Terms, WrittenLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import keep_quiet
 from metasum.networks.slots import Slot
@@ -85,9 +85,7 @@ class SlotsLearner(WrittenLearner):
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def training_step(
-        self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward
-    ) -> dict[str, Tensor]:
+    def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target", "support" and, unless q is 0, "target_quiet", "support_quiet" (the KL), in nats per image."""
         self.train()
         terms = dict[str, Tensor]()
@@ -102,15 +100,9 @@ class SlotsLearner(WrittenLearner):
                 terms[f"{side}_quiet"] = keep_quiet(network, batch, foreign, quiet, backward)
         return terms
 
-    def target_network(self) -> nn.Module:
-        return self._placed(self._slots.target, self.networks.target)
-
-    def support_network(self) -> nn.Module:
-        return self._placed(self._slots.support, self.networks.support)
-
-    def _placed(self, slot: Slot, thin: nn.Module) -> nn.Module:
-        """The whole network that is `thin` in its slot and 0 elsewhere, in eval mode, cut off from the gradient."""
-        (whole,) = self._whole
+    def written(self, side: str) -> nn.Module:
+        """The whole network that is the thin one in its slot and 0 elsewhere."""
+        slot, thin, (whole,) = getattr(self._slots, side), getattr(self.networks, side), self._whole
         network = copy.deepcopy(whole)
         network.load_state_dict(slot.place(thin.state_dict(), whole.state_dict()))
         return network.eval()

@@ -22,7 +22,8 @@ class MergeResult(Result):
     bytes: int
     """Of the result."""
     seconds: float
-    peak_bytes: int
+    peak_bytes: int = 0
+    """Of the process, where somebody has measured it."""
     statistics: int = 0
     """Tensors of running means and variances, which were averaged: they are no weights."""
 

@@ -23,8 +23,7 @@ from metasum.results.strangers import (
 )
 from metasum.strangers.runs import FinishedRun, same_start
 from metasum.tasks.registry import load_dataset
-from metasum.tasks.task import ImageTask
-from metasum.tasks.union import UnionTask
+from metasum.tasks.task import ImageTask, UnionTask
 from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import confusion, share_right
 from metasum.training.progress import Display

@@ -18,7 +18,7 @@ from metasum.results.kinds import read_result
 from metasum.results.meta import MetaResult
 from metasum.results.run import RunResult
 from metasum.sweeps.sweep_file import RUN_FOLDERS
-from metasum.training.metrics import read_metrics
+from metasum.training.run_folder import read_metrics
 from metasum.training.tracking import scalars
 
 METASUM = (sys.executable, "-m", "metasum")

@@ -19,7 +19,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.roles import HarnessConfig, OnTheWay, Sampler
 from metasum.training.run_folder import RunFolder
-from metasum.weights.buffers import saved_buffers
+from metasum.weights.parameters import saved_buffers
 from metasum.weights.pieces import own_piece
 from metasum.weights.randomness import random_state, set_random_state
 

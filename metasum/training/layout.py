@@ -127,12 +127,12 @@ def _plain(value: Any) -> Any:
 def _remembered_fault(convolutions: list[Convolution], *, second_order: bool) -> str | None:
     """What is wrong with one of them, from memory or from a check that is then remembered; None where nothing is."""
     surroundings = {**what_it_holds_for(), "second_order": second_order}
-    right, wrong = recall(surroundings)
-    unknown = [convolution for convolution in convolutions if convolution not in right]
+    known = recall(surroundings)
+    unknown = [convolution for convolution in convolutions if digest(convolution) not in known]
     if not unknown:
         return None
-    if digest(unknown) in wrong:
-        return wrong[digest(unknown)]
+    if digest(unknown) in known:
+        return known[digest(unknown)]
     fault, lasting = ask_probe(request_for(unknown, second_order=second_order))
     if lasting:
         remember(surroundings, unknown, fault)

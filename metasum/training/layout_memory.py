@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Collection
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 
 from metasum.errors import MetaSumError
 from metasum.files import make_folder, read_json, write_json
-from metasum.training.layout_probe import Convolution, convolution_of
+from metasum.training.layout_probe import Convolution
 
 
 def what_it_holds_for() -> dict[str, Any]:
@@ -52,17 +52,17 @@ def _file(surroundings: dict[str, Any]) -> Path:
     return folder / f"layouts-{digest(surroundings)}.json"
 
 
-def recall(surroundings: dict[str, Any]) -> tuple[set[Convolution], dict[str, str]]:
-    """Convolutions that are right, and what is wrong with sets of others, by their digest; nothing where none is."""
-    with contextlib.suppress(MetaSumError, RuntimeError, KeyError, TypeError, AttributeError, ValueError):
-        known = read_json(_file(surroundings))
-        if known["of"] == json.loads(json.dumps(surroundings)):
-            right = {convolution_of(values) for values in known["right"]}
-            return right, {str(name): str(fault) for name, fault in known["wrong"].items()}
-    return set(), {}
+def recall(surroundings: dict[str, Any]) -> dict[str, str | None]:
+    """What is known in these surroundings: by digest, None for a convolution that is right, a fault for a set of them.
+
+    Nothing where no file is, or a damaged one.
+    """
+    with contextlib.suppress(MetaSumError, RuntimeError):
+        return read_json(_file(surroundings))
+    return {}
 
 
-def remember(surroundings: dict[str, Any], convolutions: Collection[Convolution], fault: str | None) -> None:
+def remember(surroundings: dict[str, Any], convolutions: Sequence[Convolution], fault: str | None) -> None:
     """Adds the verdict on a set of convolutions to what is known; where nothing can be written, nothing is.
 
     Args:
@@ -70,15 +70,11 @@ def remember(surroundings: dict[str, Any], convolutions: Collection[Convolution]
         convolutions: that were tried together.
         fault: what is wrong with one of them; None where all are right.
     """
-    right, wrong = recall(surroundings)  # another process may have learnt something meanwhile
-    if fault is None:
-        right |= set(convolutions)
-    else:
-        wrong[digest(list(convolutions))] = fault
+    learnt = map(digest, convolutions) if fault is None else [digest(convolutions)]
     with contextlib.suppress(MetaSumError, OSError, RuntimeError):  # then it is tried again the next time
         file = _file(surroundings)
         make_folder(file.parent)
-        write_json(file, {"of": surroundings, "right": sorted(right), "wrong": wrong})
+        write_json(file, recall(surroundings) | dict.fromkeys(learnt, fault))
 
 
 def digest(value: Any) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -57,18 +57,6 @@ def convolution_of(values: Iterable[Any]) -> Convolution:
     return Convolution._make(tuple(value) if isinstance(value, list) else value for value in values)
 
 
-Gradients = Callable[[Convolution, Sequence[Tensor], torch.memory_format, bool], list[Tensor]]
-
-
-def fault_in(convolutions: Iterable[Convolution], *, second_order: bool) -> str | None:
-    """What is wrong with the first convolution whose gradients differ between layouts; None where all agree."""
-    for convolution in convolutions:
-        found = fault_of(convolution, second_order=second_order)
-        if found is not None:
-            return found
-    return None
-
-
 def gradients(
     convolution: Convolution, tensors: Sequence[Tensor], layout: torch.memory_format, second_order: bool
 ) -> list[Tensor]:
@@ -92,24 +80,23 @@ def gradients(
     return [tensor.detach().float() for tensor in found]
 
 
-def fault_of(convolution: Convolution, *, second_order: bool, compute: Gradients = gradients) -> str | None:
+def fault_of(convolution: Convolution, *, second_order: bool) -> str | None:
     """What is wrong with a convolution in channels last, in words; None where nothing is.
 
     Args:
         convolution: its shapes.
         second_order: compare gradients of gradients, too.
-        compute: gives the output and gradients in a layout.
     """
     tensors = _random_tensors(convolution)
     exact = convolution._replace(dtype="float32")
-    expected = compute(exact, [tensor.float() for tensor in tensors], torch.contiguous_format, second_order)
+    expected = gradients(exact, [tensor.float() for tensor in tensors], torch.contiguous_format, second_order)
     for _ in range(TRIES if convolution.operations < SMALL else 1):
         try:
-            found = compute(convolution, tensors, torch.channels_last, second_order)
+            found = gradients(convolution, tensors, torch.channels_last, second_order)
         except RuntimeError as error:
             return f"{convolution} fails ({(str(error).splitlines() or [''])[0]})"
         for one, other in zip(found, expected, strict=True):
-            off = _difference(one, other)
+            off = float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
             if not off <= TOLERANCE[convolution.dtype]:  # NaN is wrong, too
                 return f"{convolution} has wrong gradients (off by {off:.2g} of the largest one)"
     return None
@@ -130,22 +117,7 @@ def _random_tensors(convolution: Convolution) -> list[Tensor]:
 def _convolve(convolution: Convolution, tensors: Sequence[Tensor]) -> Tensor:
     """The output for images, kernel and, where it has one, bias."""
     images, kernel, *more = tensors
-    return torch.convolution(
-        images,
-        kernel,
-        more[0] if more else None,
-        convolution.stride,
-        convolution.padding,
-        convolution.dilation,
-        convolution.transposed,
-        convolution.output_padding,
-        convolution.groups,
-    )
-
-
-def _difference(one: Tensor, other: Tensor) -> float:
-    """The largest difference between two tensors, as a share of the second one's largest number."""
-    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))
+    return torch.convolution(images, kernel, more[0] if more else None, *convolution[3:-1])  # from stride to groups
 
 
 def main() -> None:
@@ -159,8 +131,8 @@ def main() -> None:
         limit = math.ceil(request["seconds"] * request["threads"])
         resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     torch.set_num_threads(request["threads"])  # memory is divided among them
-    convolutions = map(convolution_of, request["convolutions"])
-    sys.stdout.write(json.dumps({"fault": fault_in(convolutions, second_order=request["second_order"])}) + "\n")
+    faults = (fault_of(convolution_of(c), second_order=request["second_order"]) for c in request["convolutions"])
+    sys.stdout.write(json.dumps({"fault": next((fault for fault in faults if fault is not None), None)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Protocol, TextIO
+from typing import TextIO
 
 
-class Display(Protocol):
-    """Hears of a run's steps, losses and evaluations."""
+class Display:
+    """Hears of a run's steps, losses and evaluations; whoever derives from it says what it wants to say of them."""
 
     def begin(self, title: str, *, step: int, steps: int) -> None:
         """A run starts, or continues at `step`."""
-        ...
 
     def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
         """Step `step` is done; `losses` (nats per image) are given where they were just read."""
-        ...
 
     def evaluated(self, step: int, evaluation: object) -> None:
         """Accuracies at `step`, in words as `str`."""
-        ...
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        ...
 
     def end(self) -> None:
         """The run is over, well or not."""
-        ...
 
 
-class SilentDisplay:
+class SilentDisplay(Display):
     """Says nothing."""
 
-    def begin(self, title: str, *, step: int, steps: int) -> None: ...
-    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None: ...
-    def evaluated(self, step: int, evaluation: object) -> None: ...
-    def note(self, text: str) -> None: ...
-    def end(self) -> None: ...
 
-
-class LineDisplay:
+class LineDisplay(Display):
     """A line for every tenth of the way and every evaluation, for logs and pipes.
 
     Args:
@@ -69,10 +58,8 @@ class LineDisplay:
         for line in text.splitlines():
             print(f"{self._prefix}{line}", file=self._stream, flush=True)
 
-    def end(self) -> None: ...
 
-
-class RichDisplay:
+class RichDisplay(Display):
     """A progress bar with losses, accuracy before and after, images per second and time left."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -22,7 +22,6 @@ class OnTheWay(Protocol):
 
     def on_the_way(self, learner: Any, *, limit: int | None = None) -> Any:
         """Accuracies as a dataclass that `str` puts into words, on at most `limit` images of each dataset."""
-        ...
 
 
 class HarnessConfig(Protocol):

@@ -17,7 +17,6 @@ from metasum.files import read_json, replacing, write_json, write_text
 from metasum.ownership import LOCK
 from metasum.results.run import RunResult
 from metasum.results.value import Result
-from metasum.training.metrics import read_metrics
 from metasum.weights.storage import load_weights, save_weights
 
 R = TypeVar("R", bound=Result)
@@ -25,6 +24,8 @@ R = TypeVar("R", bound=Result)
 CHECKPOINT_FORMAT = "metasum checkpoint 2"
 CHECKPOINT_KEYS = {"format", "step", "learner", "optimizer", "updates", "precision", "sampler", "random"}
 CHECKPOINT_KEYS |= {"images", "seconds", "evaluation_seconds"}
+RECORDS = {"step": "losses", "evaluation": "accuracy"}
+"""What records there are, and under which name they hold their numbers."""
 
 
 class RunFolder:
@@ -170,3 +171,38 @@ class RunFolder:
         if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT or not set(state) >= CHECKPOINT_KEYS:
             raise CheckpointError(f"{path} is not a checkpoint of metasum.")
         return state
+
+
+def read_metrics(path: Path, *, torn: bool = False) -> list[dict[str, Any]]:
+    """The records in a file; none where there is no file.
+
+    Args:
+        path: of metrics.jsonl.
+        torn: leave out a last line that has no end: its process was killed while writing it.
+
+    Raises:
+        CheckpointError: any other line is not a record.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
+    *whole, rest = lines  # where the last line has its end, nothing follows it
+    records = []
+    for number, line in enumerate([*whole, rest] if rest else whole, start=1):
+        record = _record(line)
+        if record is not None:
+            records.append(record)
+        elif not torn or number <= len(whole):
+            raise CheckpointError(f"{path} is damaged in line {number}.")
+    return records
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """The record in a line; None where it holds none."""
+    try:
+        record = json.loads(line)
+        good = isinstance(record["step"], int) and isinstance(record[RECORDS[record["kind"]]], dict)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return record if good else None

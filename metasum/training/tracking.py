@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
 from metasum.config.sections import TrackingConfig
@@ -22,15 +22,12 @@ class Tracker(Protocol):
 
     def record(self, record: Mapping[str, Any]) -> None:
         """A line of metrics.jsonl."""
-        ...
 
     def finish(self, run: RunFolder) -> None:
         """The run is finished; its folder holds result.json and, perhaps, analysis.json."""
-        ...
 
     def close(self, *, failed: bool) -> None:
         """Nothing more will come."""
-        ...
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
@@ -82,13 +79,13 @@ def tracked(
         makers["TensorBoard"] = lambda: TensorBoardTracker(run)
     if wandb_mode(config) != "disabled":
         makers["W&B"] = lambda: WandbTracker(config, run, job_type=job_type, note=note, troubles=troubles)
-    several = _Several([_Guarded(name, note, make, troubles) for name, make in makers.items()])
+    trackers = _Trackers(makers, note, troubles)
     try:
-        yield several
+        yield trackers
     except BaseException:
-        several.close(failed=True)
+        trackers.close(failed=True)
         raise
-    several.close(failed=False)
+    trackers.close(failed=False)
 
 
 @contextmanager
@@ -178,55 +175,35 @@ class TensorBoardTracker:
             self._writer.close()
 
 
-class _Guarded:
-    """A tracker whose first failure is said and its last: afterwards it hears nothing."""
+class _Trackers:
+    """All of a run's trackers; one that fails is said to, and hears nothing more."""
 
     def __init__(
-        self, name: str, note: Callable[[str], None], make: Callable[[], Tracker], troubles: TrackerTroubles
+        self, makers: Mapping[str, Callable[[], Tracker]], note: Callable[[str], None], troubles: TrackerTroubles
     ) -> None:
-        self._name, self._note, self._troubles = name, note, troubles
-        self._tracker: Tracker | None = None
-        with self._surviving():
-            self._tracker = make()
+        self._note, self._troubles = note, troubles
+        self._trackers: dict[str, Tracker] = {}
+        for name, make in makers.items():
+            with self._surviving(name):
+                self._trackers[name] = make()
 
     def record(self, record: Mapping[str, Any]) -> None:
-        with self._surviving():
-            if self._tracker is not None:
-                self._tracker.record(record)
+        self._tell(lambda tracker: tracker.record(record))
 
     def finish(self, run: RunFolder) -> None:
-        with self._surviving():
-            if self._tracker is not None:
-                self._tracker.finish(run)
+        self._tell(lambda tracker: tracker.finish(run))
 
     def close(self, *, failed: bool) -> None:
-        with self._surviving():
-            if self._tracker is not None:
-                self._tracker.close(failed=failed)
+        self._tell(lambda tracker: tracker.close(failed=failed))
 
-    @contextmanager
-    def _surviving(self) -> Iterator[None]:
-        with surviving(self._name, self._note, self._troubles, self._abandon):
-            yield
+    def _tell(self, say: Callable[[Tracker], None]) -> None:
+        for name, tracker in list(self._trackers.items()):
+            with self._surviving(name):
+                say(tracker)
 
-    def _abandon(self) -> None:
-        tracker, self._tracker = self._tracker, None
-        if tracker is not None:
+    def _surviving(self, name: str) -> AbstractContextManager[None]:
+        return surviving(name, self._note, self._troubles, lambda: self._abandon(name))
+
+    def _abandon(self, name: str) -> None:
+        if (tracker := self._trackers.pop(name, None)) is not None:
             tracker.close(failed=True)
-
-
-class _Several:
-    def __init__(self, trackers: list[Tracker]) -> None:
-        self._trackers = trackers
-
-    def record(self, record: Mapping[str, Any]) -> None:
-        for tracker in self._trackers:
-            tracker.record(record)
-
-    def finish(self, run: RunFolder) -> None:
-        for tracker in self._trackers:
-            tracker.finish(run)
-
-    def close(self, *, failed: bool) -> None:
-        for tracker in self._trackers:
-            tracker.close(failed=failed)

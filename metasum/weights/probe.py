@@ -18,13 +18,14 @@ from torch.utils._pytree import tree_leaves
 
 from metasum.errors import UsageError, reason
 from metasum.types import Buffers, Parameters
-from metasum.weights.closeness import all_close, close
 from metasum.weights.copies import copy_of
 from metasum.weights.functional import functional_call
 from metasum.weights.parameters import parameters_of
 from metasum.weights.randomness import same_randomness
 from metasum.weights.structure import aliases
 
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}  # shares of a tensor's size: GPUs add in any order
+COARSE = 0.05  # in half precision, or under autocast
 IMAGES = 4  # of the batch, which batch normalisation still finds varied
 
 
@@ -74,15 +75,13 @@ class Probe:
                 f"{list(self._expected.stranger.shape)} that is not among the network's parameters; "
                 "register the module or the nn.Parameter that it belongs to."
             )
-        moved = any(own.shape != new.shape or not torch.equal(own, new) for own, new in self._compared())
+        pairs = zip(self._own, self._expected.outputs, strict=False)
+        moved = any(own.shape != new.shape or not torch.equal(own, new) for own, new in pairs)
         if not moved and not self._largest:
             raise UsageError(
                 f"{type(network).__name__} gives the same output with any parameters, so that it cannot be summed: "
                 "its forward has to use the parameters that it registers."
             )
-
-    def _compared(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return iter(zip(self._own, self._expected.outputs, strict=False))
 
     def fault_of(self, backend: str) -> str | None:
         """What `backend` does wrong, in words that follow its name; None where it passes."""
@@ -100,7 +99,7 @@ class Probe:
                 return f"ends in an error of its own ({type(error).__name__}: {reason(error)})"
         if found.stranger is not None:
             return f"goes on with weights of its own{self._whose()}"
-        if not all_close(found.outputs, self._expected.outputs):
+        if not _all_close(found.outputs, self._expected.outputs):
             return f"computes another output than the network with these weights{self._whose()}"
         wrong = [name for name in leaves if not self._gradient_is_right(name, found)]
         if wrong:
@@ -108,9 +107,9 @@ class Probe:
                 f"computes another gradient than the network with these weights, of {wrong[-1]!r} and back from there"
                 f"{self._whose() or ' (as it does where what follows is checkpointed)'}"
             )
-        if not all_close([buffers[n] for n in buffers], [self._expected.buffers[n] for n in buffers]):
+        if not _all_close([buffers[n] for n in buffers], [self._expected.buffers[n] for n in buffers]):
             return "leaves other buffers than the network with these weights"
-        return None if all_close(after, self._own) else f"changes the state of the network that it runs{self._whose()}"
+        return None if _all_close(after, self._own) else f"changes the state of the network that it runs{self._whose()}"
 
     def _whose(self) -> str:
         return next((f" ({alias})" for alias in aliases(self._network)), "")
@@ -119,7 +118,7 @@ class Probe:
         expected, actual = self._expected.gradients[name], found.gradients[name]
         zero = torch.zeros_like(self._weights[name])
         given = zero if actual is None else actual
-        return close(given, zero if expected is None else expected, floor=1e-3 * self._largest)
+        return _close(given, zero if expected is None else expected, floor=1e-3 * self._largest)
 
     def _overwritten(self) -> Answer:
         """What a copy whose parameters are really overwritten answers."""
@@ -181,9 +180,8 @@ def _answer(
         outputs += _tensors(output)
         roots = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
         own = {id(leaf) for leaf in (batch, *leaves.values())}
-        stranger = (
-            stranger if stranger is not None else next((t for t in _graph_leaves(roots) if id(t) not in own), None)
-        )
+        if stranger is None:
+            stranger = next((tensor for tensor in _graph_leaves(roots) if id(tensor) not in own), None)
         if roots and stranger is None:  # whose gradient is not to be touched
             torch.autograd.backward(roots, [_direction(root) for root in roots])
     gradients = {name: leaf.grad for name, leaf in leaves.items()}
@@ -208,3 +206,25 @@ def _graph_leaves(roots: list[Tensor]) -> Iterator[Tensor]:
         if hasattr(node, "variable"):
             yield node.variable
         waiting.extend(following for following, _ in node.next_functions)
+
+
+def _all_close(found: list[Tensor], expected: list[Tensor]) -> bool:
+    return len(found) == len(expected) and all(map(_close, found, expected))
+
+
+def _close(found: Tensor, expected: Tensor, floor: float = 1e-12) -> bool:
+    """Whether the tensors differ by little, as a share of their size; not-a-number agrees with itself."""
+    if found.shape != expected.shape:
+        return False
+    if not expected.is_floating_point():
+        return torch.equal(found, expected)
+    narrow = torch.is_autocast_enabled(expected.device.type)
+    tolerance = COARSE if narrow else TOLERANCE.get(expected.dtype, COARSE)
+    if expected.dtype not in TOLERANCE:
+        expected, found = expected.float(), found.float()
+    finite = expected.isfinite()
+    if not bool(finite.all()):
+        if not torch.equal(finite, found.isfinite()):
+            return False
+        expected, found = torch.where(finite, expected, 0), torch.where(finite, found, 0)
+    return float((found - expected).norm()) <= tolerance * (float(expected.norm()) + floor)

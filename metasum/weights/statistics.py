@@ -25,11 +25,8 @@ def normalisers(network: nn.Module) -> list[_NormBase]:
     They are recognised by use: batch norms read the statistics that they have, whatever `track_running_stats` was set
     to since; instance norms do only where it is set.
     """
-    return [m for m in network.modules() if isinstance(m, _NormBase) and _reads_statistics(m)]
-
-
-def _reads_statistics(module: _NormBase) -> bool:
-    return module.running_mean is not None and (module.track_running_stats or not isinstance(module, _InstanceNorm))
+    modules = [m for m in network.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    return [m for m in modules if m.track_running_stats or not isinstance(m, _InstanceNorm)]
 
 
 @contextmanager

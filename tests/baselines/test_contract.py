@@ -13,7 +13,7 @@ from metasum.networks.build import wrapped
 from metasum.run.parts import new_learner
 from metasum.run.plan import resolve
 from metasum.types import Batch, Dataset, Sides, Split
-from metasum.weights.buffers import saved_buffers
+from metasum.weights.parameters import saved_buffers
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 DATASET = Dataset("any", Split(images(), labels()), Split(images(), labels()), 4, "nowhere")

@@ -8,11 +8,9 @@ from torch import nn
 from torch.nn.functional import conv2d, cross_entropy, linear, relu
 
 from metasum.baselines.meta_networks import learner
-from metasum.baselines.meta_networks.contrastive import contrastive_loss
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel, TaskLevel
 from metasum.baselines.meta_networks.gradients import example_gradients, preprocess
-from metasum.baselines.meta_networks.learner import MetaNetworks, MetaNetworksConfig
-from metasum.baselines.meta_networks.memory import attention
+from metasum.baselines.meta_networks.learner import MetaNetworks, MetaNetworksConfig, attention, contrastive_loss
 from metasum.errors import UsageError
 from metasum.learners.few_shot import FewShotTask
 from metasum.networks.augmented import augmented, augmented_names

@@ -7,7 +7,7 @@ from torch.func import functional_call
 from torch.nn.functional import cross_entropy, linear
 
 from metasum.baselines.fine_tuning import FineTuning
-from metasum.baselines.meta_transfer.base_training import BaseTraining, BaseTrainingConfig
+from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, base_trained
 from metasum.baselines.meta_transfer.learner import ClassifierTuning, MetaTransfer
 from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
@@ -17,7 +17,7 @@ from metasum.networks.resnet import ResNet
 from metasum.networks.vgg import VGG16
 from metasum.types import Batch, FewShotEpisode
 
-BASE = BaseTraining(steps=5, learning_rate=0.1)
+STEPS, RATE = 5, 0.1
 TASK = FewShotTask(ways=3, shots=1, filters=4)
 
 
@@ -65,7 +65,7 @@ def test_scale_is_one_number_a_kernel_and_shift_one_a_channel():
 def test_base_training_is_plain_gradient_descent_on_the_classifier():
     torch.manual_seed(0)
     classifier, features, labels = nn.Linear(4, 3), torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-    trained = BASE(classifier, features, labels)
+    trained = base_trained(classifier, features, labels, STEPS, RATE)
     twin = nn.Linear(4, 3)
     twin.load_state_dict(classifier.state_dict())
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.1)
@@ -80,7 +80,7 @@ def test_base_training_is_plain_gradient_descent_on_the_classifier():
 def test_the_meta_gradient_is_taken_at_the_trained_classifier():
     torch.manual_seed(0)
     classifier, features, labels = nn.Linear(4, 3), torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
-    weight, bias = BASE(classifier, features, labels)
+    weight, bias = base_trained(classifier, features, labels, STEPS, RATE)
     cross_entropy(linear(features, weight, bias), labels).backward()
     there = [tensor.detach().requires_grad_() for tensor in (weight, bias)]
     cross_entropy(linear(features, *there), labels).backward()

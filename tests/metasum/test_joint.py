@@ -10,8 +10,7 @@ from torch.nn.functional import cross_entropy, softmax
 from metasum import MetaSum
 from metasum.baselines.independent import IndependentLearner
 from metasum.config import options_of
-from metasum.learners.joint import JointConfig, JointLearner, ObjectiveConfig
-from metasum.learners.objective import sum_loss
+from metasum.learners.joint import JointConfig, JointLearner, ObjectiveConfig, sum_loss
 from metasum.types import Batch
 
 TARGET = Batch(images(seed=1), labels(seed=1))

@@ -173,33 +173,34 @@ CONVOLUTIONS = [
 
 @pytest.mark.parametrize("second_order", [False, True])
 @pytest.mark.parametrize("convolution", CONVOLUTIONS, ids=["plain", "grouped", "transposed"])
-def test_any_gradient_that_differs_is_a_fault(convolution, second_order):
+def test_any_gradient_that_differs_is_a_fault(convolution, second_order, monkeypatch):
     assert layout_probe.fault_of(convolution, second_order=second_order) is None
-    count = len(
-        layout_probe.gradients(
-            convolution, layout_probe._random_tensors(convolution), torch.channels_last, second_order
-        )
-    )
+    right = layout_probe.gradients
+    count = len(right(convolution, layout_probe._random_tensors(convolution), torch.channels_last, second_order))
     assert count == (1 + convolution.bias + 2) + second_order * 2
     for wrong in range(count):
         for fault in (lambda tensor: tensor * 1.2, lambda tensor: tensor * float("nan")):
 
             def broken(*arguments, wrong=wrong, fault=fault):
-                found = layout_probe.gradients(*arguments)
+                found = right(*arguments)
                 if arguments[2] == torch.channels_last:
                     found[wrong] = fault(found[wrong])
                 return found
 
-            assert "wrong gradients" in layout_probe.fault_of(convolution, second_order=second_order, compute=broken)
+            monkeypatch.setattr(layout_probe, "gradients", broken)
+            assert "wrong gradients" in layout_probe.fault_of(convolution, second_order=second_order)
 
 
-def test_an_error_of_the_library_is_a_fault():
+def test_an_error_of_the_library_is_a_fault(monkeypatch):
+    right = layout_probe.gradients
+
     def broken(convolution, tensors, memory_format, second_order):
         if memory_format == torch.channels_last:
             raise RuntimeError("could not create a primitive")
-        return layout_probe.gradients(convolution, tensors, memory_format, second_order)
+        return right(convolution, tensors, memory_format, second_order)
 
-    assert "could not create a primitive" in layout_probe.fault_of(CONVOLUTIONS[0], second_order=False, compute=broken)
+    monkeypatch.setattr(layout_probe, "gradients", broken)
+    assert "could not create a primitive" in layout_probe.fault_of(CONVOLUTIONS[0], second_order=False)
 
 
 def test_the_real_probe_agrees_with_itself(tmp_path):
@@ -207,7 +208,7 @@ def test_the_real_probe_agrees_with_itself(tmp_path):
     found, why = checked_layout(None, [nn.Conv2d(8, 16, 3, padding=1)], (2, 8, 8, 8), CPU)
     assert (found, why) == ("channels-last", None)
     (file,) = (tmp_path / "cache").iterdir()
-    assert [c[:2] for c in json.loads(file.read_text())["right"]] == [[[2, 8, 8, 8], [16, 8, 3, 3]]]
+    assert list(json.loads(file.read_text()).values()) == [None]
 
 
 def test_training_falls_back_and_says_so_and_refuses_what_was_asked_for(metasum, tiny, tmp_path, probe, monkeypatch):

@@ -6,8 +6,7 @@ import random
 import pytest
 
 from metasum.errors import CheckpointError
-from metasum.training.metrics import read_metrics
-from metasum.training.run_folder import RunFolder
+from metasum.training.run_folder import RunFolder, read_metrics
 
 
 @pytest.fixture

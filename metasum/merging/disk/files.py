@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from metasum.errors import UsageError
 from metasum.machine import usable_cores
@@ -17,32 +17,17 @@ from metasum.merging import METHODS
 from metasum.merging.disk.checkpoint import Checkpoint, opened
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.disk.plan import Fate, Planned, plan
-from metasum.merging.disk.reading import OnDisk, Reader
-from metasum.merging.disk.result import check_apart, check_integers, check_place, write
+from metasum.merging.disk.spans import OnDisk, Reader, check_integers, write
 from metasum.merging.disk.workers import Workers
 from metasum.merging.method import Method
 from metasum.merging.tensors import TensorMethod
+from metasum.results.merge import MergeResult
 from metasum.weights.tensor_files.dtypes import FLOATS
 from metasum.weights.tensor_files.output import writing
 
 LARGEST_SPAN = 1 << 17  # entries: what is computed with it stays in a core's cache
 SMALLEST_SPAN = 1 << 16
 ROOM = 256 * 2**20  # bytes that all threads' spans take, about
-
-
-class Merged(NamedTuple):
-    """What was done."""
-
-    method: str
-    files: list[str]
-    output: str
-    parameters: int
-    """Floating-point entries of the result."""
-    statistics: int
-    """Tensors of running means and variances, which were averaged: they are no weights."""
-    bytes: int
-    """Of the result."""
-    seconds: float
 
 
 def merge_files(
@@ -55,7 +40,7 @@ def merge_files(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     cancelled: Callable[[], bool] | None = None,
-) -> Merged:
+) -> MergeResult:
     """Merges checkpoints into one .safetensors file, in memory that does not grow with them.
 
     Args:
@@ -82,12 +67,12 @@ def merge_files(
     started = time.perf_counter()
     settings, output = settings or MergeConfig(), Path(output)
     method = _for_files(METHODS.named(method)() if isinstance(method, str) else method, len(files), base is not None)
-    check_place(output, overwrite)
+    _check_place(output, overwrite)
     with ExitStack() as stack:
         checkpoints = [stack.enter_context(opened(Path(file))) for file in files]
         start = None if base is None else stack.enter_context(opened(Path(base)))
         everything = [*checkpoints, *([start] if start else [])]
-        check_apart(output, [file for checkpoint in everything for file in checkpoint.files])
+        _check_apart(output, [file for checkpoint in everything for file in checkpoint.files])
         planned = plan(checkpoints, start, settings)
         method.check_layers([tensor.part.name for tensor in planned if tensor.info.code in FLOATS])
         statistics = sum(tensor.fate == Fate.AVERAGED for tensor in planned)
@@ -101,15 +86,33 @@ def merge_files(
         reader = Reader(checkpoints, start, size=size, workers=workers)
         check_integers(planned, reader, everything)
         write(planned, method.formula(OnDisk(planned, len(files), reader)), reader, target)
-    return Merged(
+    return MergeResult(
         method=method.name,
-        files=[str(file) for file in files],
+        files=tuple(str(file) for file in files),
         output=str(output),
         parameters=sum(tensor.info.entries for tensor in planned if tensor.info.code in FLOATS),
         statistics=statistics,
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
     )
+
+
+def _check_place(output: Path, overwrite: bool) -> None:
+    """Raises UsageError where `output` is no place for a new .safetensors file."""
+    if output.suffix != ".safetensors":
+        raise UsageError(f"--output {output}: the result is a .safetensors file; give it that ending.")
+    if not output.parent.is_dir():
+        raise UsageError(f"--output {output}: there is no folder {output.parent}.")
+    if output.is_dir():
+        raise UsageError(f"--output {output} is a folder; name a file.")
+    if output.exists() and not overwrite:
+        raise UsageError(f"--output {output} is there already; use --overwrite to replace it.")
+
+
+def _check_apart(output: Path, inputs: Sequence[Path]) -> None:
+    """Raises UsageError where `output` is one of the files that are read."""
+    if output.exists() and any(output.samefile(file) for file in inputs):
+        raise UsageError(f"--output {output} is one of the files to be merged; name another one.")
 
 
 def _for_files(method: Method, files: int, base: bool) -> TensorMethod:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
@@ -41,21 +41,6 @@ class Planned(NamedTuple):
     def read_from(self, files: int) -> int:
         """How many of so many files it is read from."""
         return 1 if self.fate == Fate.TAKEN else files
-
-
-class Span(NamedTuple):
-    """Neighbouring entries of a tensor, few enough to hold."""
-
-    planned: Planned
-    start: int
-    stop: int
-
-
-def spans_of(planned: Planned, size: int) -> Iterator[Span]:
-    """A tensor in spans of at most `size` entries."""
-    entries = planned.part.entries
-    for start in range(0, entries, size):
-        yield Span(planned, start, min(start + size, entries))
 
 
 def plan(files: Sequence[Checkpoint], base: Checkpoint | None, settings: MergeConfig) -> list[Planned]:
@@ -103,11 +88,8 @@ def _check_alike(name: str, first: Checkpoint, others: Sequence[Checkpoint], *, 
     mine = _info(first, name)
     for other in others:
         theirs = _info(other, name)
-        if mine == theirs:
-            continue
-        floats = mine is not None and theirs is not None and mine.code in FLOATS and theirs.code in FLOATS
-        only_dtype = floats and mine is not None and theirs is not None and mine.shape == theirs.shape
-        if only_dtype and floats_may_differ:
+        only_dtype = mine and theirs and mine.shape == theirs.shape and {mine.code, theirs.code} <= FLOATS.keys()
+        if mine == theirs or (only_dtype and floats_may_differ):
             continue
         raise ArchitectureError(
             f"the checkpoints do not fit together: {name!r} is {mine or 'missing'} in {first.path} and "

@@ -23,6 +23,7 @@ from metasum.errors import Interrupted, reason
 from metasum.plugins import load_entry_points, run_plugin
 from metasum.study.engine.cell import Failure, attempt, terminable
 from metasum.training.interruption import SIGNALS
+from metasum.training.progress import Display
 
 OFTEN = 0.1  # seconds between two steps that are told of
 
@@ -123,7 +124,7 @@ def _listen(connection: Connection, heard: socket.socket, hears: socket.socket) 
     threading.Thread(target=listen, daemon=True).start()
 
 
-class _Said:
+class _Said(Display):
     """What goes to the parent; as a display, what the cell's display there is to hear."""
 
     def __init__(self, connection: Connection) -> None:

@@ -151,7 +151,7 @@ class LiveStudy:
         self._below.update(self._count_line, description=str(self._count))
 
 
-class _CellLine:
+class _CellLine(Display):
     """The line of one cell, as its work's display."""
 
     def __init__(self, study: LiveStudy, cell: str) -> None:
@@ -166,12 +166,8 @@ class _CellLine:
             self._study.cells.update(self.line, losses=losses_text(losses))
         self._study.cells.update(self.line, completed=step, speed=f"{images_per_second:.0f} images/s")
 
-    def evaluated(self, step: int, evaluation: object) -> None: ...
-
     def note(self, text: str) -> None:
         self._study.note(f"{self._cell}: {text}")
-
-    def end(self) -> None: ...
 
 
 def study_display_for(*, quiet: bool, stream: TextIO | None = None) -> StudyDisplay:

@@ -7,7 +7,7 @@ from tiny import blob_arrays, images, small_network, write_npz
 from metasum import recalibrate
 from metasum.strangers.measuring import measure
 from metasum.tasks import ImageTask, load_dataset
-from metasum.tasks.union import UnionTask
+from metasum.tasks.task import UnionTask
 from metasum.training.analysis import interpolate, mistakes
 from metasum.training.evaluation import accuracy
 from metasum.types import Batch
