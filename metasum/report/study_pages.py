@@ -28,7 +28,7 @@ def write_comparison_report(folder: Path) -> Path:
                 f"{result.dataset(side)} ({side})",
                 "Mean and standard deviation over the seeds. Bar: before. Dot: after.",
                 accuracy_dots(
-                    {row.learner: vars(row.side(side)) for row in result.summary},
+                    {row.learner: vars(getattr(row, side)) for row in result.summary},
                     series={"before": "before", "after": "after"},
                 ),
             )
