@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
     PluginCommand,
+    complain,
     download_flag,
     jobs_flag,
     json_flag,
@@ -19,7 +19,6 @@ from metasum.commands.shared import (
     report_flag,
     words,
 )
-from metasum.errors import MetaSumError
 from metasum.results.few_shot_tables import few_shot_parts
 from metasum.results.terminal import show
 
@@ -77,7 +76,4 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
         display=study_display_for(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=few_shot_parts)
-    if result.failed:
-        first = result.failed[0]
-        count = f"{len(result.failed)} runs failed, the first" if len(result.failed) > 1 else "a run failed"
-        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")
+    complain(result.failed or ())

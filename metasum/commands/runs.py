@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
+    Flag,
     PluginCommand,
     device_flag,
     download_flag,
+    flags,
     json_flag,
     out_flag,
     plugin_flag,
@@ -28,9 +30,9 @@ from metasum.results.run import run_parts
 from metasum.results.terminal import show
 
 
-def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator for a command that makes a run folder: what is loaded first, and where and how the run is left."""
-    flags = (
+def _run_flags(name_help: str) -> Flag:
+    """The flags of a command that makes a run folder: what is loaded first, and where and how the run is left."""
+    return flags(
         plugin_flag,
         out_flag,
         click.option("--name", help=name_help),
@@ -38,13 +40,6 @@ def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., A
         click.option("--overwrite", is_flag=True, help="Replace a run that is there."),
         download_flag,
     )
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for flag in reversed(flags):
-            function = flag(function)
-        return function
-
-    return decorate
 
 
 def _run_arguments(values: dict[str, Any]) -> dict[str, Any]:

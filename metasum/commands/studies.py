@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
 from metasum.commands.shared import (
+    complain,
     download_flag,
+    flags,
     jobs_flag,
     json_flag,
     learners_flag,
@@ -22,25 +22,18 @@ from metasum.commands.shared import (
     tune_flag,
     words,
 )
-from metasum.errors import MetaSumError
 from metasum.results.comparison_tables import comparison_parts
 from metasum.results.experiment_tables import experiment_parts
-from metasum.results.surroundings import Failed
 from metasum.results.terminal import show
 
 OF_ONE_RUN = ("learner", "devices", "num_nodes", "fsdp", "sync_batch_norm")
 """Settings that are not a study's: it has several learners, and a process for each run."""
 
 
-def _study_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Which runs there are to be, and how they are run and left."""
-    flags = (
-        *(learners_flag, seeds_flag, tune_flag, jobs_flag, report_flag),
-        *(plugin_files_flag, out_flag, download_flag, json_flag, quiet_flag),
-    )
-    for flag in reversed(flags):
-        function = flag(function)
-    return function
+_study_flags = flags(
+    *(learners_flag, seeds_flag, tune_flag, jobs_flag, report_flag),
+    *(plugin_files_flag, out_flag, download_flag, json_flag, quiet_flag),
+)
 
 
 def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -85,7 +78,7 @@ def compare_baselines(given: dict[str, Any], **values: Any) -> None:
 
     result = compare(**_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=comparison_parts)
-    _complain(result.failed)
+    complain(result.failed)
 
 
 @run_command(leave_out=("target", *OF_ONE_RUN))
@@ -115,12 +108,4 @@ def experiment(given: dict[str, Any], **values: Any) -> None:
 
     result = run_experiment(targets=words(values["targets"]) or [], **_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=experiment_parts)
-    _complain(result.failed)
-
-
-def _complain(failed: Sequence[Failed]) -> None:
-    """Exit code 1 where a run failed; everything else is written by then."""
-    if failed:
-        first = failed[0]
-        count = f"{len(failed)} runs failed, the first" if len(failed) > 1 else "a run failed"
-        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")
+    complain(result.failed)
