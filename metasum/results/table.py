@@ -4,7 +4,7 @@ A table is a few lines where its rows are known:
 
     Table((Column("learner", lambda row: row.learner), Column("before", lambda row: row.before, PERCENT)), rows)
 
-`metasum.results.terminal`, `.spreadsheet`, `.page` and `.wandb_tables` render it.
+`metasum.results.terminal`, `.page` and `.exports` render it.
 """
 
 from __future__ import annotations
