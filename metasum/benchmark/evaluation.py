@@ -7,7 +7,7 @@ import torch
 from metasum.baselines.independent import IndependentLearner
 from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.racing import race
-from metasum.benchmark.random_images import random_pair
+from metasum.benchmark.steps import random_pair
 from metasum.config.sections import EvaluationConfig
 from metasum.learners.learner import OperatorConfig
 from metasum.learners.networks import MetaSum

@@ -14,8 +14,7 @@ from torch.utils.data import Dataset as TorchDataset
 from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.joint_steps import joint_steps
 from metasum.benchmark.racing import Work, race
-from metasum.benchmark.random_images import random_dataset
-from metasum.benchmark.steps import Step
+from metasum.benchmark.steps import Step, random_dataset
 from metasum.results.benchmark import InputRow
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask

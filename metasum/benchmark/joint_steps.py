@@ -9,7 +9,7 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.learner_steps import LearnerSteps, run_plan
 from metasum.benchmark.many_networks import ManyNetworks
 from metasum.benchmark.racing import Work
-from metasum.benchmark.steps import Step, TimedLearner, Written
+from metasum.benchmark.steps import Passes, Step, TimedLearner
 from metasum.benchmark.usual_shapes import USUAL_SHAPES, joint_loss
 from metasum.config import flag_of
 from metasum.errors import UsageError
@@ -54,7 +54,7 @@ class JointSteps(LearnerSteps):
         for name, shape in USUAL_SHAPES.items():
             pair = self.conditions.network(), self.conditions.network()
             loss = functools.partial(joint_loss, *pair, shape(*pair), self.conditions.batches)
-            steps[name] = Written(loss, list(pair), self.conditions.fabric)
+            steps[name] = Passes(loss, list(pair), self.conditions.fabric)
         return steps
 
 

@@ -12,8 +12,7 @@ from torch import nn
 from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.config import BACKENDS
 from metasum.benchmark.racing import Work
-from metasum.benchmark.random_images import random_pair
-from metasum.benchmark.steps import CLASSES, LEARNING_RATE, Step, TimedLearner
+from metasum.benchmark.steps import CLASSES, LEARNING_RATE, Step, TimedLearner, random_pair
 from metasum.config import options_of
 from metasum.learners.learner import Learner
 from metasum.results.benchmark import Setting
@@ -26,7 +25,7 @@ from metasum.types import Batch
 class LearnerSteps:
     """The steps of one learner in one setting, and the network whose plain passes are their measure.
 
-    A learner that can be timed in other ways, too, has a subclass; `metasum.benchmark.learners` has the list.
+    A learner that can be timed in other ways, too, has a subclass; `metasum.benchmark.plan` has the list.
 
     Args:
         plan: the learner with its settings.

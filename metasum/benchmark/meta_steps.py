@@ -14,7 +14,7 @@ from metasum import third_party
 from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.learner_steps import LearnerSteps
 from metasum.benchmark.racing import Work
-from metasum.benchmark.steps import Step, Written, random_batch
+from metasum.benchmark.steps import Passes, Step, random_batch
 from metasum.learners.learner import Learner
 from metasum.learners.meta import MetaLearner, split_batch
 from metasum.run.meta_training import make_shared_networks
@@ -54,7 +54,7 @@ class MetaSteps(LearnerSteps):
         own, model, fabric = self.plan.own, self.conditions.network(), self.conditions.fabric
         parts = [split_batch(batch, own.inner_steps + 1) for batch in self._pair]
         return {
-            name: Written(functools.partial(loss, model, parts, own.inner_lr), [model], fabric)
+            name: Passes(functools.partial(loss, model, parts, own.inner_lr), [model], fabric)
             for name, loss in USUAL_LOOPS.items()
         }
 

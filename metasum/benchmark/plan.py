@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from metasum.baselines.registry import learner_named
+from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.benchmark.config import READ, BenchmarkConfig
-from metasum.benchmark.learner_steps import LearnerSteps, run_plan
-from metasum.benchmark.learners import HEEDED_BY_SOME, heeded, steps_of, timeable
+from metasum.benchmark.joint_steps import JointSteps
+from metasum.benchmark.learner_steps import LearnerSteps, reads_backend, run_plan
+from metasum.benchmark.meta_steps import MetaSteps
 from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
+from metasum.learners.joint import JointLearner
 from metasum.learners.learner import Learner, Start
+from metasum.learners.meta import MetaLearntLearner
 from metasum.run.plan import Plan
 from metasum.run.request import Request
 
 OWN = {leaf.name for leaf in options_of(BenchmarkConfig)}
+
+STEPS: dict[type[Learner], type[LearnerSteps]] = {JointLearner: JointSteps, MetaLearntLearner: MetaSteps}
+"""How a learner is timed, where there is more to it than its training step.
+
+Of a class that derives from one of these only the training step is timed.
+"""
+
+HEEDED_BY_SOME = frozenset({"backends", "usual_shapes", "networks", "compile"})
+"""The benchmark's settings that not every learner's step heeds."""
+
+
+def steps_of(learner: type[Learner]) -> type[LearnerSteps]:
+    """How the learner's step is timed."""
+    return STEPS.get(learner, LearnerSteps)
+
+
+def timeable() -> Iterator[type[Learner]]:
+    """Every learner with a training step of its own; the others train as the one does whose networks they merge."""
+    return (learner for learner in LEARNERS.values() if learner.endpoints is None)
 
 
 @dataclass(frozen=True)
@@ -113,7 +135,9 @@ def _check_learners(config: BenchmarkConfig, given: Collection[str], learners: l
 
 def _reads(learner: type[Learner], name: str) -> bool:
     """Whether the learner's step heeds the setting, the benchmark's or its own."""
-    return name in (heeded(learner) if name in OWN else steps_of(learner).reads(learner))
+    if name == "backends":
+        return reads_backend(learner)
+    return name in (steps_of(learner).heeds if name in OWN else steps_of(learner).reads(learner))
 
 
 def _unusual(config: BenchmarkConfig, name: str) -> bool:

@@ -10,7 +10,7 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.joint_steps import joint_steps
 from metasum.benchmark.learner_steps import LearnerSteps
 from metasum.benchmark.racing import MatrixProduct, Time, Work, race
-from metasum.benchmark.steps import PlainPasses, operations
+from metasum.benchmark.steps import operations, plain_passes
 from metasum.learners.joint import JointLearner
 from metasum.results.benchmark import SettingRow, StepRow
 from metasum.training.memory import peak_bytes, reset_peak
@@ -35,8 +35,8 @@ def step_rows(learner: LearnerSteps, backends: Sequence[str], *, usual_shapes: b
     network, batch, fabric = learner.plain_network(first), conditions.batches[0], conditions.fabric
     first()  # whatever differs in a first step is behind it: of learners with phases the last one is timed
     done = operations(first)
-    passes = done / operations(PlainPasses(network, batch, 1, fabric))
-    minimum = PlainPasses(network, batch, max(1, round(passes)), fabric)
+    passes = done / operations(plain_passes(network, batch, 1, fabric))
+    minimum = plain_passes(network, batch, max(1, round(passes)), fabric)
     product = MatrixProduct(_DTYPES[conditions.setting.precision], conditions.device)
     work: dict[str, Work] = {_MINIMUM: minimum, _PRODUCT: product, **steps}
     times = race(work, repeats=conditions.repeats, device=conditions.device)
@@ -66,7 +66,7 @@ def step_rows(learner: LearnerSteps, backends: Sequence[str], *, usual_shapes: b
 def setting_rows(every: Iterable[Conditions]) -> list[SettingRow]:
     """The plain pass and joint MetaSum's step in every setting, in the same rounds; ratios are to the first setting."""
     every = list(every)
-    plain = [PlainPasses(one.network(), one.batches[0], 1, one.fabric) for one in every]
+    plain = [plain_passes(one.network(), one.batches[0], 1, one.fabric) for one in every]
     joint = [joint_steps(one).step("torch") for one in every]
     return [*_beside("plain pass", every, plain), *_beside(JointLearner.name, every, joint)]
 

@@ -15,7 +15,7 @@ from metasum.config.sections import OptimisationConfig
 from metasum.learners.learner import Learner
 from metasum.learners.meta import MetaLearner
 from metasum.training.optimisation import Updater
-from metasum.types import Batch
+from metasum.types import Batch, Dataset, Sides, Split
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -48,45 +48,33 @@ class Step:
             self.learner.training_step(*self.batches, backward=self.updater.backward)
 
 
-class PlainPasses:
-    """So many forward and backward passes of a network through cross-entropy, with nothing added.
-
-    Args:
-        network: on `fabric`'s device.
-        batch: what each pass is given.
-        count: of passes.
-        fabric: device and precision.
-    """
-
-    def __init__(self, network: nn.Module, batch: Batch, count: int, fabric: Fabric) -> None:
-        self._network, self._batch, self.count, self._fabric = network.train(), batch, count, fabric
-
-    def __call__(self) -> None:
-        for _ in range(self.count):
-            self._network.zero_grad(set_to_none=True)
-            with self._fabric.autocast():
-                loss = cross_entropy(self._network(self._batch.images), self._batch.labels)
-            self._fabric.backward(loss)
-
-
-class Written:
-    """A loss as somebody else's code computes it, and its one backward.
+class Passes:
+    """So many forward and backward passes through a loss, with nothing added.
 
     Args:
         loss: of the parameters of `networks`.
-        networks: whose gradients are forgotten first.
+        networks: whose gradients are forgotten before each pass.
         fabric: device and precision.
+        count: of passes.
     """
 
-    def __init__(self, loss: Callable[[], Tensor], networks: list[nn.Module], fabric: Fabric) -> None:
-        self._loss, self._networks, self._fabric = loss, networks, fabric
+    def __init__(
+        self, loss: Callable[[], Tensor], networks: list[nn.Module], fabric: Fabric, *, count: int = 1
+    ) -> None:
+        self._loss, self._networks, self._fabric, self.count = loss, networks, fabric, count
 
     def __call__(self) -> None:
-        for network in self._networks:
-            network.train().zero_grad(set_to_none=True)
-        with self._fabric.autocast():
-            loss = self._loss()
-        self._fabric.backward(loss)
+        for _ in range(self.count):
+            for network in self._networks:
+                network.train().zero_grad(set_to_none=True)
+            with self._fabric.autocast():
+                loss = self._loss()
+            self._fabric.backward(loss)
+
+
+def plain_passes(network: nn.Module, batch: Batch, count: int, fabric: Fabric) -> Passes:
+    """Passes of a network through the cross-entropy of a batch, both on `fabric`'s device."""
+    return Passes(lambda: cross_entropy(network(batch.images), batch.labels), [network], fabric, count=count)
 
 
 def operations(work: Callable[[], object]) -> int:
@@ -94,6 +82,19 @@ def operations(work: Callable[[], object]) -> int:
     with FlopCounterMode(display=False) as counter:
         work()
     return int(counter.get_total_flops())
+
+
+def random_dataset(count: int) -> Dataset:
+    """`count` grey images of noise, `[count, 1, 28, 28]`; those to train on are those to measure on."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    split = Split(images, torch.arange(count) % CLASSES)
+    return Dataset("random", split, split, CLASSES, "random numbers")
+
+
+def random_pair() -> Sides[Dataset]:
+    """Two of them, of 2,000 images each."""
+    return Sides(random_dataset(2000), random_dataset(2000))
 
 
 def random_batch(size: int, generator: torch.Generator, device: torch.device) -> Batch:

@@ -14,7 +14,7 @@ from metasum.results.terminal import show
 
 def _settings() -> Iterator[tuple[str, type[Any]]]:
     from metasum.benchmark.config import BenchmarkConfig
-    from metasum.benchmark.learners import timeable
+    from metasum.benchmark.plan import timeable
 
     yield "", BenchmarkConfig
     yield from ((learner.name, learner.Config) for learner in timeable())

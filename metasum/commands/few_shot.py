@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import click
 
-from metasum.commands.shared import (
-    PluginCommand,
-    download_flag,
-    jobs_flag,
-    json_flag,
-    out_flag,
-    plugin_files_flag,
-    quiet_flag,
-    report_flag,
-    words,
-)
-from metasum.errors import MetaSumError
+from metasum.commands import shared
 from metasum.results.few_shot_tables import few_shot_parts
 from metasum.results.terminal import show
 
@@ -30,7 +18,7 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     return few_shot_settings()
 
 
-@click.command(cls=PluginCommand, settings=_settings, name="few-shot")
+@click.command(cls=shared.PluginCommand, settings=_settings, name="few-shot")
 @click.option(
     "--learner",
     metavar="A,B,…",
@@ -39,13 +27,13 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds, counted up from --seed."
 )
-@jobs_flag
-@report_flag
-@plugin_files_flag
-@out_flag
-@download_flag
-@json_flag
-@quiet_flag
+@shared.jobs_flag
+@shared.report_flag
+@shared.plugin_files_flag
+@shared.out_flag
+@shared.download_flag
+@shared.json_flag
+@shared.quiet_flag
 def few_shot(given: dict[str, Any], **values: Any) -> None:
     """Learn to learn new classes from a few images: Meta Networks, Meta-Transfer Learning, and references.
 
@@ -68,7 +56,7 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
     keep_freed_memory()
     result = run_few_shot(
         FewShotRequest(given),
-        learners=words(values["learner"]),
+        learners=shared.words(values["learner"]),
         seeds=values["seeds"],
         out=values["out"],
         download=values["download"],
@@ -77,7 +65,4 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
         display=study_display_for(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=few_shot_parts)
-    if result.failed:
-        first = result.failed[0]
-        count = f"{len(result.failed)} runs failed, the first" if len(result.failed) > 1 else "a run failed"
-        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")
+    shared.complain(result.failed or ())

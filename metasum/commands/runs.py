@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 
-from metasum.commands.shared import (
-    PluginCommand,
-    device_flag,
-    download_flag,
-    json_flag,
-    out_flag,
-    plugin_flag,
-    quiet_flag,
-    report_flag,
-    root_flag,
-    run_command,
-)
+from metasum.commands import shared
 from metasum.config.flags import SettingsCommand
 from metasum.config.sections import OF_A_PAIR
 from metasum.results.evaluation import evaluation_parts
@@ -28,23 +17,16 @@ from metasum.results.run import run_parts
 from metasum.results.terminal import show
 
 
-def _run_flags(name_help: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator for a command that makes a run folder: what is loaded first, and where and how the run is left."""
-    flags = (
-        plugin_flag,
-        out_flag,
+def _run_flags(name_help: str) -> shared.Flag:
+    """The flags of a command that makes a run folder: what is loaded first, and where and how the run is left."""
+    return shared.flags(
+        shared.plugin_flag,
+        shared.out_flag,
         click.option("--name", help=name_help),
         click.option("--resume", is_flag=True, help="Continue this run where it was stopped; give the same flags."),
         click.option("--overwrite", is_flag=True, help="Replace a run that is there."),
-        download_flag,
+        shared.download_flag,
     )
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        for flag in reversed(flags):
-            function = flag(function)
-        return function
-
-    return decorate
 
 
 def _run_arguments(values: dict[str, Any]) -> dict[str, Any]:
@@ -57,11 +39,11 @@ def _run_arguments(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in names} | {"display": display_for(quiet=values["quiet"])}
 
 
-@run_command()
+@shared.run_command()
 @_run_flags("Name of the run's folder [default: LEARNER-seedSEED].")
-@report_flag
-@json_flag
-@quiet_flag
+@shared.report_flag
+@shared.json_flag
+@shared.quiet_flag
 def train(given: dict[str, Any], **values: Any) -> None:
     """Train a target and a support network, and measure their sum.
 
@@ -85,10 +67,10 @@ def _meta_settings() -> Iterator[tuple[str, type[Any]]]:
     yield from (("", SECTIONS[name]) for name in ("data", "network", "optimisation", "monitor", "tracking"))
 
 
-@click.command(cls=PluginCommand, settings=_meta_settings, leave_out=(*OF_A_PAIR, "wandb_network"))
+@click.command(cls=shared.PluginCommand, settings=_meta_settings, leave_out=(*OF_A_PAIR, "wandb_network"))
 @_run_flags("Name of the run's folder in OUT/meta [default: the datasets and a checksum].")
-@json_flag
-@quiet_flag
+@shared.json_flag
+@shared.quiet_flag
 def meta_train(given: dict[str, Any], **values: Any) -> None:
     """Learn an initialisation from which networks can be trained apart and added.
 
@@ -107,7 +89,7 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
     show(result, as_json=values["as_json"], parts=meta_parts)
 
 
-@click.command(cls=PluginCommand)
+@click.command(cls=shared.PluginCommand)
 @click.argument("file", type=click.Path(path_type=Path), metavar="FILE.safetensors")
 @click.option("--on", multiple=True, required=True, metavar="DATASET", help="Dataset to measure on. Can be repeated.")
 @click.option(
@@ -124,11 +106,11 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
     show_default=True,
     help="Held-out images.",
 )
-@root_flag
-@plugin_flag
-@download_flag
-@device_flag
-@json_flag
+@shared.root_flag
+@shared.plugin_flag
+@shared.download_flag
+@shared.device_flag
+@shared.json_flag
 def evaluate(**values: Any) -> None:
     """Measure the network in a weights file on datasets.
 
@@ -142,7 +124,7 @@ def evaluate(**values: Any) -> None:
 
 @click.command(cls=SettingsCommand)
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN…")
-@json_flag
+@shared.json_flag
 def report(runs: tuple[Path, ...], as_json: bool) -> None:
     """Redraw report.html of finished runs, sums, comparisons and experiments, named by their folders."""
     from metasum.commands.redraw import redraw

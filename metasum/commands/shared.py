@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias, get_args
 
 import click
 
 from metasum.config.flags import SettingsCommand
+from metasum.config.words import Device
+from metasum.errors import MetaSumError
+from metasum.results.surroundings import Failed
 
-if TYPE_CHECKING:
-    pass
-
-DEVICES = ("auto", "cpu", "cuda", "mps")
+Flag: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 quiet_flag = click.option("--quiet", is_flag=True, help="No progress on stderr.")
@@ -69,35 +70,55 @@ jobs_flag = click.option(
 )
 overwrite_flag = click.option("--overwrite", is_flag=True, help="Replace a result that is there.")
 device_flag = click.option(
-    "--device", type=click.Choice(DEVICES), default="auto", show_default=True, help="Where to run; auto takes a GPU."
+    "--device",
+    type=click.Choice(get_args(Device)),
+    default="auto",
+    show_default=True,
+    help="Where to run; auto takes a GPU.",
 )
 
 
-def load_plugins(files: Sequence[Path]) -> None:
-    """Entry points, then the files."""
-    from metasum.plugins import load_entry_points, run_plugin
+def _run_settings() -> Iterator[tuple[str, type[Any]]]:
+    from metasum.run.request import run_settings
 
-    load_entry_points()
-    for file in files:
-        run_plugin(file)
-
-
-def run_settings() -> Iterator[tuple[str, type[Any]]]:
-    """Every dataclass of a run's settings, with the learner that reads it."""
-    from metasum.run.request import run_settings as found
-
-    return found()
+    return run_settings()
 
 
 class PluginCommand(SettingsCommand):
     """A command that runs plug-ins before it looks at its flags, which they may add to."""
 
-    def __init__(self, *args: Any, **attributes: Any) -> None:
-        super().__init__(*args, plugins=load_plugins, **attributes)
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        from metasum.plugins import load_entry_points, run_plugin
+
+        load_entry_points()
+        own = args[: args.index("--")] if "--" in args else args
+        apart = [value for flag, value in itertools.pairwise(own) if flag == "--plugin"]
+        for file in (*apart, *(arg.partition("=")[2] for arg in own if arg.startswith("--plugin="))):
+            run_plugin(Path(file))
+        return super().parse_args(ctx, args)
 
 
-run_command = partial(click.command, cls=PluginCommand, settings=run_settings)
+run_command = partial(click.command, cls=PluginCommand, settings=_run_settings)
 """A decorator for a command whose flags are the settings of a run; it gets the given ones as `given`."""
+
+
+def flags(*every: Flag) -> Flag:
+    """A decorator that gives a command several flags, which `--help` lists in this order."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        for flag in reversed(every):
+            function = flag(function)
+        return function
+
+    return decorate
+
+
+def complain(failed: Sequence[Failed]) -> None:
+    """Exit code 1 where a run of a study failed; everything else is written by then."""
+    if failed:
+        first = failed[0]
+        count = f"{len(failed)} runs failed, the first" if len(failed) > 1 else "a run failed"
+        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")
 
 
 def words(text: str | None) -> list[str] | None:

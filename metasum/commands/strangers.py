@@ -8,17 +8,7 @@ from typing import Any
 
 import click
 
-from metasum.commands.shared import (
-    PluginCommand,
-    device_flag,
-    download_flag,
-    json_flag,
-    out_flag,
-    overwrite_flag,
-    plugin_flag,
-    quiet_flag,
-    report_flag,
-)
+from metasum.commands import shared
 from metasum.results.strangers_tables import sum_parts
 from metasum.results.terminal import show
 
@@ -30,7 +20,7 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     yield from ((name, method.Config) for name, method in METHODS.items())
 
 
-@click.command(cls=PluginCommand, settings=_settings, name="sum")
+@click.command(cls=shared.PluginCommand, settings=_settings, name="sum")
 @click.argument("runs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RUN_A RUN_B …")
 @click.option(
     "--on",
@@ -54,15 +44,15 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder with datasets [default: where the runs found them]."
 )
-@plugin_flag
-@out_flag
+@shared.plugin_flag
+@shared.out_flag
 @click.option("--name", help="Name of the result's folder in OUT/sums [default: the targets and the operator].")
-@overwrite_flag
-@download_flag
-@device_flag
-@report_flag
-@json_flag
-@quiet_flag
+@shared.overwrite_flag
+@shared.download_flag
+@shared.device_flag
+@shared.report_flag
+@shared.json_flag
+@shared.quiet_flag
 def sum_(given: dict[str, Any], **values: Any) -> None:
     """Add the target networks of finished runs that never met.
 

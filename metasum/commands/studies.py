@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
 
-from metasum.commands.shared import (
-    download_flag,
-    jobs_flag,
-    json_flag,
-    learners_flag,
-    out_flag,
-    plugin_files_flag,
-    quiet_flag,
-    report_flag,
-    run_command,
-    seeds_flag,
-    tune_flag,
-    words,
-)
-from metasum.errors import MetaSumError
+from metasum.commands import shared
 from metasum.results.comparison_tables import comparison_parts
 from metasum.results.experiment_tables import experiment_parts
-from metasum.results.surroundings import Failed
 from metasum.results.terminal import show
 
 OF_ONE_RUN = ("learner", "devices", "num_nodes", "fsdp", "sync_batch_norm")
 """Settings that are not a study's: it has several learners, and a process for each run."""
 
 
-def _study_flags(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Which runs there are to be, and how they are run and left."""
-    flags = (
-        *(learners_flag, seeds_flag, tune_flag, jobs_flag, report_flag),
-        *(plugin_files_flag, out_flag, download_flag, json_flag, quiet_flag),
-    )
-    for flag in reversed(flags):
-        function = flag(function)
-    return function
+_study_flags = shared.flags(
+    *(shared.learners_flag, shared.seeds_flag, shared.tune_flag, shared.jobs_flag, shared.report_flag),
+    *(shared.plugin_files_flag, shared.out_flag, shared.download_flag, shared.json_flag, shared.quiet_flag),
+)
 
 
 def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
@@ -52,7 +30,7 @@ def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str,
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    learners = words(values["learners"])
+    learners = shared.words(values["learners"])
     asked = StudyRequest(
         request=Request(given),
         learners=None if learners is None else tuple(learners),
@@ -65,7 +43,7 @@ def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str,
     }
 
 
-@run_command(leave_out=OF_ONE_RUN)
+@shared.run_command(leave_out=OF_ONE_RUN)
 @_study_flags
 def compare_baselines(given: dict[str, Any], **values: Any) -> None:
     """Run every learner on one pair over several seeds, and put them into one table.
@@ -85,10 +63,10 @@ def compare_baselines(given: dict[str, Any], **values: Any) -> None:
 
     result = compare(**_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=comparison_parts)
-    _complain(result.failed)
+    shared.complain(result.failed)
 
 
-@run_command(leave_out=("target", *OF_ONE_RUN))
+@shared.run_command(leave_out=("target", *OF_ONE_RUN))
 @click.option(
     "--targets",
     default="digits,printed-digits",
@@ -113,14 +91,6 @@ def experiment(given: dict[str, Any], **values: Any) -> None:
     """  # noqa: D301 (click reads the backspace)
     from metasum.study.experimenting import experiment as run_experiment
 
-    result = run_experiment(targets=words(values["targets"]) or [], **_study_arguments(given, values))
+    result = run_experiment(targets=shared.words(values["targets"]) or [], **_study_arguments(given, values))
     show(result, as_json=values["as_json"], parts=experiment_parts)
-    _complain(result.failed)
-
-
-def _complain(failed: Sequence[Failed]) -> None:
-    """Exit code 1 where a run failed; everything else is written by then."""
-    if failed:
-        first = failed[0]
-        count = f"{len(failed)} runs failed, the first" if len(failed) > 1 else "a run failed"
-        raise MetaSumError(f"{count}, {Path(first.run).name}: {first.error}")
+    shared.complain(result.failed)

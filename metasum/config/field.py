@@ -10,15 +10,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import operator
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from metasum.errors import UsageError, unknown
 
 UNSET: Any = dataclasses.MISSING
 """The default of a field that has none: it is filled in when a run is planned."""
+BOUNDS = {
+    "minimum": (operator.ge, "at least"),
+    "above": (operator.gt, "greater than"),
+    "below": (operator.lt, "less than"),
+    "maximum": (operator.le, "at most"),
+}
+"""The bounds of `option`: what holds between a value and the bound, and how it is said."""
 
 
 def option(
@@ -114,17 +122,12 @@ class Option:
         return value
 
     def _check_range(self, value: float) -> None:
-        bounds = self.metadata["bounds"]
         if not math.isfinite(value):
             raise UsageError(f"{self.flag} takes a finite number, not {value}.")
-        if bounds["minimum"] is not None and value < bounds["minimum"]:
-            raise UsageError(f"{self.flag} must be at least {bounds['minimum']:g}, not {value:g}.")
-        if bounds["above"] is not None and value <= bounds["above"]:
-            raise UsageError(f"{self.flag} must be greater than {bounds['above']:g}, not {value:g}.")
-        if bounds["below"] is not None and value >= bounds["below"]:
-            raise UsageError(f"{self.flag} must be less than {bounds['below']:g}, not {value:g}.")
-        if bounds["maximum"] is not None and value > bounds["maximum"]:
-            raise UsageError(f"{self.flag} must be at most {bounds['maximum']:g}, not {value:g}.")
+        for name, (holds, words) in BOUNDS.items():
+            bound = self.metadata["bounds"][name]
+            if bound is not None and not holds(value, bound):
+                raise UsageError(f"{self.flag} must be {words} {bound:g}, not {value:g}.")
 
 
 def flag_of(name: str) -> str:
@@ -132,18 +135,15 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-@functools.cache
-def _cached_options(settings: Any) -> tuple[Option, ...]:
-    return tuple(_options_of(settings))
-
-
 def options_of(settings: Any) -> tuple[Option, ...]:
     """The fields of a settings dataclass (the class), in reading order."""
-    return _cached_options(settings)
+    return _options_of(settings)
 
 
-def _options_of(settings: Any) -> Iterator[Option]:
+@functools.cache
+def _options_of(settings: Any) -> tuple[Option, ...]:
     hints = typing.get_type_hints(settings)
+    options = []
     for field in dataclasses.fields(settings):
         hint, optional, many = hints[field.name], False, False
         if typing.get_origin(hint) in (types.UnionType, typing.Union):
@@ -153,7 +153,8 @@ def _options_of(settings: Any) -> Iterator[Option]:
             hint, many = typing.get_args(hint)[0], True
         words = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
         kind = str if words else hint
-        yield Option(field.name, kind, words, many, optional, field.default, field.metadata)
+        options.append(Option(field.name, kind, words, many, optional, field.default, field.metadata))
+    return tuple(options)
 
 
 class Checked:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -53,19 +51,13 @@ class SettingsCommand(click.Command):
     Args:
         settings: see `Settings` [default: none].
         leave_out: names of settings that are no flags here.
-        plugins: runs the files that `--plugin` names, before flags are looked at.
     """
 
     def __init__(
-        self,
-        *args: Any,
-        settings: Settings | None = None,
-        leave_out: Sequence[str] = (),
-        plugins: Callable[[Sequence[Path]], None] | None = None,
-        **attributes: Any,
+        self, *args: Any, settings: Settings | None = None, leave_out: Sequence[str] = (), **attributes: Any
     ) -> None:
         super().__init__(*args, **attributes)
-        self._settings, self._leave_out, self._plugins = settings, leave_out, plugins
+        self._settings, self._leave_out = settings, leave_out
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         return [*self._flags(), *super().get_params(ctx)]
@@ -80,8 +72,6 @@ class SettingsCommand(click.Command):
         return [_flag(leaves) for leaves in found.values()]
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if self._plugins is not None:
-            self._plugins(_plugin_files(args))
         own = self._flags()
         options = {name: option for option in self.get_params(ctx) for name in option.opts if name.startswith("--")}
         end = args.index("--") if "--" in args else len(args)
@@ -94,13 +84,6 @@ class SettingsCommand(click.Command):
                 if isinstance(value, tuple):  # a tuple for each time that the flag was given
                     ctx.params["given"][name] = tuple(part for parts in value for part in parts)
         return left
-
-
-def _plugin_files(args: Sequence[str]) -> list[Path]:
-    """The values of `--plugin` before `--`."""
-    before = list(args[: args.index("--")] if "--" in args else args)
-    apart = [value for flag, value in itertools.pairwise(before) if flag == "--plugin"]
-    return [Path(value) for value in (*apart, *(a.partition("=")[2] for a in before if a.startswith("--plugin=")))]
 
 
 def _flag(leaves: Sequence[tuple[str, Option]]) -> click.Option:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from metasum.report.canvas import canvas, line_styles, svg
-from metasum.report.figures import accuracy_dots
-from metasum.report.page import Figures, write_page
+from metasum.report.figures import Figures, accuracy_dots
+from metasum.report.page import write_page
 from metasum.results.accuracy import Spread
 from metasum.results.few_shot import FewShotResult
 from metasum.results.few_shot_tables import (

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from metasum.report.canvas import INK, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, line_styles, svg
 from metasum.results.accuracy import Spread
 from metasum.results.pictures import LayerGeometry
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {"target": TARGET, "support": SUPPORT, "sum": SUM, "sum_support": SUM_SUPPORT}
 NAMES = {
@@ -19,6 +23,10 @@ NAMES = {
 }
 FLOOR = 1e-4  # nats per image; what is below is drawn there
 Record = Mapping[str, Any]
+Figures = list[tuple[str, str, str]]
+"""(title, caption, SVG) in reading order."""
+Lines = Mapping[str, tuple[Sequence[float], Sequence[float]]]
+"""By label: where on the x axis, and the accuracies in [0, 1] there."""
 
 
 def loss_curves(records: Sequence[Record]) -> str:
@@ -47,45 +55,50 @@ def accuracy_curves(records: Sequence[Record]) -> str:
     return svg(figure, axes)
 
 
-def layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], *, quantity: str, ratio: str) -> str:
-    """One quantity of `LayerGeometry` ("cosine" or "norm_ratio") over the layers, a line for each entry of `pairs`.
+def layer_figures(
+    pairs: Mapping[str, Sequence[LayerGeometry]], between: str, *, angle: str, length: str, ratio: str
+) -> Figures:
+    """Angles and lengths of two networks' layers, a line for each entry of `pairs`.
 
     Args:
         pairs: layers by label.
-        quantity: which of the two.
+        between: what the networks are called in the titles.
+        angle: caption of the angles; `length`: of the lengths.
         ratio: whose norm over whose, for the axis.
     """
-    figure, axes = canvas("", {"cosine": "cosine similarity", "norm_ratio": f"norm ratio, {ratio}"}[quantity])
+    cosines = _layer_curves(pairs, "cosine", "cosine similarity", level=0.0)
+    norms = _layer_curves(pairs, "norm_ratio", f"norm ratio, {ratio}", level=1.0)
+    return [(f"Angle between {between}", angle, cosines), (f"Length of {between}", length, norms)]
+
+
+def _layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], quantity: str, axis: str, *, level: float) -> str:
+    figure, axes = canvas("", axis)
     for (label, layers), style in zip(pairs.items(), line_styles(), strict=False):
         values = [math.nan if getattr(layer, quantity) is None else getattr(layer, quantity) for layer in layers]
         axes.plot(range(len(layers)), values, marker="o", label=label, markersize=4, linewidth=1.6, **style)
         axes.set_xticks(range(len(layers)), [layer.name for layer in layers], rotation=60, ha="right", fontsize=8)
-    axes.axhline({"cosine": 0.0, "norm_ratio": 1.0}[quantity], color=INK, linewidth=0.8, alpha=0.5)
+    axes.axhline(level, color=INK, linewidth=0.8, alpha=0.5)
     return svg(figure, axes)
 
 
-def line_curves(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, ends: tuple[str, str]) -> str:
-    """Accuracy along the line between two networks.
-
-    Args:
-        lines: by label, α from 0 to 1 and the accuracies in [0, 1] there.
-        ends: what lies at α = 0 and at α = 1.
-    """
-    figure, axes = canvas(f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)")
-    for (label, (alphas, values)), style in zip(lines.items(), line_styles(), strict=False):
-        axes.plot(alphas, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
-    axes.set_ylim(0, 103)
-    return svg(figure, axes)
+def line_curves(lines: Lines, *, ends: tuple[str, str]) -> str:
+    """Accuracy along the line between two networks, where α is 0 at the first end and 1 at the second."""
+    return svg(*_accuracies(lines, f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)"))
 
 
-def sum_curves(lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]) -> str:
-    """Accuracy in the sum over training, a line for each learner: by label, steps and accuracies in [0, 1]."""
-    figure, axes = canvas("step", "accuracy after the sum (%)")
-    for (label, (steps, values)), style in zip(lines.items(), line_styles(), strict=False):
-        axes.plot(steps, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
-    axes.set_ylim(0, 103)
+def sum_curves(lines: Lines) -> str:
+    """Accuracy in the sum over the steps of training."""
+    figure, axes = _accuracies(lines, "step", "accuracy after the sum (%)")
     axes.set_xlim(left=0)
     return svg(figure, axes)
+
+
+def _accuracies(lines: Lines, x: str, y: str) -> tuple[Figure, Axes]:
+    figure, axes = canvas(x, y)
+    for (label, (places, values)), style in zip(lines.items(), line_styles(), strict=False):
+        axes.plot(places, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
+    axes.set_ylim(0, 103)
+    return figure, axes
 
 
 def confusion_matrix(matrix: Sequence[Sequence[int]]) -> str:

@@ -15,9 +15,6 @@ from metasum.results.table import PERCENT
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-Figures = list[tuple[str, str, str]]
-"""(title, caption, SVG) in reading order."""
-
 
 def write_page(folder: Path, template: str, context: Callable[[], Mapping[str, Any]]) -> Path:
     """Draws `report.html` in `folder`, and returns its path.

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from metasum.errors import CheckpointError
-from metasum.report.figures import accuracy_curves, confusion_matrix, layer_curves, line_curves, loss_curves
-from metasum.report.page import Figures, write_page
+from metasum.report.figures import Figures, accuracy_curves, confusion_matrix, layer_figures, line_curves, loss_curves
+from metasum.report.page import write_page
 from metasum.results.meta import MetaResult
 from metasum.results.meta import accuracy_table as meta_table
 from metasum.results.pictures import Analysis, LayerGeometry
@@ -92,18 +92,13 @@ def _layer_figures(run: RunFolder) -> Figures:
         "weights": layer_geometry(target, support),
         "difference from the target's initialisation": layer_geometry(difference(target), difference(support)),
     }
-    return [
-        (
-            "Angle between the two networks",
-            "Cosine similarity of the layers' weights, and of what they are apart from the target's initialisation.",
-            layer_curves(layers, quantity="cosine", ratio=""),
-        ),
-        (
-            "Length of the two networks",
-            "Norm of the target's weights over the support's: at 1 neither drowns the other in the sum.",
-            layer_curves(layers, quantity="norm_ratio", ratio="target / support"),
-        ),
-    ]
+    return layer_figures(
+        layers,
+        "the two networks",
+        angle="Cosine similarity of the layers' weights, and of what they are apart from the target's initialisation.",
+        length="Norm of the target's weights over the support's: at 1 neither drowns the other in the sum.",
+        ratio="target / support",
+    )
 
 
 def _analysis_figures(result: RunResult, analysis: Analysis) -> Figures:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from metasum.report.figures import accuracy_dots, layer_curves, line_curves, sum_curves
-from metasum.report.page import Figures, write_page
+from metasum.report.figures import Figures, accuracy_dots, layer_figures, line_curves, sum_curves
+from metasum.report.page import write_page
 from metasum.results.accuracy import SIDES
 from metasum.results.comparison import ComparisonResult
 from metasum.results.comparison_tables import costs_table, side_table
@@ -28,7 +28,7 @@ def write_comparison_report(folder: Path) -> Path:
                 f"{result.dataset(side)} ({side})",
                 "Mean and standard deviation over the seeds. Bar: before. Dot: after.",
                 accuracy_dots(
-                    {row.learner: vars(row.side(side)) for row in result.summary},
+                    {row.learner: vars(getattr(row, side)) for row in result.summary},
                     series={"before": "before", "after": "after"},
                 ),
             )
@@ -130,14 +130,11 @@ def _comparison_curves(result: ComparisonResult) -> Figures:
     return [
         (f"{result.target} in the sum, over training", "First seed, evaluations on the way.", sum_curves(curves)),
         *figures,
-        (
-            "Angle between the two networks",
-            "Cosine similarity of the layers' weights, first seed.",
-            layer_curves(layers, quantity="cosine", ratio=""),
-        ),
-        (
-            "Length of the two networks",
-            "Norm of the target's weights over the support's, first seed.",
-            layer_curves(layers, quantity="norm_ratio", ratio="target / support"),
+        *layer_figures(
+            layers,
+            "the two networks",
+            angle="Cosine similarity of the layers' weights, first seed.",
+            length="Norm of the target's weights over the support's, first seed.",
+            ratio="target / support",
         ),
     ]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from metasum.report.figures import confusion_matrix, layer_curves, line_curves
-from metasum.report.page import Figures, write_page
+from metasum.report.figures import Figures, confusion_matrix, layer_figures, line_curves
+from metasum.report.page import write_page
 from metasum.results.strangers import SumResult
 from metasum.results.strangers_tables import operators_table, runs_table, sum_table
 
@@ -42,19 +42,13 @@ def _sum_figures(result: SumResult) -> Figures:
         layers = {"weights": pair.weights}
         if pair.differences:
             layers["differences from the initialisation"] = pair.differences
-        names, ratio = f"{pair.first} and {pair.second}", f"{pair.first} / {pair.second}"
-        figures += [
-            (
-                f"Angle between {names}",
-                "Cosine similarity, layer by layer.",
-                layer_curves(layers, quantity="cosine", ratio=""),
-            ),
-            (
-                f"Length of {names}",
-                "Norm ratio, layer by layer.",
-                layer_curves(layers, quantity="norm_ratio", ratio=ratio),
-            ),
-        ]
+        figures += layer_figures(
+            layers,
+            f"{pair.first} and {pair.second}",
+            angle="Cosine similarity, layer by layer.",
+            length="Norm ratio, layer by layer.",
+            ratio=f"{pair.first} / {pair.second}",
+        )
     after = f"after, with the union's statistics ({result.operator})"
     for name, matrices in result.confusion.items():
         figures += [

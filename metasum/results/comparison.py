@@ -84,12 +84,9 @@ class ComparisonSummary(Value):
     @classmethod
     def of(cls, rows: Sequence[ComparisonRow]) -> Self:
         """From the learner's own rows."""
-        target, support = (_spread([dict(row.accuracy.sides())[side] for row in rows]) for side in SIDES)
+        target, support = (_spread([getattr(row.accuracy, side) for row in rows]) for side in SIDES)
         costs = {cost: Spread.of(getattr(row, cost) for row in rows) for cost in COSTS}
         return cls(rows[0].learner, tuple(row.seed for row in rows), target, support, **costs)
-
-    def side(self, name: str) -> SideSpread:
-        return self.target if name == "target" else self.support
 
 
 def _spread(found: Sequence[BeforeAfter]) -> SideSpread:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from statistics import fmean
 
 from metasum.results.experiment import MEASURES, ExperimentResult, ExperimentRow, ExperimentSummary
-from metasum.results.table import NUMBER, SHARE, WHOLE, Column, Table
+from metasum.results.table import NUMBER, SHARE, WHOLE, Column, Table, attributes
 from metasum.results.terminal import Part
-
-
-def _learner() -> Column[ExperimentSummary]:
-    return Column("learner", lambda row: row.learner)
 
 
 def _target_columns(result: ExperimentResult, target: str) -> list[Column[ExperimentSummary]]:
@@ -30,27 +27,23 @@ def _target_columns(result: ExperimentResult, target: str) -> list[Column[Experi
 
 
 def _union_columns() -> list[Column[ExperimentSummary]]:
-    means = {"sum_union_statistics": "all images", "mean_of_datasets": "mean of targets"}
-
-    def column(measure: str, head: str) -> Column[ExperimentSummary]:
-        return Column(
-            head, lambda row: getattr(row.union, measure), SHARE, name=f"accuracy.union.{measure}", accent=True
-        )
-
-    seconds: Column[ExperimentSummary] = Column("seconds", lambda row: row.seconds, WHOLE, page_head="training, s")
-    return [*(column(measure, head) for measure, head in means.items()), seconds]
+    means = {"union.sum_union_statistics": "all images", "union.mean_of_datasets": "mean of targets"}
+    return [
+        *(Column(head, attrgetter(own), SHARE, name=f"accuracy.{own}", accent=True) for own, head in means.items()),
+        Column("seconds", lambda row: row.seconds, WHOLE, page_head="training, s"),
+    ]
 
 
 def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSummary]:
     """A row for each learner: what it does on one target."""
     title = f"{target}, % of {result.evaluated_on} images"
-    return Table([_learner(), *_target_columns(result, target)], result.summary, title)
+    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title)
 
 
 def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     """A row for each learner: what one network does on all targets."""
     title = f"union of {', '.join(result.targets)}: one network"
-    return Table([_learner(), *_union_columns()], result.summary, title)
+    return Table([*attributes("learner"), *_union_columns()], result.summary, title)
 
 
 def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
@@ -65,7 +58,7 @@ def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     seeds: Column[ExperimentSummary] = Column("seeds", lambda row: len(row.seeds), NUMBER)
     targets = [column for target in result.targets for column in _target_columns(result, target)]
     means = [mean(measure) for measure in ("before", "after", "stranger")]
-    return Table([_learner(), seeds, *means, *targets, *_union_columns()], result.summary)
+    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns()], result.summary)
 
 
 def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
@@ -74,15 +67,14 @@ def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
     def on(target: str, measure: str) -> Column[ExperimentRow]:
         return Column(f"accuracy.{target}.{measure}", lambda row: getattr(row.accuracy[target], measure), SHARE)
 
+    def on_union(measure: str) -> Column[ExperimentRow]:
+        return Column(f"accuracy.union.{measure}", lambda row: getattr(row.union, measure), SHARE)
+
     return Table(
         [
-            Column("learner", lambda row: row.learner),
-            Column("seed", lambda row: row.seed, NUMBER),
-            Column("seconds", lambda row: row.seconds, NUMBER),
-            Column("peak_bytes", lambda row: row.peak_bytes, NUMBER),
+            *attributes("learner", "seed", "seconds", "peak_bytes"),
             *(on(target, measure) for target in result.targets for measure in MEASURES),
-            Column("accuracy.union.sum_union_statistics", lambda row: row.union.sum_union_statistics, SHARE),
-            Column("accuracy.union.mean_of_datasets", lambda row: row.union.mean_of_datasets, SHARE),
+            *map(on_union, ("sum_union_statistics", "mean_of_datasets")),
         ],
         result.rows,
     )

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from collections.abc import Sequence
+from typing import Any, TypeAlias
 
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.results.few_shot import FewShotResult, FewShotRun, OtherBaseNetwork, OtherWays, SecondDatasetRow
-from metasum.results.table import COUNT, GIBIBYTES, NUMBER, PERCENT, POINTS, SHARE, WHOLE, Column, Kind, Table
+from metasum.results.table import (
+    COUNT,
+    GIBIBYTES,
+    NUMBER,
+    PERCENT,
+    POINTS,
+    SHARE,
+    WHOLE,
+    Column,
+    Kind,
+    Table,
+    attributes,
+)
 from metasum.results.terminal import Part
 
 PER_SECOND = Kind(".1f", page_spec="")
@@ -25,8 +38,8 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
     )
     return Table(
         (
-            Column("learner", lambda row: row.learner),
-            Column("seed", lambda row: row.seed, NUMBER),
+            *attributes("learner"),
+            *attributes("seed", kind=NUMBER),
             Column("accuracy, %", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy", accent=True),
             Column("steps", lambda row: row.steps, NUMBER, only="page"),
             Column("training, s", lambda row: row.seconds, WHOLE),
@@ -41,30 +54,17 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
 
 def asked_table(result: FewShotResult) -> Table[OtherWays]:
     """Other numbers of classes than trained with."""
-    return Table(
-        (
-            Column("learner", lambda row: row.learner),
-            Column("seed", lambda row: row.seed, NUMBER),
-            Column("ways", lambda row: row.ways, NUMBER),
-            Column("%", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy"),
-        ),
-        result.asked,
-        "asked for another number of classes",
-    )
+    return _elsewhere(result.asked, "ways", "asked for another number of classes")
 
 
 def reparameterised_table(result: FewShotResult) -> Table[OtherBaseNetwork]:
     """Other base networks than trained with."""
-    return Table(
-        (
-            Column("learner", lambda row: row.learner),
-            Column("seed", lambda row: row.seed, NUMBER),
-            Column("filters", lambda row: row.filters, NUMBER),
-            Column("%", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy"),
-        ),
-        result.reparameterised,
-        "fast weights in an untrained base network of other filters",
-    )
+    return _elsewhere(result.reparameterised, "filters", "fast weights in an untrained base network of other filters")
+
+
+def _elsewhere(rows: Sequence[Any], varied: str, title: str) -> Table[Any]:
+    accuracy: Column[Any] = Column("%", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy")
+    return Table([*attributes("learner"), *attributes("seed", varied, kind=NUMBER), accuracy], rows, title)
 
 
 def then_table(result: FewShotResult) -> Table[SecondDatasetRow]:
@@ -72,8 +72,8 @@ def then_table(result: FewShotResult) -> Table[SecondDatasetRow]:
     first, second = result.dataset, result.second_dataset
     return Table(
         (
-            Column("learner", lambda row: row.learner),
-            Column("seed", lambda row: row.seed, NUMBER),
+            *attributes("learner"),
+            *attributes("seed", kind=NUMBER),
             Column(f"{first} before", lambda row: row.before, OF_EPISODES),
             Column(f"{first} after", lambda row: row.after, OF_EPISODES, page_head="after"),
             Column(f"{second} before", lambda row: row.new_before, OF_EPISODES),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from metasum.results.strangers import StrangersAccuracy, SummedRun, SumResult
-from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table
+from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table, attributes
 from metasum.results.terminal import Part
 
 SumRow: TypeAlias = tuple[str, Cell, Cell, Cell]
@@ -55,11 +55,8 @@ def runs_table(result: SumResult) -> Table[SummedRun]:
     """The runs whose networks were added."""
     return Table(
         (
-            Column("run", lambda run: run.run),
-            Column("target", lambda run: run.target),
-            Column("support", lambda run: run.support),
-            Column("learner", lambda run: run.learner),
-            Column("seed", lambda run: run.seed, NUMBER),
+            *attributes("run", "target", "support", "learner"),
+            *attributes("seed", kind=NUMBER),
             Column("initialisation", lambda run: run.initial_checksum),
             Column("data", lambda run: run.data_checksum),
         ),

@@ -7,7 +7,7 @@ from typing import Any
 
 from metasum.results.surroundings import in_short
 from metasum.results.sweep import SweepResult, Trial
-from metasum.results.table import NUMBER, WHOLE, Column, Kind, Table
+from metasum.results.table import NUMBER, WHOLE, Column, Kind, Table, attributes
 from metasum.results.terminal import Part
 
 SCORE = Kind(".4f", page_spec=".4g")
@@ -60,36 +60,31 @@ def closer_table(result: SweepResult, link: Callable[[Trial], str | None]) -> Ta
 
 def all_table(result: SweepResult) -> Table[Trial]:
     """Every trial, and what became of it."""
-    state: Column[Trial] = Column("state", lambda trial: trial.state)
-    run: Column[Trial] = Column("run", lambda trial: trial.run)
-    return Table([_trial(), state, *_parameters(result.varied()), *_score(result), run], result.trials)
+    columns = [*attributes("state"), *_parameters(result.varied()), *_score(result), *attributes("run")]
+    return Table([_trial(), *columns], result.trials)
 
 
 def trials_table(result: SweepResult) -> Table[Trial]:
     """Every trial, for programs."""
 
-    def found(kind: str) -> list[Column[Trial]]:
+    def under(kind: str) -> list[Column[Trial]]:
         names = dict.fromkeys(name for trial in result.trials for name in getattr(trial, kind))
-        return [_under(kind, name) for name in names]
+        return [column(kind, name) for name in names]
+
+    def column(kind: str, name: str) -> Column[Trial]:
+        return Column(f"{kind}.{name}", lambda trial: getattr(trial, kind).get(name))
 
     return Table(
         [
-            Column("place", lambda trial: trial.place, NUMBER),
-            Column("trial", lambda trial: trial.trial, NUMBER),
-            Column("state", lambda trial: trial.state),
-            *found("values"),
-            Column(result.metric.name if result.metric else "metric", lambda trial: trial.score, NUMBER),
-            Column("trial_seconds", lambda trial: trial.trial_seconds, NUMBER),
-            *found("numbers"),
-            Column("run", lambda trial: trial.run),
-            Column("error", lambda trial: trial.error),
+            *attributes("place", "trial", "state"),
+            *under("values"),
+            Column(result.metric.name if result.metric else "metric", lambda trial: trial.score),
+            *attributes("trial_seconds"),
+            *under("numbers"),
+            *attributes("run", "error"),
         ],
         result.trials,
     )
-
-
-def _under(kind: str, name: str) -> Column[Trial]:
-    return Column(f"{kind}.{name}", lambda trial: getattr(trial, kind).get(name), NUMBER)
 
 
 def sweep_parts(result: SweepResult) -> list[Part]:

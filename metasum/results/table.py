@@ -4,12 +4,13 @@ A table is a few lines where its rows are known:
 
     Table((Column("learner", lambda row: row.learner), Column("before", lambda row: row.before, PERCENT)), rows)
 
-`metasum.results.terminal`, `.spreadsheet`, `.page` and `.wandb_tables` render it.
+`metasum.results.terminal`, `.page` and `.exports` render it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
@@ -103,6 +104,11 @@ class Column(Generic[Row]):
     """The one medium that has this column."""
     link: Callable[[Row], str | None] | None = None
     """Where the page's cell leads."""
+
+
+def attributes(*names: str, kind: Kind = TEXT) -> list[Column[Any]]:
+    """A column for each of these attributes of the rows, called as it is; "accuracy.after" is one of an attribute's."""
+    return [Column(name, operator.attrgetter(name), kind) for name in names]
 
 
 @dataclass(frozen=True)

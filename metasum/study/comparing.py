@@ -11,8 +11,8 @@ from metasum.plugins import load_entry_points
 from metasum.report.study_pages import write_comparison_report
 from metasum.results.comparison import ComparisonResult, ComparisonRow, RunCurves, summarise
 from metasum.results.comparison_tables import rows_table
+from metasum.results.exports import as_csv
 from metasum.results.pictures import Analysis
-from metasum.results.spreadsheet import as_csv
 from metasum.run.description import describe_dataset, describe_surroundings
 from metasum.study.checks import check, study_of
 from metasum.study.engine.display import SilentStudy, StudyDisplay

@@ -14,8 +14,8 @@ from metasum.plugins import load_entry_points
 from metasum.report.study_pages import write_experiment_report
 from metasum.results.experiment import ExperimentResult, ExperimentRow, summarise
 from metasum.results.experiment_tables import rows_table
+from metasum.results.exports import as_csv
 from metasum.results.pictures import Line
-from metasum.results.spreadsheet import as_csv
 from metasum.run.description import describe_dataset, describe_surroundings
 from metasum.run.plan import Plan
 from metasum.run.request import Request

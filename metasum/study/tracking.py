@@ -12,8 +12,8 @@ from metasum.config.sections import TrackingConfig
 from metasum.results import comparison_tables, experiment_tables
 from metasum.results.comparison import ComparisonResult
 from metasum.results.experiment import ExperimentResult
+from metasum.results.exports import fields_by_learner, wandb_table
 from metasum.results.table import Table
-from metasum.results.wandb_tables import fields_by_learner, wandb_table
 from metasum.run.request import Request
 from metasum.training.tracking import surviving
 from metasum.training.wandb_runs import TrackerTroubles, finishing, open_wandb, under_agent, wandb_label, wandb_mode

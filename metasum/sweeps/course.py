@@ -14,7 +14,7 @@ from metasum.errors import Interrupted, MetaSumError, StorageError
 from metasum.files import write_json, write_text
 from metasum.machine import usable_cores
 from metasum.ownership import is_occupied
-from metasum.results.spreadsheet import as_csv
+from metasum.results.exports import as_csv
 from metasum.results.surroundings import in_short
 from metasum.results.sweep import SweepResult
 from metasum.results.sweep_tables import trials_table

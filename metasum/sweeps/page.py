@@ -8,7 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from metasum.report.canvas import INK, SUM, canvas, svg
-from metasum.report.page import Figures, write_page
+from metasum.report.figures import Figures
+from metasum.report.page import write_page
 from metasum.results.surroundings import in_short, named
 from metasum.results.sweep import STATES, SweepResult, Trial
 from metasum.results.sweep_tables import all_table, closer_table

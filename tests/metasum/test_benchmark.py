@@ -13,8 +13,7 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.memory import saved_bytes
 from metasum.benchmark.plan import plan_benchmark
 from metasum.benchmark.racing import Time, race, timed
-from metasum.benchmark.random_images import random_dataset
-from metasum.benchmark.steps import Step, operations, random_batch
+from metasum.benchmark.steps import Step, operations, random_batch, random_dataset
 from metasum.benchmark.usual_shapes import USUAL_SHAPES, joint_loss
 from metasum.config.sections import NetworkConfig
 from metasum.learners.joint import JointConfig, JointLearner

@@ -12,11 +12,10 @@ import pytest
 from metasum.report.page import _environment
 from metasum.results import comparison_tables, experiment_tables, few_shot_tables, strangers_tables, sweep_tables
 from metasum.results.accuracy import EpisodeAccuracy, Spread
+from metasum.results.exports import as_csv, fields_by_learner, wandb_table
 from metasum.results.kinds import read_result
-from metasum.results.spreadsheet import as_csv
 from metasum.results.table import GIBIBYTES, NUMBER, PERCENT, POINTS, SHARE, Aside, Column, Kind, Table
 from metasum.results.terminal import show
-from metasum.results.wandb_tables import fields_by_learner, wandb_table
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "runs-format-1" / "results"
 
