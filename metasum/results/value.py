@@ -66,7 +66,9 @@ class Value:
         def before(given: Any) -> Any:
             return cls.arranged(given) if isinstance(given, Mapping) else given
 
-        return core_schema.no_info_before_validator_function(before, handler(source))
+        schema: dict[str, Any] = {**handler(source)}
+        ref = schema.pop("ref", None)  # by which pydantic finds it for another field: with what is done before, then
+        return core_schema.no_info_before_validator_function(before, schema, ref=ref)
 
 
 class Result(Value):

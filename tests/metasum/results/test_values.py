@@ -15,6 +15,7 @@ from metasum.results.accuracy import BeforeAfter, Spread
 from metasum.results.kinds import KINDS, read_result
 from metasum.results.run import RunResult
 from metasum.results.upgrade import FORMAT
+from metasum.results.value import Value
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "runs-format-1" / "results"
 SAID_NOTHING = {"evaluation", "merge", "benchmark"}  # went to stdout only, so that no file of format 1 holds one
@@ -30,6 +31,31 @@ def now(path):
     more = {"format": FORMAT, "kind": path.stem} if path.stem in SAID_NOTHING else {}
     plain = more | old(path)
     return KINDS[path.stem.replace("merging-run", "run")].from_json(plain)
+
+
+@dataclasses.dataclass(frozen=True)
+class Renamed(Value):
+    """Its JSON has another key."""
+
+    inside: int
+
+    def plain(self):
+        return {"outside": self.inside}
+
+    @classmethod
+    def arranged(cls, plain):
+        return {"inside": plain["outside"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair(Value):
+    first: Renamed
+    second: Renamed
+
+
+def test_two_fields_of_one_type_are_read_alike():
+    pair = Pair(Renamed(1), Renamed(2))
+    assert Pair.parse(pair.plain(), where="here") == pair
 
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
