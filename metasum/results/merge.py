@@ -22,8 +22,8 @@ class MergeResult(Result):
     bytes: int
     """Of the result."""
     seconds: float
-    peak_bytes: int = 0
-    """Of the process, where somebody has measured it."""
+    peak_bytes: int | None
+    """Of the process; None where nobody has measured it."""
     statistics: int = 0
     """Tensors of running means and variances, which were averaged: they are no weights."""
 
@@ -31,8 +31,8 @@ class MergeResult(Result):
 def merge_parts(result: MergeResult) -> list[str]:
     """What was merged, how quickly, and where it is."""
     averaged = f"\n{result.statistics} running means and variances were averaged" if result.statistics else ""
+    memory = "" if result.peak_bytes is None else f", with {result.peak_bytes / 2**20:.0f} MiB of memory"
     return [
         f"{result.method} of {len(result.files)} file(s), {result.parameters:,} parameters, "
-        f"{result.bytes / 1e9:.2f} GB in {result.seconds:.1f} s, "
-        f"with {result.peak_bytes / 2**20:.0f} MiB of memory{averaged}\n{result.output}"
+        f"{result.bytes / 1e9:.2f} GB in {result.seconds:.1f} s{memory}{averaged}\n{result.output}"
     ]

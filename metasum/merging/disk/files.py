@@ -94,6 +94,7 @@ def merge_files(
         statistics=statistics,
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
+        peak_bytes=None,
     )
 
 
