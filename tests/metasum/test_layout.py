@@ -222,9 +222,9 @@ def test_training_falls_back_and_says_so_and_refuses_what_was_asked_for(metasum,
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("kernels lie contiguous") == 1
     laid = []
-    from metasum.run import sharding
+    from metasum.run import parts
 
-    monkeypatch.setattr(sharding, "place", lambda module, device, memory_format: laid.append(memory_format))
+    monkeypatch.setattr(parts, "place", lambda module, device, memory_format: laid.append(memory_format))
     assert metasum(*flags, "--name", "again").code == 0
     assert laid == ["contiguous"]
 
