@@ -63,6 +63,8 @@ class Method:
     """Whether it draws at random."""
     layered: ClassVar[str | None] = None
     """The setting that may differ from layer to layer."""
+    keeps_functions: ClassVar[bool] = False
+    """Whether networks without a channel in common, each with its own statistics, compute in it what they did alone."""
     compared: ClassVar[bool] = True
     """Whether there is a learner of its name, which trains networks alone and merges them so."""
     two_starts: ClassVar[bool] = False

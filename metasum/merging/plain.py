@@ -18,6 +18,7 @@ class Sum(TensorMethod):
 
     name = "sum"
     summary = "The plain sum."
+    keeps_functions = True
     compared = False  # learner `independent` adds its networks
 
     def formula(self, tensors: Tensors) -> Formula:

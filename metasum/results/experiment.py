@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from metasum.results.accuracy import Spread, retention
@@ -12,9 +12,11 @@ from metasum.results.run import RunResult
 from metasum.results.strangers import UNION, StrangersAccuracy, UnionAccuracy, union_apart
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
 from metasum.results.upgrade import Plain
-from metasum.results.value import Result, Value
+from metasum.results.value import LEFT_OUT, Result, Value
 
-MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics")
+OWN = "stranger_own_statistics"
+"""The measure that only sums of networks without a channel in common have."""
+MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", OWN)
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,8 @@ class TargetAccuracy(Value):
     stranger: float
     """Of the sum with the networks that it never met, with statistics of this dataset."""
     stranger_union_statistics: float
+    stranger_own_statistics: float | None = None
+    """Of the sum with every network's own statistics."""
 
     @property
     def retention(self) -> float | None:
@@ -34,7 +38,8 @@ class TargetAccuracy(Value):
         return retention(self.before, self.stranger)
 
     def plain(self) -> dict[str, Any]:
-        return {measure: getattr(self, measure) for measure in MEASURES}
+        measures = {measure: getattr(self, measure) for measure in MEASURES}
+        return {name: found for name, found in measures.items() if found is not None or name != OWN}
 
     @classmethod
     def arranged(cls, plain: Plain) -> Plain:
@@ -79,6 +84,7 @@ class ExperimentRow(_UnionAmongTargets):
                 after=result.accuracy.target.after,
                 stranger=met.datasets[result.target].sum,
                 stranger_union_statistics=met.datasets[result.target].sum_union_statistics,
+                stranger_own_statistics=met.datasets[result.target].sum_own_statistics,
             )
             for result in results
         }
@@ -101,6 +107,7 @@ class TargetSpread(Value):
     stranger: Spread
     retention: Spread
     stranger_union_statistics: Spread
+    stranger_own_statistics: Spread | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -126,7 +133,8 @@ class ExperimentSummary(_UnionAmongTargets):
         """From the learner's own rows."""
 
         def on(target: str) -> TargetSpread:
-            return TargetSpread(*(Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES))
+            spreads = {m: Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES}
+            return TargetSpread(**{m: spread for m, spread in spreads.items() if m != OWN or spread.mean is not None})
 
         return cls(
             learner=rows[0].learner,

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from operator import attrgetter
 from statistics import fmean
 
-from metasum.results.experiment import MEASURES, ExperimentResult, ExperimentRow, ExperimentSummary
+from metasum.results.experiment import (
+    MEASURES,
+    OWN,
+    ExperimentResult,
+    ExperimentRow,
+    ExperimentSummary,
+    TargetAccuracy,
+    TargetSpread,
+)
 from metasum.results.table import NUMBER, SHARE, WHOLE, Column, Table, attributes
 from metasum.results.terminal import Part
+
+
+def measures(found: Iterable[TargetAccuracy | TargetSpread]) -> list[str]:
+    """Names of what was measured on a target, in the order of a table's columns."""
+    own = any(each.stranger_own_statistics is not None for each in found)
+    return [name for name in MEASURES if own or name != OWN]
 
 
 def _target_columns(result: ExperimentResult, target: str) -> list[Column[ExperimentSummary]]:
@@ -17,13 +32,15 @@ def _target_columns(result: ExperimentResult, target: str) -> list[Column[Experi
         "stranger": "+ stranger",
         "retention": "retention",
         "stranger_union_statistics": "+ stranger, union's statistics",
+        OWN: "+ stranger, each network's own",
     }
 
     def column(measure: str, head: str) -> Column[ExperimentSummary]:
         name, accent = f"accuracy.{target}.{measure}", measure == "stranger"
         return Column(head, lambda row: getattr(row.accuracy[target], measure), SHARE, name=name, accent=accent)
 
-    return [column(measure, head) for measure, head in heads.items()]
+    known = measures(row.accuracy[target] for row in result.summary)
+    return [column(measure, head) for measure, head in heads.items() if measure in known]
 
 
 def _union_columns() -> list[Column[ExperimentSummary]]:
@@ -73,7 +90,11 @@ def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
     return Table(
         [
             *attributes("learner", "seed", "seconds", "peak_bytes"),
-            *(on(target, measure) for target in result.targets for measure in MEASURES),
+            *(
+                on(target, measure)
+                for target in result.targets
+                for measure in measures(row.accuracy[target] for row in result.rows)
+            ),
             *map(on_union, ("sum_union_statistics", "mean_of_datasets")),
         ],
         result.rows,

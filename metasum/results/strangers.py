@@ -29,13 +29,15 @@ class DatasetAccuracy(Value):
     """With statistics recalibrated on that dataset."""
     sum_union_statistics: float
     """With those of the union, which all datasets share: of the one network that can be deployed."""
+    sum_own_statistics: float | None = field(default=None, metadata=LEFT_OUT)
+    """With every network's own, which can be deployed as well; None where networks have channels in common."""
 
 
 @dataclass(frozen=True)
 class DatasetAccuracyAndAlone(DatasetAccuracy):
     """The same, and of the dataset's own network alone."""
 
-    alone: float | None
+    alone: float | None = field(kw_only=True)
     """None: no run was trained on it."""
 
     def plain(self) -> dict[str, Any]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import TypeAlias
 
 from metasum.results.strangers import StrangersAccuracy, SummedRun, SumResult
 from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table, attributes
 from metasum.results.terminal import Part
 
-SumRow: TypeAlias = tuple[str, Cell, Cell, Cell]
-"""Name; alone, under the operator with the dataset's own statistics, and with the union's."""
+SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell]
+"""Name; alone, under the operator with the dataset's own statistics, with the union's, and with every network's own."""
 
 
 def sum_table(result: SumResult) -> Table[SumRow]:
     """Each dataset, then all images and the mean of the datasets."""
     union = result.accuracy.union
+    datasets = result.accuracy.datasets
     rows: list[SumRow] = [
-        (name, found.alone, found.sum, found.sum_union_statistics) for name, found in result.accuracy.datasets.items()
+        (name, found.alone, found.sum, found.sum_union_statistics, found.sum_own_statistics)
+        for name, found in datasets.items()
     ]
-    rows += [("all images", "", "", union.sum_union_statistics), ("mean of datasets", "", "", union.mean_of_datasets)]
+    means = [found.sum_own_statistics for found in datasets.values() if found.sum_own_statistics is not None]
+    mean = fmean(means) if means else None
+    rows += [("all images", "", "", union.sum_union_statistics, "")]
+    rows += [("mean of datasets", "", "", union.mean_of_datasets, mean)]
+    own: list[Column[SumRow]] = [Column("each network's own statistics", lambda row: row[4], PERCENT)] if means else []
     return Table(
         (
             Column("dataset", lambda row: row[0]),
@@ -30,6 +37,7 @@ def sum_table(result: SumResult) -> Table[SumRow]:
                 accent=lambda row: row[2] != "",
             ),
             Column("statistics of the union", lambda row: row[3], PERCENT, accent=lambda row: row[2] == ""),
+            *own,
         ),
         rows,
     )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
+from metasum.merging.method import Method
 from metasum.results.strangers import (
     AloneAndSum,
     DatasetAccuracy,
@@ -27,10 +28,10 @@ from metasum.tasks.task import ImageTask, UnionTask
 from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import confusion, share_right
 from metasum.training.progress import Display
-from metasum.types import Task
+from metasum.types import Buffers, Task
 from metasum.weights.geometry import layer_geometry
 from metasum.weights.parameters import parameters_of
-from metasum.weights.statistics import recalibrate
+from metasum.weights.statistics import recalibrate, settle_statistics, side_by_side
 
 
 def tasks_of(
@@ -71,6 +72,11 @@ def tasks_of(
     return tasks
 
 
+def kept_statistics(runs: Sequence[FinishedRun], method: Method) -> dict[str, Tensor] | None:
+    """Buffers with every run's own statistics, where what `method` makes of their networks can have them; else None."""
+    return side_by_side([run.network for run in runs]) if method.keeps_functions else None
+
+
 class MeasuredNetwork(NamedTuple):
     """What a network does on several datasets."""
 
@@ -79,8 +85,10 @@ class MeasuredNetwork(NamedTuple):
     """For each dataset, with the statistics of the union, int64 `[classes, classes]`."""
 
 
-def measure(network: nn.Module, tasks: Mapping[str, Task], calibration_batches: int) -> MeasuredNetwork:
-    """Accuracies with statistics recalibrated on each dataset, and with those of the union.
+def measure(
+    network: nn.Module, tasks: Mapping[str, Task], calibration_batches: int, *, kept: Buffers | None = None
+) -> MeasuredNetwork:
+    """Accuracies with statistics recalibrated on each dataset, with those of the union, and with every network's own.
 
     The network is left with the statistics of the union, in eval mode. No gradient is recorded.
 
@@ -88,8 +96,12 @@ def measure(network: nn.Module, tasks: Mapping[str, Task], calibration_batches: 
         network: what is measured.
         tasks: each dataset by name.
         calibration_batches: of unlabelled training images that recalibration reads.
+        kept: every network's own statistics, where the sum can have them.
     """
-    own = {}
+    own, by_networks = {}, dict[str, float]()
+    if kept is not None:
+        settle_statistics(network, "own", (), {"own": kept})
+        by_networks = {name: share_right(confusion(network, task.evaluation())) for name, task in tasks.items()}
     for name, task in tasks.items():
         recalibrate(network, task.calibration(calibration_batches))
         own[name] = share_right(confusion(network, task.evaluation()))
@@ -98,7 +110,7 @@ def measure(network: nn.Module, tasks: Mapping[str, Task], calibration_batches: 
     shares = {name: share_right(matrix) for name, matrix in deployed.items()}
     pooled = sum(int(m.diagonal().sum()) for m in deployed.values()) / sum(int(m.sum()) for m in deployed.values())
     accuracy = StrangersAccuracy(
-        datasets={name: DatasetAccuracy(own[name], shares[name]) for name in tasks},
+        datasets={name: DatasetAccuracy(own[name], shares[name], by_networks.get(name)) for name in tasks},
         union=UnionAccuracy(round(pooled, 6), round(sum(shares.values()) / len(shares), 6)),
     )
     return MeasuredNetwork(accuracy, deployed)
@@ -121,7 +133,10 @@ def beside_alone(found: MeasuredNetwork, alone: Mapping[str, Tensor]) -> dict[st
     """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network."""
     datasets = {
         name: DatasetAccuracyAndAlone(
-            own.sum, own.sum_union_statistics, alone=share_right(alone[name]) if name in alone else None
+            own.sum,
+            own.sum_union_statistics,
+            own.sum_own_statistics,
+            alone=share_right(alone[name]) if name in alone else None,
         )
         for name, own in found.accuracy.datasets.items()
     }

@@ -24,6 +24,7 @@ from metasum.strangers.measuring import (
     beside_alone,
     confusions_alone,
     geometry_of,
+    kept_statistics,
     lines_between,
     measure,
     tasks_of,
@@ -146,7 +147,7 @@ def _measure(
     for name, method in methods.items():
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
         networks[name] = merge_runs(runs, endpoints, method)
-        measured[name] = measure(networks[name], tasks, batches)
+        measured[name] = measure(networks[name], tasks, batches, kept=kept_statistics(runs, method))
     operator = next(iter(methods))
     found = {
         **beside_alone(measured[operator], confusions_alone(runs, tasks)),

@@ -16,7 +16,7 @@ from metasum.results.strangers import StrangersAccuracy
 from metasum.results.surroundings import Failed, Settings
 from metasum.results.value import LEFT_OUT, Value, to_plain
 from metasum.run.request import Request
-from metasum.strangers.measuring import measure, tasks_of
+from metasum.strangers.measuring import kept_statistics, measure, tasks_of
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import kept
@@ -80,7 +80,8 @@ class StrangersSum:
         if found is None:
             endpoints = endpoints_of(runs, tasks, batches=batches)
             network = merge_runs(runs, endpoints, method)
-            found = Measurement(identity, measure(network, tasks, batches).accuracy)
+            own = kept_statistics(runs, method)
+            found = Measurement(identity, measure(network, tasks, batches, kept=own).accuracy)
         if self.line:
             line = interpolate(runs[0].network, runs[1].network, tasks)
             found = dataclasses.replace(found, line=line)

@@ -7,7 +7,7 @@ attempts at adding networks break.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -86,6 +86,38 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
     if not seen:
         raise UsageError("recalibrating batch-norm statistics needs at least one batch of images.")
     return network
+
+
+def side_by_side(networks: Sequence[nn.Module]) -> dict[str, Tensor] | None:
+    """Buffers with every network's own running statistics, for the sum of networks that have no channel in common.
+
+    A channel of such a sum is one network's, and is normalised as it was there. No image is read.
+
+    Args:
+        networks: of one architecture; they are left alone.
+
+    Returns:
+        Their buffers by name, added up; None where two networks use one channel, or none keeps
+        statistics.
+    """
+    if not normalisers(networks[0]):
+        return None
+    for modules in zip(*map(normalisers, networks), strict=True):
+        used = torch.stack([_used(module) for module in modules])
+        if (used.sum(dim=0) > 1).any():
+            return None
+    kept = [dict(network.named_buffers()) for network in networks]
+    statistics = ("running_mean", "running_var")
+    return {
+        name: torch.stack([own[name] for own in kept]).sum(dim=0) if name.endswith(statistics) else buffer.clone()
+        for name, buffer in kept[0].items()
+    }
+
+
+def _used(module: _NormBase) -> Tensor:
+    """Which channels a network uses, `[channels]`; those of other slots have a variance and a scale of 0."""
+    varies = module.running_var != 0
+    return varies if module.weight is None else varies | (module.weight != 0)
 
 
 def settle_statistics(

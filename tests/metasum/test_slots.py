@@ -1,5 +1,7 @@
 """Slots: thin networks inside whole ones, whose weights add up to functions that add up."""
 
+import copy
+import json
 import math
 
 import pytest
@@ -14,6 +16,7 @@ from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.networks.build import build_network
 from metasum.networks.slots import Slot
 from metasum.types import Batch
+from metasum.weights.statistics import recalibrate, side_by_side
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 
@@ -160,3 +163,38 @@ def test_training_makes_it_quiet():
 def test_a_slot_that_is_not_there_is_refused():
     with pytest.raises(UsageError, match="the last one is 1"):
         learner_of(slot=2)
+
+
+def test_statistics_side_by_side_are_exact_for_networks_in_slots_and_refused_for_others():
+    network = network_of("vgg16")
+    slots = [Slot(network, index, 2) for index in range(2)]
+    thin = [slot.take(network) for slot in slots]
+    for number, small in enumerate(thin):
+        recalibrate(small, [torch.randn(8, 1, 32, 32, dtype=torch.float64) * (number + 1)])
+    placed = [copy.deepcopy(network) for _ in slots]
+    for slot, small, large in zip(slots, thin, placed, strict=True):
+        large.load_state_dict(slot.place(small.state_dict(), network.state_dict()))
+    total = copy.deepcopy(placed[0])
+    with torch.no_grad():
+        for mine, theirs in zip(total.parameters(), placed[1].parameters(), strict=True):
+            mine.add_(theirs)
+    total.load_state_dict(side_by_side(placed), strict=False)
+    x = torch.randn(4, 1, 32, 32, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(total(x), thin[0](x) + thin[1](x))
+    assert side_by_side([placed[0], network]) is None, "the whole network uses the slot's channels, too"
+    plain = network_of("vgg16", norm="none")
+    assert side_by_side([plain, plain]) is None, "there are none"
+
+
+def test_a_sum_of_slots_is_measured_with_each_networks_own_statistics(metasum, tiny, tmp_path):
+    flags = ["experiment", *tiny[tiny.index("--data-root") :], "--targets", "rows,lines", "--support", "rows"]
+    flags += ["--learners", "slots,independent", "--no-tune", "--seeds", 1, "--out", tmp_path / "runs", "--json"]
+    outcome = metasum(*flags, "--no-report")
+    assert outcome.code == 0, outcome.err
+    rows = {row["learner"]: row["accuracy"] for row in json.loads(outcome.out)["rows"]}
+    assert "stranger_own_statistics" not in rows["independent"]["rows"]
+    for target in ("rows", "lines"):
+        assert 0 <= rows["slots"][target]["stranger_own_statistics"] <= 1
+    outcome = metasum(*flags[:-1], "--no-report")
+    assert outcome.out.count("network's") == 2, "a column for each target"
