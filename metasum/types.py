@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 Parameters: TypeAlias = Mapping[str, Tensor]
 """θ: every `nn.Parameter` of a network by its dotted name. Buffers are not parameters."""
@@ -95,6 +95,16 @@ class Dataset:
             digest.update(split.images.contiguous().numpy().data)
             digest.update(split.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
+
+
+class ImageSource(Protocol):
+    """Training images to draw from."""
+
+    def __len__(self) -> int: ...
+
+    def training_batch(self, indices: Tensor, generator: Generator) -> Batch:
+        """The images at `indices` `[N]`, augmented with draws from `generator`."""
+        ...
 
 
 class Task(Protocol):

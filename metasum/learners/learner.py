@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
 from metasum.learners.networks import MetaSum
-from metasum.types import Batch, Buffers, Sides
+from metasum.types import Batch, Buffers, ImageSource, Sides
 from metasum.weights.composition import OPERATORS, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
 
@@ -148,6 +148,14 @@ class Learner(nn.Module):
     def fill(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values for settings of its own that nobody gave and that depend on others; `values` holds all the others."""
         return {}
+
+    @classmethod
+    def further_data(cls, config: Any) -> tuple[str, ...]:
+        """Names of datasets, beside the pair's, whose images its training reads; `read_further` is given them."""
+        return ()
+
+    def read_further(self, sources: Mapping[str, ImageSource]) -> None:
+        """Takes the datasets that `further_data` names; their images are on the CPU."""
 
     @classmethod
     def needs_whole(cls, config: Any) -> str | None:

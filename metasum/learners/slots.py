@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,10 +20,14 @@ from torch.nn.functional import cross_entropy
 from metasum.config import option
 from metasum.errors import UsageError
 from metasum.learners.learner import Backward, PlainOperatorConfig, Start, Terms, WrittenLearner
+from metasum.learners.near_misses import KINDS, near_misses
 from metasum.learners.networks import MetaSum
-from metasum.learners.regularised import keep_quiet
+from metasum.learners.regularised import keep_quiet, opinion
 from metasum.networks.slots import Slot
-from metasum.types import Batch, Sides
+from metasum.types import Batch, ImageSource, Sides
+
+OWN = "own"
+"""The word of `--quiet-on` for images made of a network's own."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,11 +45,19 @@ class SlotsConfig(PlainOperatorConfig):
     quiet_weight: float = option(
         0.5, "Weight of the loss that asks each network for no opinion on the other dataset's images.", minimum=0
     )
+    quiet_on: tuple[str, ...] = option(
+        (),
+        "What else to have no opinion on, separated by commas: own (its own images in pieces, laid over each other, "
+        "inverted, turned, mirrored or warped) and names of datasets. All are normalised together then: what counts "
+        "is the sum with each network's own statistics.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slot >= self.slots:
             raise UsageError(f"--slot {self.slot}: with --slots {self.slots} the last one is {self.slots - 1}.")
+        if self.quiet_on and not self.quiet_weight:
+            raise UsageError("--quiet-on says nothing with --quiet-weight 0.")
 
 
 class SlotsLearner(WrittenLearner):
@@ -73,11 +85,19 @@ class SlotsLearner(WrittenLearner):
 
     def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
         super().__init__(networks, config, seed=seed)
+        self._further: list[ImageSource] = []
         self._whole = (copy.deepcopy(networks.target),)  # in a tuple: its weights are not trained
         own = (config.slot, (config.slot + 1) % config.slots)
         self._slots = Sides(*(Slot(networks.target, index, config.slots) for index in own))
         networks.target = self._slots.target.take(networks.target)
         networks.support = self._slots.support.take(networks.support)
+
+    @classmethod
+    def further_data(cls, config: Any) -> tuple[str, ...]:
+        return tuple(name for name in config.quiet_on if name != OWN)
+
+    def read_further(self, sources: Mapping[str, ImageSource]) -> None:
+        self._further = list(sources.values())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlotsLearner:
         """What `to` does to the learner, it does to the whole network, whose weights are not its own, too."""
@@ -93,12 +113,33 @@ class SlotsLearner(WrittenLearner):
             ("target", self.networks.target, target, support),
             ("support", self.networks.support, support, target),
         ):
+            if self.config.quiet_on:
+                terms |= self._among_foreign(side, network, batch, foreign, backward)
+                continue
             loss = cross_entropy(network(batch.images), batch.labels)
             backward(loss)
             terms[side] = loss.detach()
             if quiet := self.config.quiet_weight:
                 terms[f"{side}_quiet"] = keep_quiet(network, batch, foreign, quiet, backward)
         return terms
+
+    def _among_foreign(self, side: str, network: nn.Module, batch: Batch, foreign: Batch, backward: Backward) -> Terms:
+        """CE on a batch and q KL(uniform ‖ softmax) on twice as many foreign images, all normalised together."""
+        logits = network(torch.cat([batch.images, self._foreign(batch.images, foreign.images)]))
+        loss, loudness = cross_entropy(logits[: batch.size], batch.labels), opinion(logits[batch.size :])
+        backward(loss + self.config.quiet_weight * loudness)
+        return {side: loss.detach(), f"{side}_quiet": loudness.detach()}
+
+    def _foreign(self, own: Tensor, partner: Tensor) -> Tensor:
+        """Twice as many as `own`: equal shares of the partner's, of each further dataset's and of each near miss."""
+        count, kinds = 2 * len(own), len(KINDS) if OWN in self.config.quiet_on else 0
+        near = round(count * kinds / (kinds + 1 + len(self._further)))
+        first, *others = torch.arange(count - near).tensor_split(1 + len(self._further))
+        images = [near_misses(own, near), partner[torch.randint(len(partner), (len(first),))]]
+        for source, part in zip(self._further, others, strict=True):
+            drawn = torch.randint(len(source), (len(part),))
+            images.append(source.training_batch(drawn, torch.default_generator).images.to(own))
+        return torch.cat(images)
 
     def written(self, side: str) -> nn.Module:
         """The whole network that is the thin one in its slot and 0 elsewhere."""

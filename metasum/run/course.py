@@ -14,7 +14,7 @@ from metasum.networks.build import start_of
 from metasum.results.run import RunResult
 from metasum.run.description import describe, describe_dataset, reopen
 from metasum.run.finishing import finish, reported
-from metasum.run.parts import make_learner, make_networks
+from metasum.run.parts import further_data, make_learner, make_networks
 from metasum.run.plan import Plan
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -68,7 +68,8 @@ class Course:
         self._parameters = sum(parameter.numel() for parameter in networks.target.parameters())
         self._initial = {name: tensor.detach().clone() for name, tensor in networks.target.state_dict().items()}
         self._networks = networks
-        self._learner = make_learner(networks, plan, together.fabric, note=display.note)
+        self._further = further_data(plan)
+        self._learner = make_learner(networks, plan, together.fabric, further=self._further, note=display.note)
         _check_network(self._learner.target_network(), self._initial, plan)
         self._tasks = Sides(
             *(
@@ -90,6 +91,9 @@ class Course:
         plan, where = self._plan, self._where
         data = {side: describe_dataset(dataset).plain() for side, dataset in self._datasets._asdict().items()}
         description = describe(plan.to_json(), data, initial_checksum=self._start)
+        if self._further:
+            further = {name: describe_dataset(each).plain() for name, each in self._further.items()}
+            description["further_data"] = further
         if pool := getattr(plan.own, "pool", ()):
             description["pool_checksums"] = [checksum(load_weights(Path(file))) for file in pool]
         return opened(

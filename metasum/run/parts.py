@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +18,12 @@ from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask
 from metasum.training.layout import checked_layout
 from metasum.training.optimisation import place
 from metasum.training.processes import Processes
+from metasum.types import Dataset
 from metasum.weights.composition import OPERATORS
 from metasum.weights.storage import load_into
 
@@ -52,14 +55,21 @@ def make_networks(plan: Plan) -> MetaSum:
     return MetaSum(model, support=support, **own)
 
 
-def new_learner(plan: Plan, networks: MetaSum | None = None) -> Learner:
-    """The plan's learner at its start, on the CPU; its networks are made from the plan where they are not given.
+def new_learner(plan: Plan, networks: MetaSum | None = None, further: Mapping[str, Dataset] | None = None) -> Learner:
+    """The plan's learner at its start, on the CPU.
+
+    Args:
+        plan: whose learner it is.
+        networks: the pair [default: made from the plan].
+        further: what `further_data` returns for the plan [default: loaded].
 
     Raises:
         UsageError: a setting asks for a sum that its training does not run.
         ArchitectureError: the learner cannot take this network.
     """
     learner = plan.learner_class(networks or make_networks(plan), plan.own, seed=plan.seed)
+    data = further_data(plan) if further is None else further
+    learner.read_further({name: ImageTask(each, in_channels=plan.data.in_channels) for name, each in data.items()})
     asked = {"--statistics": plan.evaluation.statistics, "--operator": getattr(plan.own, "operator", "")}
     for flag, value in asked.items():
         if value == "learned" and not learner.trains_sum:
@@ -67,8 +77,19 @@ def new_learner(plan: Plan, networks: MetaSum | None = None) -> Learner:
     return learner
 
 
+def further_data(plan: Plan) -> dict[str, Dataset]:
+    """The datasets that the learner reads beside the pair's, by name; raises as `load_dataset` does."""
+    root = Path(plan.data.data_root)
+    return {name: load_dataset(name, root=root) for name in plan.learner_class.further_data(plan.own)}
+
+
 def make_learner(
-    networks: MetaSum, plan: Plan, fabric: Fabric, *, note: Callable[[str], None] = lambda _: None
+    networks: MetaSum,
+    plan: Plan,
+    fabric: Fabric,
+    *,
+    further: Mapping[str, Dataset] | None = None,
+    note: Callable[[str], None] = lambda _: None,
 ) -> TrainedLearner:
     """The plan's learner, on the device or, with `--fsdp`, this process's piece of it.
 
@@ -76,12 +97,13 @@ def make_learner(
         networks: the pair at its start, on the CPU. With `--fsdp` it stays there, for the first process to measure.
         plan: whose learner it is.
         fabric: the device, and the processes.
+        further: what `further_data` returns for the plan [default: loaded].
         note: hears why kernels do not lie in the usual layout, where that is so.
 
     Raises:
         UsageError: `--memory-format channels-last` is not safe here; see `checked_layout`.
     """
-    learner = new_learner(plan, networks)
+    learner = new_learner(plan, networks, further)
     if not plan.processes.fsdp:
         together = Processes(fabric)
         layout, why = together.agreed(

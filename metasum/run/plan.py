@@ -113,6 +113,9 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
         raise UsageError(f"--num-classes {values['num_classes']} is too few: the datasets have {classes} classes.")
     plan = planned(learner, values, given=frozenset(request.given))
     check_start(plan)
+    for further in learner.further_data(plan.own):
+        if further in (plan.data.target, plan.data.support):
+            raise UsageError(f"{further!r} is one of the pair's own datasets; it cannot be further data, too.")
     if learner.endpoints is not None and plan.evaluation.statistics != "recalibrate":
         raise UsageError(f"--statistics {plan.evaluation.statistics}: merged networks have recalibrated ones.")
     return plan

@@ -92,6 +92,9 @@ def _check_target(study: Study, target: str) -> Plan:
     for name in trained_by(study):
         own = study.run_request(target, name, study.seeds[0])
         plan = resolve(own, pair(own, download=study.download))
+        for further in plan.learner_class.further_data(plan.own):
+            if further in study.targets:
+                raise UsageError(f"{further!r} is a target here: networks that are to be strangers cannot train on it.")
         plans.append(plan)
         try:
             new_learner(plan)  # refuses what the learner cannot take
