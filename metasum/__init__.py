@@ -5,20 +5,22 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from metasum.learners.networks import MetaSum
-    from metasum.merging.disk.config import MergeConfig
-    from metasum.merging.disk.files import merge_files
-    from metasum.networks.build import load_network
-    from metasum.run.request import Request, settings
-    from metasum.run.training import train
-    from metasum.strangers.request import SumRequest
-    from metasum.strangers.summing import sum_runs
-    from metasum.sweeps.config import SweepConfig
-    from metasum.sweeps.run import sweep
-    from metasum.weights.composition import average_parameters, sum_parameters
-    from metasum.weights.functional import functional_call
-    from metasum.weights.statistics import recalibrate
+if TYPE_CHECKING:  # a name `as` itself is public
+    from metasum.learners.networks import MetaSum as MetaSum
+    from metasum.merging.disk.config import MergeConfig as MergeConfig
+    from metasum.merging.disk.files import merge_files as merge_files
+    from metasum.networks.build import load_network as load_network
+    from metasum.run.request import Request as Request
+    from metasum.run.request import settings as settings
+    from metasum.run.training import train as train
+    from metasum.strangers.request import SumRequest as SumRequest
+    from metasum.strangers.summing import sum_runs as sum_runs
+    from metasum.sweeps.config import SweepConfig as SweepConfig
+    from metasum.sweeps.run import sweep as sweep
+    from metasum.weights.composition import average_parameters as average_parameters
+    from metasum.weights.composition import sum_parameters as sum_parameters
+    from metasum.weights.functional import functional_call as functional_call
+    from metasum.weights.statistics import recalibrate as recalibrate
 
 # Public names and where they live; each is imported when it is first used, so that `metasum --help` is quick.
 _HOMES = {
@@ -39,23 +41,7 @@ _HOMES = {
     "train": "metasum.run.training",
 }
 
-__all__ = [
-    "MergeConfig",
-    "MetaSum",
-    "Request",
-    "SumRequest",
-    "SweepConfig",
-    "average_parameters",
-    "functional_call",
-    "load_network",
-    "merge_files",
-    "recalibrate",
-    "settings",
-    "sum_parameters",
-    "sum_runs",
-    "sweep",
-    "train",
-]
+__all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
