@@ -8,7 +8,7 @@ from typing import Any
 
 from metasum.report.canvas import canvas, line_styles, svg
 from metasum.report.figures import Figures, accuracy_dots
-from metasum.report.page import write_page
+from metasum.report.page import described, write_page
 from metasum.results.accuracy import Spread
 from metasum.results.few_shot import FewShotResult
 from metasum.results.few_shot_tables import (
@@ -18,7 +18,6 @@ from metasum.results.few_shot_tables import (
     reparameterised_table,
     then_table,
 )
-from metasum.results.surroundings import settings_tables, surroundings_table
 from metasum.training.run_folder import RunFolder
 
 
@@ -31,7 +30,6 @@ def write_few_shot_report(folder: Path) -> Path:
 
     def context() -> dict[str, Any]:
         result = FewShotResult.read(folder / "results.json")
-        data = {name: str(value) for name, value in result.data.items()}
         return {
             "result": result,
             "learners": learners_table(result),
@@ -39,9 +37,8 @@ def write_few_shot_report(folder: Path) -> Path:
             "asked": asked_table(result),
             "reparameterised": reparameterised_table(result),
             "then": then_table(result),
-            "settings": settings_tables(result.settings),
-            "surroundings": surroundings_table(data, result.versions, result.machine),
             "figures": _figures(folder, result),
+            **described(result),
         }
 
     return write_page(folder, "few_shot.html.j2", context)

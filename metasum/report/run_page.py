@@ -7,13 +7,13 @@ from typing import Any
 
 from metasum.errors import CheckpointError
 from metasum.report.figures import Figures, accuracy_curves, confusion_matrix, layer_figures, line_curves, loss_curves
-from metasum.report.page import write_page
+from metasum.report.page import described, write_page
 from metasum.results.meta import MetaResult
 from metasum.results.meta import accuracy_table as meta_table
 from metasum.results.pictures import Analysis, LayerGeometry
 from metasum.results.run import RunResult
 from metasum.results.run import accuracy_table as run_table
-from metasum.results.surroundings import Description, settings_tables, surroundings_table
+from metasum.results.surroundings import Description
 from metasum.training.run_folder import RunFolder
 from metasum.types import Parameters
 from metasum.weights.geometry import layer_geometry
@@ -59,10 +59,8 @@ def write_meta_report(run: RunFolder) -> Path:
 
 
 def _described(run: RunFolder) -> dict[str, Any]:
-    """What a page says of settings and surroundings."""
-    it = Description.of(run.path)
-    surroundings = surroundings_table(it.data, it.versions, it.machine, it.initial_checksum)
-    return {"settings": settings_tables(it.settings), "surroundings": surroundings}
+    description = Description.of(run.path)
+    return described(description, initialisation=f"checksum {description.initial_checksum}")
 
 
 def _curves(run: RunFolder) -> Figures:

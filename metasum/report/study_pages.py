@@ -9,13 +9,13 @@ from typing import Any
 from urllib.parse import quote
 
 from metasum.report.figures import Figures, accuracy_dots, layer_figures, line_curves, sum_curves
-from metasum.report.page import write_page
+from metasum.report.page import described, write_page
 from metasum.results.accuracy import SIDES
 from metasum.results.comparison import ComparisonResult
 from metasum.results.comparison_tables import costs_table, side_table
 from metasum.results.experiment import ExperimentResult
 from metasum.results.experiment_tables import target_table, union_table
-from metasum.results.surroundings import settings_tables, surroundings_table, tuning_table
+from metasum.results.surroundings import tuning_table
 
 
 def write_comparison_report(folder: Path) -> Path:
@@ -43,7 +43,7 @@ def write_comparison_report(folder: Path) -> Path:
             "costs": costs_table(result),
             "tuning": {name: (tuned, tuning_table(tuned)) for name, tuned in result.tuning.items()},
             "reports": _run_reports(folder, [folder.parent]),
-            **_described(result),
+            **described(result),
         }
 
     return write_page(folder, "comparison.html.j2", context)
@@ -84,16 +84,10 @@ def write_experiment_report(folder: Path) -> Path:
                 for where, found in result.tuning.items()
             },
             "reports": _run_reports(folder, pairs),
-            **_described(result),
+            **described(result),
         }
 
     return write_page(folder, "experiment.html.j2", context)
-
-
-def _described(result: ComparisonResult | ExperimentResult) -> dict[str, Any]:
-    """What a page says of settings and surroundings."""
-    surroundings = surroundings_table(result.data, result.versions, result.machine)
-    return {"settings": settings_tables(result.settings), "surroundings": surroundings}
 
 
 def _run_reports(folder: Path, pairs: Sequence[Path]) -> list[tuple[str, str]]:

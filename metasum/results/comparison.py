@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -93,12 +93,10 @@ def _spread(found: Sequence[BeforeAfter]) -> SideSpread:
     return SideSpread(*(Spread.of(getattr(each, measure) for each in found) for measure in MEASURES))
 
 
-def summarise(rows: Iterable[ComparisonRow]) -> tuple[ComparisonSummary, ...]:
+def summarise(rows: Sequence[ComparisonRow]) -> tuple[ComparisonSummary, ...]:
     """A row for each learner, in the order in which they first appear, over its seeds."""
-    own: dict[str, list[ComparisonRow]] = {}
-    for row in rows:
-        own.setdefault(row.learner, []).append(row)
-    return tuple(ComparisonSummary.of(found) for found in own.values())
+    names = dict.fromkeys(row.learner for row in rows)
+    return tuple(ComparisonSummary.of([row for row in rows if row.learner == name]) for name in names)
 
 
 @dataclass(frozen=True)

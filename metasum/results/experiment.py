@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -148,12 +148,10 @@ class ExperimentSummary(_UnionAmongTargets):
         )
 
 
-def summarise(rows: Iterable[ExperimentRow]) -> tuple[ExperimentSummary, ...]:
+def summarise(rows: Sequence[ExperimentRow]) -> tuple[ExperimentSummary, ...]:
     """A row for each learner, in the order in which they first appear, over its seeds."""
-    own: dict[str, list[ExperimentRow]] = {}
-    for row in rows:
-        own.setdefault(row.learner, []).append(row)
-    return tuple(ExperimentSummary.of(found) for found in own.values())
+    names = dict.fromkeys(row.learner for row in rows)
+    return tuple(ExperimentSummary.of([row for row in rows if row.learner == name]) for name in names)
 
 
 @dataclass(frozen=True)

@@ -107,34 +107,6 @@ def named(values: Settings) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def sections_of(settings: Settings) -> dict[str, Settings]:
-    """Settings by section; those outside any section come first, as "run"."""
-    sections = {name: values for name, values in settings.items() if isinstance(values, Mapping)}
-    return {"run": {name: value for name, value in settings.items() if name not in sections}, **sections}
-
-
-def settings_tables(settings: Settings) -> dict[str, Table[tuple[str, Any]]]:
-    """Settings by section, a table each."""
-    return {name: listing(values) for name, values in sections_of(settings).items()}
-
-
-def listing(values: Mapping[str, Any]) -> Table[tuple[str, Any]]:
-    """Names and values without heads."""
-    rows = tuple(values.items())
-    return Table((Column("", lambda row: row[0]), Column("", lambda row: _text(row[1]))), rows)
-
-
-def surroundings_table(
-    data: Mapping[str, DatasetFacts] | Mapping[str, str],
-    versions: Mapping[str, str],
-    machine: Mapping[str, Any],
-    initial_checksum: str | None = None,
-) -> Table[tuple[str, Any]]:
-    """Data, versions and machine, and the initialisation's checksum where there is one."""
-    initial = {} if initial_checksum is None else {"initialisation": f"checksum {initial_checksum}"}
-    return listing({**data, **initial, **versions, **machine})
-
-
 def tuning_table(tuned: Tuned) -> Table[Tried]:
     """Every candidate and its score."""
     return Table(
@@ -144,10 +116,6 @@ def tuning_table(tuned: Tuned) -> Table[Tried]:
         ),
         tuned.tried,
     )
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 def in_short(value: Any) -> str:
