@@ -41,6 +41,7 @@ def test_every_way_to_write_joint_metasum_amounts_to_three_plain_passes(benchmar
     assert [row["backend"] for row in rows] == ["learn2learn", "torch", "higher", *USUAL_SHAPES]
     for row in rows:
         assert row["passes"] == 3
+        assert row["images_per_second"] * row["step_seconds"] == pytest.approx(2 * 4), "four of each dataset"
         assert set(row) >= {"learner", "width", "batch", "precision", "step_seconds", "minimum_seconds", "peak_bytes"}
         low, high = row["ratio_range"]
         assert 0 < low <= row["ratio"] <= high

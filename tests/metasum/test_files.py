@@ -70,6 +70,16 @@ def test_two_merges_that_write_in_turns_do_not_mix(tmp_path):
 
 
 @every_writer
+def test_who_reads_the_old_file_goes_on_reading_it(tmp_path, name):
+    WRITERS[name](tmp_path / name, 1)
+    before = (tmp_path / name).read_bytes()
+    with (tmp_path / name).open("rb") as reader:
+        WRITERS[name](tmp_path / name, 2)
+        assert reader.read() == before
+    assert (tmp_path / name).read_bytes() != before
+
+
+@every_writer
 def test_a_planted_link_is_not_followed(tmp_path, monkeypatch, name):
     (tmp_path / "victim").write_text("precious")
     names = iter(["guessed", "guessed", "fresh"])

@@ -18,6 +18,7 @@ from metasum import files, ownership, settings
 from metasum.errors import OccupiedError, StorageError
 from metasum.few_shot.request import FewShotRequest
 from metasum.few_shot.run import few_shot
+from metasum.locks import lock
 from metasum.ownership import in_turn, is_occupied, owning
 from metasum.run.meta_training import meta_train
 from metasum.run.training import train
@@ -228,6 +229,13 @@ def test_looking_whether_a_folder_is_free_takes_it_from_nobody(tmp_path, monkeyp
                     assert is_occupied(run)
         finally:
             stop.set()
+
+
+def test_who_looks_does_not_take_another_who_looks_for_an_owner(tmp_path):
+    (tmp_path / ownership.LOCK).touch()
+    with (tmp_path / ownership.LOCK).open() as other:
+        assert lock(other.fileno(), shared=True)
+        assert not is_occupied(tmp_path)
 
 
 def test_a_folder_that_is_moved_away_keeps_its_owner(tmp_path):

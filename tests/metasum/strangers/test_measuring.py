@@ -9,7 +9,7 @@ from metasum.strangers.measuring import measure
 from metasum.tasks import ImageTask, load_dataset
 from metasum.tasks.task import UnionTask
 from metasum.training.analysis import interpolate, mistakes
-from metasum.training.evaluation import accuracy
+from metasum.training.evaluation import accuracy, confusion
 from metasum.types import Batch
 
 
@@ -53,6 +53,14 @@ def test_a_network_is_measured_with_each_datasets_statistics_and_with_the_unions
     assert found["union"]["mean_of_datasets"] == pytest.approx(sum(shares) / 2)
     assert found["union"]["sum_union_statistics"] == pytest.approx((30 * shares[0] + 10 * shares[1]) / 40)
     assert torch.equal(network[1].running_mean, deployed[1].running_mean), "it is left with the union's statistics"
+
+
+def test_a_confusions_rows_are_what_images_are_and_its_columns_what_they_are_taken_for():
+    logits = torch.eye(3)[torch.tensor([1, 1, 2, 0])]
+    found = confusion(
+        torch.nn.Identity(), [Batch(logits[:2], torch.tensor([0, 1])), Batch(logits[2:], torch.ones(2).long())]
+    )
+    assert found.tolist() == [[0, 1, 0], [1, 1, 1], [0, 0, 0]]
 
 
 def test_the_line_ends_at_the_networks():
