@@ -26,7 +26,7 @@ from metasum.strangers.runs import FinishedRun, same_start
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask, UnionTask
 from metasum.training.analysis import as_rows, interpolate
-from metasum.training.evaluation import confusion, share_right
+from metasum.training.evaluation import accuracy, confusion, share_right
 from metasum.training.progress import Display
 from metasum.types import Buffers, Task
 from metasum.weights.geometry import layer_geometry
@@ -101,19 +101,19 @@ def measure(
     own, by_networks = {}, dict[str, float]()
     if kept is not None:
         settle_statistics(network, "own", (), {"own": kept})
-        by_networks = {name: share_right(confusion(network, task.evaluation())) for name, task in tasks.items()}
+        by_networks = {name: accuracy(network, task.evaluation()) for name, task in tasks.items()}
     for name, task in tasks.items():
         recalibrate(network, task.calibration(calibration_batches))
-        own[name] = share_right(confusion(network, task.evaluation()))
+        own[name] = accuracy(network, task.evaluation())
     recalibrate(network, UnionTask(list(tasks.values())).calibration(calibration_batches))
     deployed = {name: confusion(network, task.evaluation()) for name, task in tasks.items()}
     shares = {name: share_right(matrix) for name, matrix in deployed.items()}
     pooled = sum(int(m.diagonal().sum()) for m in deployed.values()) / sum(int(m.sum()) for m in deployed.values())
-    accuracy = StrangersAccuracy(
+    found = StrangersAccuracy(
         datasets={name: DatasetAccuracy(own[name], shares[name], by_networks.get(name)) for name in tasks},
         union=UnionAccuracy(round(pooled, 6), round(sum(shares.values()) / len(shares), 6)),
     )
-    return MeasuredNetwork(accuracy, deployed)
+    return MeasuredNetwork(found, deployed)
 
 
 def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:

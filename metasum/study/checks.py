@@ -92,12 +92,14 @@ def _check_target(study: Study, target: str) -> Plan:
     for name in trained_by(study):
         own = study.run_request(target, name, study.seeds[0])
         plan = resolve(own, pair(own, download=study.download))
-        for further in plan.learner_class.further_data(plan.own):
-            if further in study.targets:
-                raise UsageError(f"{further!r} is a target here: networks that are to be strangers cannot train on it.")
+        further = plan.learner_class.further_data(plan.own)
+        for other in further:
+            if other in study.targets:
+                raise UsageError(f"{other!r} is a target here: networks that are to be strangers cannot train on it.")
         plans.append(plan)
         try:
-            new_learner(plan)  # refuses what the learner cannot take
+            read = {name: dataset(name, own, download=study.download) for name in further}
+            new_learner(plan, further=read)  # refuses what the learner cannot take
         except ArchitectureError as error:  # one learner's business, unless there is no other
             refusals.append(error)
         if learner_named(name).start is Start.LEARNT:

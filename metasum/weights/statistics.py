@@ -97,8 +97,7 @@ def side_by_side(networks: Sequence[nn.Module]) -> dict[str, Tensor] | None:
         networks: of one architecture; they are left alone.
 
     Returns:
-        Their buffers by name, added up; None where two networks use one channel, or none keeps
-        statistics.
+        Their buffers by name, added up; None where two networks use one channel, or none keeps statistics.
     """
     if not normalisers(networks[0]):
         return None
