@@ -39,7 +39,8 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     "--export",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Write the summed network, with the union's statistics, to this .safetensors file.",
+    help="Write the summed network, as it can be deployed, to this .safetensors file: with every network's own "
+    "statistics where no channel is shared, else with the union's.",
 )
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder with datasets [default: where the runs found them]."

@@ -8,7 +8,6 @@ nobody has to be there first.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError
 from metasum.networks.channels import channel_groups
+from metasum.networks.cutting import cut_out
 
 
 class Slot:
@@ -51,19 +51,8 @@ class Slot:
                 self._parts.setdefault(axis.name, {})[axis.dimension] = slice(own.start * block, own.stop * block)
 
     def take(self, network: nn.Module) -> nn.Module:
-        """The thin network of this slot, with the weights that `network` has there; a copy, whose gradient is its own.
-
-        What a layer says of its own size is brought up to date, so that its `repr` is right.
-        """
-        thin = copy.deepcopy(network)
-        for path, module in thin.named_modules():
-            prefix = f"{path}." if path else ""
-            for name, parameter in list(module.named_parameters(recurse=False)):
-                setattr(module, name, nn.Parameter(self._part(prefix + name, parameter.detach()).clone()))
-            for name, buffer in list(module.named_buffers(recurse=False)):
-                module._buffers[name] = self._part(prefix + name, buffer).clone()
-            _resize(module)
-        return thin
+        """The thin network of this slot, a copy with the weights that `network` has there and gradients of its own."""
+        return cut_out(network, self._part)
 
     def place(self, state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The thin network's tensors where they belong among zeros; the gradient flows back to them.
@@ -84,14 +73,3 @@ class Slot:
     def _slices(self, name: str, tensor: Tensor) -> tuple[slice, ...]:
         own = self._parts.get(name, {})
         return tuple(own.get(dimension, slice(None)) for dimension in range(tensor.ndim))
-
-
-def _resize(module: nn.Module) -> None:
-    if isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = module.weight.shape[:2]
-    elif isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.weight is not None:
-        module.num_features = len(module.weight)
-    elif isinstance(module, nn.GroupNorm) and module.weight is not None:
-        module.num_groups = module.num_channels = len(module.weight)

@@ -14,7 +14,7 @@ from metasum.results.accuracy import SIDES
 from metasum.results.comparison import ComparisonResult
 from metasum.results.comparison_tables import costs_table, side_table
 from metasum.results.experiment import ExperimentResult
-from metasum.results.experiment_tables import target_table, union_table
+from metasum.results.experiment_tables import opinions_table, target_table, union_table
 from metasum.results.surroundings import tuning_table
 
 
@@ -79,6 +79,7 @@ def write_experiment_report(folder: Path) -> Path:
             "figures": figures,
             "tables": {target: target_table(result, target) for target in result.targets},
             "union": union_table(result),
+            "opinions": opinions_table(result),
             "tuning": {
                 where: {name: (tuned, tuning_table(tuned)) for name, tuned in found.items()}
                 for where, found in result.tuning.items()

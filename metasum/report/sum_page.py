@@ -8,7 +8,7 @@ from typing import Any
 from metasum.report.figures import Figures, confusion_matrix, layer_figures, line_curves
 from metasum.report.page import write_page
 from metasum.results.strangers import SumResult
-from metasum.results.strangers_tables import operators_table, runs_table, sum_table
+from metasum.results.strangers_tables import operators_table, opinions_table, runs_table, sum_table
 
 
 def write_sum_report(folder: Path) -> Path:
@@ -20,6 +20,7 @@ def write_sum_report(folder: Path) -> Path:
             "result": result,
             "accuracy": sum_table(result),
             "operators": operators_table(result),
+            "opinions": opinions_table(result),
             "runs": runs_table(result),
             "figures": _sum_figures(result),
         }
@@ -49,7 +50,9 @@ def _sum_figures(result: SumResult) -> Figures:
             length="Norm ratio, layer by layer.",
             ratio=f"{pair.first} / {pair.second}",
         )
-    after = f"after, with the union's statistics ({result.operator})"
+    kept = result.accuracy.union.sum_own_statistics is not None
+    whose = "each network's own" if kept else "the union's"
+    after = f"after, with {whose} statistics ({result.operator})"
     for name, matrices in result.confusion.items():
         figures += [
             (f"What {name} is taken for, {when}", "Percent of each row.", confusion_matrix(matrix))

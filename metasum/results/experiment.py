@@ -9,14 +9,16 @@ from typing import Any, ClassVar, Self
 from metasum.results.accuracy import Spread, retention
 from metasum.results.pictures import Line
 from metasum.results.run import RunResult
-from metasum.results.strangers import UNION, StrangersAccuracy, UnionAccuracy, union_apart
+from metasum.results.strangers import UNION, Opinions, StrangersAccuracy, UnionAccuracy, union_apart
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
 from metasum.results.upgrade import Plain
 from metasum.results.value import LEFT_OUT, Result, Value
 
-OWN = "stranger_own_statistics"
-"""The measure that only sums of networks without a channel in common have."""
-MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", OWN)
+RECALIBRATED = "stranger_recalibrated"
+"""The measure that only sums of networks without a channel in common have beside `stranger`."""
+MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", RECALIBRATED, "ensemble")
+SOMETIMES = (RECALIBRATED, "ensemble")
+"""Measures that some rows have."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,14 @@ class TargetAccuracy(Value):
     after: float
     """Of the sum with the support that it was trained with."""
     stranger: float
-    """Of the sum with the networks that it never met, with statistics of this dataset."""
+    """Of the sum with the networks that it never met: with every network's own statistics, where no channel is shared;
+    else recalibrated on this dataset."""
     stranger_union_statistics: float
-    stranger_own_statistics: float | None = None
-    """Of the sum with every network's own statistics."""
+    """With one recalibrated set of statistics for all datasets."""
+    stranger_recalibrated: float | None = None
+    """Recalibrated on this dataset, where `stranger` is not."""
+    ensemble: float | None = None
+    """Of all networks' logits, added up: what adding their functions instead of their weights gives."""
 
     @property
     def retention(self) -> float | None:
@@ -39,7 +45,7 @@ class TargetAccuracy(Value):
 
     def plain(self) -> dict[str, Any]:
         measures = {measure: getattr(self, measure) for measure in MEASURES}
-        return {name: found for name, found in measures.items() if found is not None or name != OWN}
+        return {name: found for name, found in measures.items() if found is not None or name not in SOMETIMES}
 
     @classmethod
     def arranged(cls, plain: Plain) -> Plain:
@@ -74,20 +80,23 @@ class ExperimentRow(_UnionAmongTargets):
     """The most that one of them held."""
     accuracy: Mapping[str, TargetAccuracy]
     union: UnionAccuracy
+    opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
+    """None: written by a version before 0.3."""
 
     @classmethod
-    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy) -> Self:
-        """From a learner's run on each target, and what the sum of their target networks does."""
-        accuracy = {
-            result.target: TargetAccuracy(
+    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy, opinions: Opinions) -> Self:
+        """From a learner's run on each target, what the sum of their target networks does, and what each says."""
+        accuracy = {}
+        for result in results:
+            found = met.datasets[result.target]
+            accuracy[result.target] = TargetAccuracy(
                 before=result.accuracy.target.before,
                 after=result.accuracy.target.after,
-                stranger=met.datasets[result.target].sum,
-                stranger_union_statistics=met.datasets[result.target].sum_union_statistics,
-                stranger_own_statistics=met.datasets[result.target].sum_own_statistics,
+                stranger=found.after,
+                stranger_union_statistics=found.sum_union_statistics,
+                stranger_recalibrated=None if found.sum_own_statistics is None else found.sum,
+                ensemble=opinions.ensemble[result.target],
             )
-            for result in results
-        }
         return cls(
             learner=results[0].learner,
             seed=results[0].seed,
@@ -95,6 +104,7 @@ class ExperimentRow(_UnionAmongTargets):
             peak_bytes=max(result.peak_bytes for result in results),
             accuracy=accuracy,
             union=met.union,
+            opinions=opinions,
         )
 
 
@@ -107,7 +117,8 @@ class TargetSpread(Value):
     stranger: Spread
     retention: Spread
     stranger_union_statistics: Spread
-    stranger_own_statistics: Spread | None = field(default=None, metadata=LEFT_OUT)
+    stranger_recalibrated: Spread | None = field(default=None, metadata=LEFT_OUT)
+    ensemble: Spread | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,48 @@ class UnionSpread(Value):
 
     sum_union_statistics: Spread
     mean_of_datasets: Spread
+    sum_own_statistics: Spread | None = field(default=None, metadata=LEFT_OUT)
+
+    @classmethod
+    def of(cls, found: Sequence[UnionAccuracy]) -> Self:
+        own = Spread.of(union.sum_own_statistics for union in found)
+        return cls(
+            Spread.of(union.sum_union_statistics for union in found),
+            Spread.of(union.mean_of_datasets for union in found),
+            None if own.mean is None else own,
+        )
+
+
+@dataclass(frozen=True)
+class OpinionSpread(Value):
+    """What one network says of another's dataset, over the seeds; see `Opinion`."""
+
+    network: str
+    dataset: str
+    kept: Spread
+    """Of the dataset's own network's accuracy, the share that is left with the other's logits added."""
+    pair: Spread
+    loudness: Spread
+    auroc: Spread
+
+    @classmethod
+    def all_of(cls, found: Sequence[Opinions]) -> tuple[Self, ...]:
+        """Of every network on every other's dataset, those first that cost most."""
+        alone = [{each.dataset: each.pair for each in own.each if each.network == each.dataset} for own in found]
+        spreads = []
+        for same in zip(*(own.each for own in found), strict=True):
+            if same[0].network == same[0].dataset:
+                continue
+            kept = (retention(own[o.dataset] or 0, o.pair or 0) for own, o in zip(alone, same, strict=True))
+            spreads.append(
+                cls(
+                    same[0].network,
+                    same[0].dataset,
+                    Spread.of(kept),
+                    *(Spread.of(getattr(o, measure) for o in same) for measure in ("pair", "loudness", "auroc")),
+                )
+            )
+        return tuple(sorted(spreads, key=lambda spread: spread.kept.mean or 0))
 
 
 @dataclass(frozen=True)
@@ -127,6 +180,8 @@ class ExperimentSummary(_UnionAmongTargets):
     accuracy: Mapping[str, TargetSpread]
     union: UnionSpread
     seconds: Spread
+    opinions: tuple[OpinionSpread, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """Those first that cost most; None: written by a version before 0.3."""
 
     @classmethod
     def of(cls, rows: Sequence[ExperimentRow]) -> Self:
@@ -134,17 +189,16 @@ class ExperimentSummary(_UnionAmongTargets):
 
         def on(target: str) -> TargetSpread:
             spreads = {m: Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES}
-            return TargetSpread(**{m: spread for m, spread in spreads.items() if m != OWN or spread.mean is not None})
+            known = {m: s for m, s in spreads.items() if m not in SOMETIMES or s.mean is not None}
+            return TargetSpread(**known)
 
         return cls(
             learner=rows[0].learner,
             seeds=tuple(row.seed for row in rows),
             accuracy={target: on(target) for target in rows[0].accuracy},
-            union=UnionSpread(
-                Spread.of(row.union.sum_union_statistics for row in rows),
-                Spread.of(row.union.mean_of_datasets for row in rows),
-            ),
+            union=UnionSpread.of([row.union for row in rows]),
             seconds=Spread.of(row.seconds for row in rows),
+            opinions=OpinionSpread.all_of([row.opinions for row in rows if row.opinions is not None]) or None,
         )
 
 

@@ -8,21 +8,26 @@ from statistics import fmean
 
 from metasum.results.experiment import (
     MEASURES,
-    OWN,
+    RECALIBRATED,
+    SOMETIMES,
     ExperimentResult,
     ExperimentRow,
     ExperimentSummary,
+    OpinionSpread,
     TargetAccuracy,
     TargetSpread,
 )
-from metasum.results.table import NUMBER, SHARE, WHOLE, Column, Table, attributes
+from metasum.results.table import HUNDREDTHS, NUMBER, SHARE, WHOLE, Column, Kind, Table, attributes
 from metasum.results.terminal import Part
+
+WORST = 3
+"""Opinions of each learner that the terminal shows; the page shows all."""
 
 
 def measures(found: Iterable[TargetAccuracy | TargetSpread]) -> list[str]:
     """Names of what was measured on a target, in the order of a table's columns."""
-    own = any(each.stranger_own_statistics is not None for each in found)
-    return [name for name in MEASURES if own or name != OWN]
+    all_found = list(found)
+    return [m for m in MEASURES if m not in SOMETIMES or any(getattr(each, m) is not None for each in all_found)]
 
 
 def _target_columns(result: ExperimentResult, target: str) -> list[Column[ExperimentSummary]]:
@@ -30,9 +35,10 @@ def _target_columns(result: ExperimentResult, target: str) -> list[Column[Experi
         "before": "before",
         "after": f"+ {result.support}",
         "stranger": "+ stranger",
-        "retention": "retention",
-        "stranger_union_statistics": "+ stranger, union's statistics",
-        OWN: "+ stranger, each network's own",
+        "retention": "kept",
+        "stranger_union_statistics": "one set",
+        RECALIBRATED: "recalibrated",
+        "ensemble": "ensemble",
     }
 
     def column(measure: str, head: str) -> Column[ExperimentSummary]:
@@ -43,8 +49,11 @@ def _target_columns(result: ExperimentResult, target: str) -> list[Column[Experi
     return [column(measure, head) for measure, head in heads.items() if measure in known]
 
 
-def _union_columns() -> list[Column[ExperimentSummary]]:
+def _union_columns(result: ExperimentResult) -> list[Column[ExperimentSummary]]:
+    own_statistics = any(row.union.sum_own_statistics is not None for row in result.summary)
     means = {"union.sum_union_statistics": "all images", "union.mean_of_datasets": "mean of targets"}
+    if own_statistics:
+        means["union.sum_own_statistics"] = "all images, each network's own statistics"
     return [
         *(Column(head, attrgetter(own), SHARE, name=f"accuracy.{own}", accent=True) for own, head in means.items()),
         Column("seconds", lambda row: row.seconds, WHOLE, page_head="training, s"),
@@ -57,10 +66,38 @@ def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSumma
     return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title)
 
 
+def _narrow(table: Table[ExperimentSummary]) -> Table[ExperimentSummary]:
+    """As it fits a terminal: what recalibrating would have done is for the page and for programs."""
+    shown = [column for column in table.columns if not column.name.endswith(RECALIBRATED)]
+    return Table(shown, table.rows, table.title)
+
+
 def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     """A row for each learner: what one network does on all targets."""
     title = f"union of {', '.join(result.targets)}: one network"
-    return Table([*attributes("learner"), *_union_columns()], result.summary, title)
+    return Table([*attributes("learner"), *_union_columns(result)], result.summary, title)
+
+
+def opinions_table(result: ExperimentResult, most: int | None = None) -> Table[tuple[str, OpinionSpread]]:
+    """What each learner's networks say of one another's datasets, the worst first; at most `most` of each learner."""
+    rows = [(row.learner, opinion) for row in result.summary for opinion in (row.opinions or ())[:most]]
+
+    def column(head: str, measure: str, kind: Kind = SHARE) -> Column[tuple[str, OpinionSpread]]:
+        return Column(head, lambda row: getattr(row[1], measure), kind, name=measure, accent=measure == "kept")
+
+    return Table(
+        [
+            Column("learner", lambda row: row[0]),
+            Column("dataset", lambda row: row[1].dataset),
+            Column("beside", lambda row: row[1].network, name="network"),
+            column("logits of both", "pair"),
+            column("kept", "kept"),
+            column("loudness", "loudness", HUNDREDTHS),
+            column("AUROC", "auroc"),
+        ],
+        rows,
+        f"opinions on one another's {result.evaluated_on} images, the worst first",
+    )
 
 
 def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
@@ -75,7 +112,7 @@ def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     seeds: Column[ExperimentSummary] = Column("seeds", lambda row: len(row.seeds), NUMBER)
     targets = [column for target in result.targets for column in _target_columns(result, target)]
     means = [mean(measure) for measure in ("before", "after", "stranger")]
-    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns()], result.summary)
+    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns(result)], result.summary)
 
 
 def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
@@ -106,5 +143,6 @@ def experiment_parts(result: ExperimentResult) -> list[Part]:
     failed = [str(run) for run in result.failed]
     if not result.summary:
         return ["every run failed", *failed, result.experiment]
-    tables = (target_table(result, target) for target in result.targets)
-    return [*tables, union_table(result), *failed, result.experiment]
+    tables = [_narrow(target_table(result, target)) for target in result.targets]
+    opinions = opinions_table(result, WORST)
+    return [*tables, union_table(result), *([opinions] if opinions.rows else []), *failed, result.experiment]

@@ -32,6 +32,11 @@ class DatasetAccuracy(Value):
     sum_own_statistics: float | None = field(default=None, metadata=LEFT_OUT)
     """With every network's own, which can be deployed as well; None where networks have channels in common."""
 
+    @property
+    def after(self) -> float:
+        """What counts: with every network's own statistics where the sum has them, else recalibrated."""
+        return self.sum if self.sum_own_statistics is None else self.sum_own_statistics
+
 
 @dataclass(frozen=True)
 class DatasetAccuracyAndAlone(DatasetAccuracy):
@@ -52,6 +57,8 @@ class UnionAccuracy(Value):
     """Every image counts alike."""
     mean_of_datasets: float
     """Every dataset counts alike."""
+    sum_own_statistics: float | None = field(default=None, metadata=LEFT_OUT)
+    """Every image counts alike, with every network's own statistics."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +70,8 @@ class StrangersAccuracy(Value):
 
     @property
     def mean_after(self) -> float:
-        """Of the sum, all datasets alike, each with its own statistics."""
-        return sum(on.sum for on in self.datasets.values()) / len(self.datasets)
+        """Of the sum, all datasets alike."""
+        return sum(on.after for on in self.datasets.values()) / len(self.datasets)
 
     def plain(self) -> dict[str, Any]:
         found = super().plain()
@@ -80,6 +87,33 @@ class StrangersAccuracyAndAlone(StrangersAccuracy):
     """The same beside what each dataset's own network does alone."""
 
     datasets: Mapping[str, DatasetAccuracyAndAlone]
+
+
+@dataclass(frozen=True)
+class Opinion(Value):
+    """What one network, alone and with its own statistics, says of one dataset's held-out images."""
+
+    network: str
+    """Called by the dataset that it was trained on."""
+    dataset: str
+    loudness: float
+    """Mean size of a centred logit: 0 is no opinion."""
+    auroc: float | None
+    """How well its greatest centred logit tells its own dataset's images from these, in [0, 1]; None on its own."""
+    pair: float | None
+    """Accuracy in [0, 1] on the dataset of its own network's logits and this network's, added up; on its own dataset,
+    the network's alone: what others would have with no opinion. None where no network was trained on the dataset."""
+
+
+@dataclass(frozen=True)
+class Opinions(Value):
+    """What networks say of one another's datasets, and all of them together: the ensemble, which no sum can be above
+    by more than luck.
+    """
+
+    ensemble: Mapping[str, float]
+    """By dataset: accuracy in [0, 1] of all networks' logits, added up; it costs as many networks' passes."""
+    each: tuple[Opinion, ...]
 
 
 @dataclass(frozen=True)
@@ -100,7 +134,7 @@ class SummedRun(Value):
 
 @dataclass(frozen=True)
 class AloneAndSum(Value):
-    """Confusions, with the union's statistics."""
+    """Confusions; of the sum as it can be deployed: with every network's own statistics, or else the union's."""
 
     alone: Matrix | None
     sum: Matrix
@@ -158,6 +192,8 @@ class SumResult(Result):
     sum: str
     """The folder; of a result that was read, the one that it was read from."""
     export: str | None = field(default=None, metadata=LEFT_OUT)
+    opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
+    """None: written by a version before 0.3."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TypeAlias
 
-from metasum.results.strangers import StrangersAccuracy, SummedRun, SumResult
-from metasum.results.table import NUMBER, PERCENT, Cell, Column, Table, attributes
+from metasum.results.strangers import Opinion, StrangersAccuracy, SummedRun, SumResult
+from metasum.results.table import HUNDREDTHS, NUMBER, PERCENT, Cell, Column, Table, attributes
 from metasum.results.terminal import Part
 
 SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell]
@@ -23,7 +23,8 @@ def sum_table(result: SumResult) -> Table[SumRow]:
     ]
     means = [found.sum_own_statistics for found in datasets.values() if found.sum_own_statistics is not None]
     mean = fmean(means) if means else None
-    rows += [("all images", "", "", union.sum_union_statistics, "")]
+    own_union = "" if union.sum_own_statistics is None else union.sum_own_statistics
+    rows += [("all images", "", "", union.sum_union_statistics, own_union)]
     rows += [("mean of datasets", "", "", union.mean_of_datasets, mean)]
     own: list[Column[SumRow]] = [Column("each network's own statistics", lambda row: row[4], PERCENT)] if means else []
     return Table(
@@ -43,10 +44,26 @@ def sum_table(result: SumResult) -> Table[SumRow]:
     )
 
 
+def opinions_table(result: SumResult) -> Table[Opinion]:
+    """What every network says of the others' datasets, those first that cost most."""
+    each = [] if result.opinions is None else [o for o in result.opinions.each if o.auroc is not None]
+    return Table(
+        (
+            Column("dataset", lambda row: row.dataset),
+            Column("beside", lambda row: row.network),
+            Column("logits of both", lambda row: row.pair, PERCENT, accent=True),
+            Column("loudness", lambda row: row.loudness, HUNDREDTHS),
+            Column("AUROC", lambda row: row.auroc, PERCENT),
+        ),
+        sorted(each, key=lambda row: row.pair or 0),
+        "opinions on one another's images",
+    )
+
+
 def operators_table(result: SumResult) -> Table[tuple[str, StrangersAccuracy]]:
     """A row for each operator."""
     datasets = (
-        Column(name, lambda row, name=name: row[1].datasets[name].sum, PERCENT)  # type: ignore[misc]
+        Column(name, lambda row, name=name: row[1].datasets[name].after, PERCENT)  # type: ignore[misc]
         for name in result.accuracy.datasets
     )
     return Table(
@@ -73,5 +90,5 @@ def runs_table(result: SumResult) -> Table[SummedRun]:
 
 
 def sum_parts(result: SumResult) -> list[Part]:
-    """Each dataset and the union under the operator asked for, then the union under every operator."""
-    return [sum_table(result), operators_table(result), result.sum]
+    """Each dataset and the union under the operator asked for, every operator, then opinions."""
+    return [sum_table(result), operators_table(result), opinions_table(result), result.sum]

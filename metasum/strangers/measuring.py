@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.merging.method import Method
+from metasum.networks.cutting import in_blocks
 from metasum.results.strangers import (
     AloneAndSum,
     DatasetAccuracy,
@@ -82,7 +84,10 @@ class MeasuredNetwork(NamedTuple):
 
     accuracy: StrangersAccuracy
     confusion: dict[str, Tensor]
-    """For each dataset, with the statistics of the union, int64 `[classes, classes]`."""
+    """For each dataset, of the network as it can be deployed, int64 `[classes, classes]`."""
+    network: nn.Module
+    """As it can be deployed, in eval mode: with every network's own statistics, or else with those of the union. It
+    may be another module than the one that was measured, of the same function (`in_blocks`)."""
 
 
 def measure(
@@ -90,30 +95,49 @@ def measure(
 ) -> MeasuredNetwork:
     """Accuracies with statistics recalibrated on each dataset, with those of the union, and with every network's own.
 
-    The network is left with the statistics of the union, in eval mode. No gradient is recorded.
+    No gradient is recorded.
 
     Args:
-        network: what is measured.
+        network: what is measured; it is left in eval mode, with `kept` or anybody's statistics.
         tasks: each dataset by name.
         calibration_batches: of unlabelled training images that recalibration reads.
         kept: every network's own statistics, where the sum can have them.
     """
-    own, by_networks = {}, dict[str, float]()
     if kept is not None:
         settle_statistics(network, "own", (), {"own": kept})
-        by_networks = {name: accuracy(network, task.evaluation()) for name, task in tasks.items()}
+    kept_network = in_blocks(network)
+    network = copy.deepcopy(kept_network)
+    deployed, recalibrated = {}, {}
+    if kept is not None:
+        deployed = {name: confusion(kept_network, task.evaluation()) for name, task in tasks.items()}
     for name, task in tasks.items():
         recalibrate(network, task.calibration(calibration_batches))
-        own[name] = accuracy(network, task.evaluation())
-    recalibrate(network, UnionTask(list(tasks.values())).calibration(calibration_batches))
-    deployed = {name: confusion(network, task.evaluation()) for name, task in tasks.items()}
-    shares = {name: share_right(matrix) for name, matrix in deployed.items()}
-    pooled = sum(int(m.diagonal().sum()) for m in deployed.values()) / sum(int(m.sum()) for m in deployed.values())
-    found = StrangersAccuracy(
-        datasets={name: DatasetAccuracy(own[name], shares[name], by_networks.get(name)) for name in tasks},
-        union=UnionAccuracy(round(pooled, 6), round(sum(shares.values()) / len(shares), 6)),
+        recalibrated[name] = accuracy(network, task.evaluation())
+    recalibrate(network, union_of(tasks).calibration(calibration_batches))
+    of_union = {name: confusion(network, task.evaluation()) for name, task in tasks.items()}
+    datasets = {
+        name: DatasetAccuracy(
+            recalibrated[name], share_right(of_union[name]), share_right(deployed[name]) if deployed else None
+        )
+        for name in tasks
+    }
+    mean = sum(found.sum_union_statistics for found in datasets.values()) / len(datasets)
+    union = UnionAccuracy(_pooled(of_union), round(mean, 6), _pooled(deployed) if deployed else None)
+    return MeasuredNetwork(
+        StrangersAccuracy(datasets=datasets, union=union),
+        deployed or of_union,
+        network if kept is None else kept_network,
     )
-    return MeasuredNetwork(found, deployed)
+
+
+def union_of(tasks: Mapping[str, Task]) -> Task:
+    """All datasets as one."""
+    return UnionTask(list(tasks.values()))
+
+
+def _pooled(matrices: Mapping[str, Tensor]) -> float:
+    """The accuracy over all datasets' images."""
+    return share_right(torch.stack(list(matrices.values())).sum(dim=0))
 
 
 def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:

@@ -14,6 +14,8 @@ from torch import nn
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
+from metasum.networks.build import GROUPS
+from metasum.networks.cutting import block_count, grouped
 from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.report.sum_page import write_sum_report
@@ -28,7 +30,9 @@ from metasum.strangers.measuring import (
     lines_between,
     measure,
     tasks_of,
+    union_of,
 )
+from metasum.strangers.opinions import opinions_of
 from metasum.strangers.request import SumRequest
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run, same_start
 from metasum.tasks.task import ImageTask
@@ -36,6 +40,7 @@ from metasum.training.analysis import mistakes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
+from metasum.weights.statistics import recalibrate
 from metasum.weights.storage import save_weights
 
 
@@ -58,7 +63,8 @@ def sum_runs(
         out: the result goes to `<out>/sums/<name>`.
         name: [default: `<target>+<target>…-<operator>`].
         overwrite: replace a result that is there.
-        export: write the result, with the union's statistics, to this .safetensors file.
+        export: write the result to this .safetensors file, with every network's own statistics where it can have
+            them, else with the union's. Independent blocks are written as grouped layers.
         report: draw report.html.
         display: what is told about progress [default: nothing].
 
@@ -94,7 +100,7 @@ def sum_runs(
         )
         if file is not None:
             told = {"operator": request.operator, "datasets": json.dumps(request.datasets(opened))}
-            save_weights(file, network.state_dict(), metadata={"architecture": opened[0].plan.architecture, **told})
+            _export(file, network, {"architecture": opened[0].plan.architecture, **told})
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)
@@ -116,6 +122,13 @@ def _file(path: Path, overwrite: bool) -> Path:
     return path
 
 
+def _export(file: Path, network: nn.Module, told: dict[str, str]) -> None:
+    """Writes a network, its independent blocks as grouped layers."""
+    if (count := block_count(network)) > 1:
+        network, told = grouped(network, count), {**told, GROUPS: str(count)}
+    save_weights(file, network.state_dict(), metadata=told)
+
+
 def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
     """The datasets to measure on, and those that the operator looks at; the runs' networks move to their device."""
     device = make_fabric(request.device).device
@@ -135,34 +148,37 @@ def _measure(
     names: Sequence[str],
     display: Display,
 ) -> tuple[dict[str, Any], nn.Module]:
-    """Fields of the result, and the network that the first method makes, with the union's statistics.
+    """Fields of the result, and the network that the first method makes, as it can be deployed.
 
     The first method is the operator; `names` are those of the datasets to measure on.
     """
     tasks = {name: loaded[name] for name in names}
     batches = max(run.plan.evaluation.calibration_batches for run in runs)
     endpoints = endpoints_of(runs, loaded, batches=batches)
-    networks: dict[str, nn.Module] = {}
+    merged: dict[str, nn.Module] = {}
     measured: dict[str, MeasuredNetwork] = {}
     for name, method in methods.items():
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
-        networks[name] = merge_runs(runs, endpoints, method)
-        measured[name] = measure(networks[name], tasks, batches, kept=kept_statistics(runs, method))
+        merged[name] = merge_runs(runs, endpoints, method)
+        measured[name] = measure(merged[name], tasks, batches, kept=kept_statistics(runs, method))
     operator = next(iter(methods))
     found = {
         **beside_alone(measured[operator], confusions_alone(runs, tasks)),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
         "mistakes": {
-            run.target: mistakes(run.network, networks[operator], tasks[run.target])
+            run.target: mistakes(run.network, measured[operator].network, tasks[run.target])
             for run in runs
             if run.target in tasks
         },
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
+        "opinions": opinions_of(runs, tasks),
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }
-    return found, networks[operator]
+    if kept_statistics(runs, methods[operator]) is None:
+        recalibrate(merged[operator], union_of(tasks).calibration(batches))
+    return found, merged[operator]
 
 
 def _summed_run(run: FinishedRun, folder: Path, out: Path) -> SummedRun:

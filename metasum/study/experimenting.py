@@ -143,7 +143,7 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
             if not isinstance(measured, Measurement):
                 continue
             own = [runs[target, learner, seed] for target in study.targets]
-            rows.append(ExperimentRow.of(own, measured.accuracy))
+            rows.append(ExperimentRow.of(own, measured.accuracy, measured.opinions))
             if study.looked_into(learner, seed) and measured.line is not None:
                 lines[learner] = measured.line
     names = (*study.targets, study.support)

@@ -12,11 +12,12 @@ from metasum.config import options_of
 from metasum.files import make_folder, read_json, write_json
 from metasum.merging import METHODS
 from metasum.results.pictures import Line
-from metasum.results.strangers import StrangersAccuracy
+from metasum.results.strangers import Opinions, StrangersAccuracy
 from metasum.results.surroundings import Failed, Settings
 from metasum.results.value import LEFT_OUT, Value, to_plain
 from metasum.run.request import Request
 from metasum.strangers.measuring import kept_statistics, measure, tasks_of
+from metasum.strangers.opinions import opinions_of
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import kept
@@ -36,6 +37,7 @@ class Measurement(Value):
     identity: Settings
     """The networks and settings that it is about."""
     accuracy: StrangersAccuracy
+    opinions: Opinions
     line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
     """Between the first two networks, where it was asked for."""
 
@@ -81,7 +83,8 @@ class StrangersSum:
             endpoints = endpoints_of(runs, tasks, batches=batches)
             network = merge_runs(runs, endpoints, method)
             own = kept_statistics(runs, method)
-            found = Measurement(identity, measure(network, tasks, batches, kept=own).accuracy)
+            accuracy = measure(network, tasks, batches, kept=own).accuracy
+            found = Measurement(identity, accuracy, opinions_of(runs, tasks))
         if self.line:
             line = interpolate(runs[0].network, runs[1].network, tasks)
             found = dataclasses.replace(found, line=line)
@@ -106,6 +109,8 @@ def _kept_in(file: Path, identity: Settings) -> Measurement | None:
     if not file.is_file():
         return None
     before = read_json(file)
+    if "opinions" not in before:  # of a version that did not measure them
+        return None
     about = before.get("identity")
     if not isinstance(about, dict) or not isinstance(about.get("merging"), dict):
         return None

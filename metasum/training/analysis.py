@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from metasum.networks.cutting import in_blocks
 from metasum.results.pictures import Analysis, Confusions, Line, Matrix, Mistake
 from metasum.training.evaluation import FinalEvaluation, accuracy
 from metasum.types import Sides, Task
@@ -52,7 +53,7 @@ def interpolate(first: nn.Module, second: nn.Module, tasks: Mapping[str, Task]) 
     curves: dict[str, list[float]] = {name: [] for name in tasks}
     for alpha in alphas:
         between = {name: torch.lerp(theirs[name].detach(), ours[name].detach(), alpha) for name in ours}
-        network = with_parameters(first, between)
+        network = in_blocks(with_parameters(first, between))
         for name, task in tasks.items():
             curves[name].append(accuracy(recalibrate(network, images[name]), task.evaluation(LINE_IMAGES)))
     return Line(tuple(alphas), {name: tuple(curve) for name, curve in curves.items()})
