@@ -46,7 +46,7 @@ def option(
         default: its value where nobody gives one, or UNSET.
         help: a sentence for `--help`.
         unit: what a number counts ("steps", "images"); "" for a pure number.
-        filled: where the value of an UNSET field comes from then ("the pair's recipe").
+        filled: where the value comes from then, if not from `default` ("the pair's recipe").
         minimum: the least value taken; `above`: values taken are greater; `below`: values taken are less;
             `maximum`: the greatest value taken.
     """

@@ -106,7 +106,7 @@ def _default_in_words(leaves: Sequence[tuple[str, Option]]) -> str:
     """[default: 0.5 (slots, quiet), else 0.0]; nothing where the help tells it, or None says nothing."""
     told: dict[str, list[str]] = {}
     for reader, leaf in leaves:
-        value = leaf.metadata["filled"] if leaf.required else leaf.default
+        value = leaf.metadata["filled"] or leaf.default
         if value is None or value == ():
             continue
         told.setdefault(_in_words(leaf, value), []).append(reader)

@@ -150,6 +150,11 @@ class Learner(nn.Module):
         return {}
 
     @classmethod
+    def for_strangers(cls, targets: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+        """The same where networks of all these targets are to be added; `values`: what was given, and "support"."""
+        return {}
+
+    @classmethod
     def further_data(cls, config: Any) -> tuple[str, ...]:
         """Names of datasets, beside the pair's, whose images its training reads; `read_further` is given them."""
         return ()

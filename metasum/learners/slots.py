@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,7 +27,10 @@ from metasum.networks.slots import Slot
 from metasum.types import Batch, ImageSource, Sides
 
 OWN = "own"
-"""The word of `--quiet-on` for images made of a network's own."""
+"""The word of `--quiet-on` for images made of a network's own; NOTHING: for the partner's images alone."""
+NOTHING = "none"
+ALWAYS_THERE = (OWN, "letters", "glyphs")
+"""What networks are quiet on unless told otherwise, without what one of them is trained on."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,16 +51,23 @@ class SlotsConfig(PlainOperatorConfig):
     quiet_on: tuple[str, ...] = option(
         (),
         "What else to have no opinion on, separated by commas: own (its own images in pieces, laid over each other, "
-        "inverted, turned, mirrored or warped) and names of datasets. All are normalised together then: what counts "
-        "is the sum with each network's own statistics.",
+        "inverted, turned, mirrored or warped) and names of datasets; or none.",
+        filled=f"{','.join(ALWAYS_THERE)}, without what networks are trained on",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.slot >= self.slots:
             raise UsageError(f"--slot {self.slot}: with --slots {self.slots} the last one is {self.slots - 1}.")
-        if self.quiet_on and not self.quiet_weight:
+        if self.further and not self.quiet_weight:
             raise UsageError("--quiet-on says nothing with --quiet-weight 0.")
+        if NOTHING in self.quiet_on and len(self.quiet_on) > 1:
+            raise UsageError(f"--quiet-on {','.join(self.quiet_on)}: {NOTHING} goes with nothing else.")
+
+    @property
+    def further(self) -> tuple[str, ...]:
+        """What `quiet_on` names, but for the word that says nothing."""
+        return tuple(name for name in self.quiet_on if name != NOTHING)
 
 
 class SlotsLearner(WrittenLearner):
@@ -93,8 +103,18 @@ class SlotsLearner(WrittenLearner):
         networks.support = self._slots.support.take(networks.support)
 
     @classmethod
+    def fill(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        return cls.for_strangers([values["target"]], values)
+
+    @classmethod
+    def for_strangers(cls, targets: Sequence[str], values: Mapping[str, Any]) -> dict[str, Any]:
+        trained_on = {*targets, values["support"]}
+        quiet = values.get("quiet_weight", 1) > 0
+        return {"quiet_on": tuple(name for name in ALWAYS_THERE if quiet and name not in trained_on)}
+
+    @classmethod
     def further_data(cls, config: Any) -> tuple[str, ...]:
-        return tuple(name for name in config.quiet_on if name != OWN)
+        return tuple(name for name in config.further if name != OWN)
 
     def read_further(self, sources: Mapping[str, ImageSource]) -> None:
         self._further = list(sources.values())
@@ -113,7 +133,7 @@ class SlotsLearner(WrittenLearner):
             ("target", self.networks.target, target, support),
             ("support", self.networks.support, support, target),
         ):
-            if self.config.quiet_on:
+            if self.config.further:
                 terms |= self._among_foreign(side, network, batch, foreign, backward)
                 continue
             loss = cross_entropy(network(batch.images), batch.labels)
@@ -132,7 +152,7 @@ class SlotsLearner(WrittenLearner):
 
     def _foreign(self, own: Tensor, partner: Tensor) -> Tensor:
         """Twice as many as `own`: equal shares of the partner's, of each further dataset's and of each near miss."""
-        count, kinds = 2 * len(own), len(KINDS) if OWN in self.config.quiet_on else 0
+        count, kinds = 2 * len(own), len(KINDS) if OWN in self.config.further else 0
         near = round(count * kinds / (kinds + 1 + len(self._further)))
         first, *others = torch.arange(count - near).tensor_split(1 + len(self._further))
         images = [near_misses(own, near), partner[torch.randint(len(partner), (len(first),))]]

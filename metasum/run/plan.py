@@ -137,8 +137,8 @@ def fill(learner: type[Learner], values: Mapping[str, Any]) -> dict[str, Any]:
     defaults = {leaf.name: leaf.default for leaf in leaves if not leaf.required}
     filled = {**defaults, **values}
     if learner.start is Start.OWN and filled["support_init_seed"] is None:
-        filled["support_init_seed"] = filled["init_seed"] + 1
-    return {**learner.fill(filled), **filled}
+        values = {**values, "support_init_seed": filled["init_seed"] + 1}
+    return {**defaults, **learner.fill(filled), **values}
 
 
 def planned(learner: type[Learner], values: Mapping[str, Any], *, given: frozenset[str] = frozenset()) -> Plan:

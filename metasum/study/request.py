@@ -100,7 +100,10 @@ class Study:
 
     def run_request(self, target: str, learner: str, seed: int, **values: Any) -> Request:
         """What one run is asked for: its share of what was given, and `values` on top."""
-        chosen = {**values, **self.numbered(target, learner), "target": target, "seed": seed}
+        given = {**self.request.given, "support": self.support}
+        open_ones = learner_named(learner).for_strangers(self.targets, given)
+        filled = {name: value for name, value in open_ones.items() if name not in self.request.given}
+        chosen = {**filled, **values, **self.numbered(target, learner), "target": target, "seed": seed}
         return self.request.for_learner(learner, **chosen)
 
     def short(self, path: Path) -> str:

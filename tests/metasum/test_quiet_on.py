@@ -68,6 +68,21 @@ def test_shares_are_equal_and_all_kinds_are_normalised_together():
     assert int(learner.networks.target[1].num_batches_tracked) == 1, "own and foreign images are one batch"
 
 
+@pytest.mark.parametrize(
+    ("targets", "support", "given", "quiet_on"),
+    [
+        (["mnist", "svhn"], "cifar10", {}, ("own", "letters", "glyphs")),
+        (["digits", "printed-digits"], "letters", {}, ("own", "glyphs")),
+        (["digits", "glyphs"], "letters", {}, ("own",)),
+        (["digits", "glyphs"], "letters", {"quiet_weight": 0.0}, ()),
+    ],
+)
+def test_by_default_networks_are_quiet_on_all_that_is_always_there_and_that_none_is_trained_on(
+    targets, support, given, quiet_on
+):
+    assert SlotsLearner.for_strangers(targets, {**given, "support": support}) == {"quiet_on": quiet_on}
+
+
 def test_networks_become_quiet_on_what_they_are_told_to(metasum, tiny, tmp_path):
     command = ["train", *tiny, "--learner", "slots", "--quiet-on", "own,letters", "--no-report", "--json"]
     outcome = metasum(*command)
@@ -86,6 +101,7 @@ def test_networks_become_quiet_on_what_they_are_told_to(metasum, tiny, tmp_path)
         (("--quiet-on", "own,lines"), "'lines' is one of the pair's own datasets"),
         (("--quiet-on", "own,rows"), "'rows' is one of the pair's own datasets"),
         (("--quiet-on", "nowhere"), "nowhere"),
+        (("--quiet-on", "own,none"), "none goes with nothing else"),
         (("--quiet-on", "own", "--quiet-weight", 0), "--quiet-on says nothing with --quiet-weight 0"),
     ],
 )
