@@ -37,6 +37,9 @@ class MergingLearner(Learner):
     def operators(self) -> tuple[str, ...]:
         return (self.merges.name,)
 
+    def keeps_functions(self, operator: str | None = None) -> bool:
+        return self.merges.keeps_functions
+
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         own = self.target_network(), self.support_network()
         endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]

@@ -80,12 +80,14 @@ class NetworkConfig(Checked):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvaluationConfig(Checked):
-    """How the sum is measured."""
+    """How the networks alone and their sum are measured."""
 
-    statistics: Statistics = option(
-        "recalibrate",
-        "Batch-norm statistics of the sum when measured: recomputed on training images of the dataset it is "
-        "measured on, the target's or support's own, or those learned in training.",
+    statistics: Statistics | None = option(
+        None,
+        "Batch-norm statistics when measured: recalibrate, of the networks alone and of the sum, on training images of "
+        "the dataset at hand; or each network's running ones, and of the sum every network's own (where they have no "
+        "channel in common), the target's or support's, or those learned in training [default: own where the networks "
+        "have no channel in common, as slots, else recalibrate].",
     )
     calibration_batches: int = option(
         16, "Training batches that recalibration reads.", unit="batches of 256", minimum=1

@@ -6,7 +6,7 @@ from typing import Literal
 
 Operator = Literal["sum", "average", "task-arithmetic", "learned"]
 Backend = Literal["learn2learn", "torch", "higher"]
-Statistics = Literal["recalibrate", "target", "support", "learned"]
+Statistics = Literal["recalibrate", "own", "target", "support", "learned"]
 Augmentation = Literal["none", "shift", "shift-flip"]
 HeldOut = Literal["test", "validation"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]

@@ -16,7 +16,7 @@ from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
 from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Buffers, ImageSource, Sides
-from metasum.weights.composition import OPERATORS, operator_named
+from metasum.weights.composition import OPERATORS, keeps_functions, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
 
 Terms: TypeAlias = dict[str, Tensor]
@@ -67,6 +67,8 @@ class TrainedLearner(Trainable, Protocol):
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]: ...
 
     def sum_statistics(self) -> Buffers | None: ...
+
+    def keeps_functions(self, operator: str | None = None) -> bool: ...
 
 
 class Start(enum.Enum):
@@ -214,6 +216,14 @@ class Learner(nn.Module):
     def sum_statistics(self) -> Buffers | None:
         """The statistics that the third network kept in training, where training runs it."""
         return self.networks.sum_statistics() if self.trains_sum else None
+
+    def keeps_functions(self, operator: str | None = None) -> bool:
+        """Whether networks without a channel in common, each with its own statistics, compute in the sum as alone.
+
+        Args:
+            operator: one of `operators` [default: the first].
+        """
+        return keeps_functions(operator or self.operators[0])
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """The target's parameters (with learned coefficients), then the support's; a shared one is the target's."""

@@ -10,11 +10,11 @@ from metasum.errors import UsageError
 from metasum.learners.adaptation import Clone, Clones, inner_rule
 from metasum.learners.detached import DetachedSum
 from metasum.types import Parameters
-from metasum.weights.composition import LearnedSum, Operator, operator_named, task_arithmetic
+from metasum.weights.composition import LearnedSum, Operator, keeps_functions, operator_named, task_arithmetic
 from metasum.weights.parameters import BufferSet, buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
-from metasum.weights.statistics import settle_statistics
+from metasum.weights.statistics import settle_statistics, sources_of
 from metasum.weights.structure import summable_copy
 
 
@@ -204,15 +204,17 @@ class MetaSum(nn.Module):
             calibration: unlabelled images `[N, C, H, W]`, read where `statistics` is "recalibrate".
             operator: another operator than the one trained with.
             statistics: whose batch-norm statistics it normalises by: "recalibrate" computes them on
-                `calibration`; "target" and "support" copy that network's; "learned" takes those kept in training.
+                `calibration`; "own" takes every network's, where no channel is shared; "target" and "support" copy
+                that network's; "learned" takes those kept in training.
 
         Raises:
-            UsageError: an unknown policy; or "learned" where training never ran the sum.
+            UsageError: an unknown policy; "own" where the sum cannot have them; or "learned" where training never ran
+                the sum.
         """
         network = with_parameters(self.target, self.composed(operator))
-        sources = {
-            "target": buffers_of(self.target),
-            "support": buffers_of(self.support),
-            "learned": self._statistics.by_name(),
-        }
+        sources = sources_of(
+            {"target": self.target, "support": self.support},
+            learned=self._statistics.by_name(),
+            keeps_functions=keeps_functions(operator or self.operator),
+        )
         return settle_statistics(network, statistics, calibration, sources)

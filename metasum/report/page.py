@@ -99,6 +99,8 @@ class PageTable(NamedTuple):
     heads: list[tuple[str, str]]
     """Text and CSS classes; none where no column has a head."""
     rows: list[list[PageCell]]
+    notes: list[str]
+    """Sentences below it."""
 
 
 def on_page(table: Table[Any]) -> PageTable:
@@ -112,6 +114,7 @@ def on_page(table: Table[Any]) -> PageTable:
         headline=any(column.accent for column in columns),
         heads=heads if any(text for text, _ in heads) else [],
         rows=[[_cell(column, row) for column in columns] for row in table.rows],
+        notes=list(table.notes),
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from metasum.results.value import Value
+from metasum.results.value import LEFT_OUT, Value
 
 SIDES = ("target", "support")
 
@@ -22,6 +22,8 @@ class BeforeAfter(Value):
 
     before: float
     after: float
+    before_running: float | None = field(default=None, metadata=LEFT_OUT)
+    """Of the network alone with its running batch-norm statistics, where `before` has recalibrated ones; else None."""
 
     @property
     def drop(self) -> float:
@@ -74,6 +76,12 @@ class Spread(Value):
         """Over the values that there are."""
         known = [value for value in values if value is not None]
         return cls(statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None)
+
+    @classmethod
+    def of_all(cls, values: Iterable[float | None]) -> Spread | None:
+        """Over all the values; None where one is not there, so that it would be of other seeds than its neighbours."""
+        found = list(values)
+        return None if None in found else cls.of(found)
 
 
 @dataclass(frozen=True)

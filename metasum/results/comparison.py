@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from metasum.results.accuracy import SIDES, BeforeAfter, Evaluation, Spread
@@ -11,7 +11,7 @@ from metasum.results.pictures import LayerGeometry, Line
 from metasum.results.run import RunResult
 from metasum.results.surroundings import DatasetFacts, Failed, Settings, Tuned
 from metasum.results.upgrade import Plain
-from metasum.results.value import Result, Value
+from metasum.results.value import LEFT_OUT, Result, Value
 
 MEASURES = ("before", "after", "drop", "retention")
 COSTS = ("seconds", "sum_seconds", "peak_bytes", "images_per_second")
@@ -38,7 +38,8 @@ class ComparisonRow(Value):
 
     def plain(self) -> dict[str, Any]:
         accuracy = {
-            side: {measure: getattr(found, measure) for measure in MEASURES} for side, found in self.accuracy.sides()
+            side: {**found.plain(), **{measure: getattr(found, measure) for measure in MEASURES}}
+            for side, found in self.accuracy.sides()
         }
         return {**super().plain(), "accuracy": accuracy}
 
@@ -66,6 +67,8 @@ class SideSpread(Value):
     drop: Spread
     """before - after, seed by seed; `retention`: after / before."""
     retention: Spread
+    before_running: Spread | None = field(default=None, metadata=LEFT_OUT)
+    """None: not of every seed; see `BeforeAfter`."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,8 @@ class ComparisonSummary(Value):
 
 
 def _spread(found: Sequence[BeforeAfter]) -> SideSpread:
-    return SideSpread(*(Spread.of(getattr(each, measure) for each in found) for measure in MEASURES))
+    spreads = {measure: Spread.of(getattr(each, measure) for each in found) for measure in MEASURES}
+    return SideSpread(**spreads, before_running=Spread.of_all(each.before_running for each in found))
 
 
 def summarise(rows: Sequence[ComparisonRow]) -> tuple[ComparisonSummary, ...]:

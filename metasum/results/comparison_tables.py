@@ -7,6 +7,7 @@ from statistics import fmean
 
 from metasum.results.accuracy import SIDES
 from metasum.results.comparison import COSTS, MEASURES, ComparisonResult, ComparisonRow, ComparisonSummary
+from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import GIBIBYTES, NUMBER, SHARE, TENTHS, WHOLE, Column, Table, attributes
 from metasum.results.terminal import Part
 
@@ -31,7 +32,9 @@ def _cost_columns() -> list[Column[ComparisonSummary]]:
 def side_table(result: ComparisonResult, side: str) -> Table[ComparisonSummary]:
     """A row for each learner: what it does on one side's dataset."""
     title = f"{result.dataset(side)} ({side}), % of {result.evaluated_on} images"
-    return Table([*attributes("learner"), *_side_columns(side)], result.summary, title)
+    alone = ((row.learner, getattr(row, side)) for row in result.summary)
+    notes = unsettled((alone_over_seeds(*own) for own in alone), on=f" on {result.dataset(side)}, mean over the seeds")
+    return Table([*attributes("learner"), *_side_columns(side)], result.summary, title, notes)
 
 
 def costs_table(result: ComparisonResult) -> Table[ComparisonSummary]:
@@ -51,9 +54,15 @@ def summary_table(result: ComparisonResult) -> Table[ComparisonSummary]:
 
 def rows_table(result: ComparisonResult) -> Table[ComparisonRow]:
     """The runs, for programs."""
-    measures = (f"accuracy.{side}.{measure}" for side in SIDES for measure in MEASURES)
+    measures = (f"accuracy.{side}.{measure}" for side in SIDES for measure in _measures(result, side))
     run: Column[ComparisonRow] = Column("run", lambda row: row.run, only="csv")
     return Table([*attributes("learner", "seed", "operator", *measures, *COSTS), run], result.rows)
+
+
+def _measures(result: ComparisonResult, side: str) -> tuple[str, ...]:
+    """Names of what was measured on a side, in the order of columns."""
+    known = any(getattr(row.accuracy, side).before_running is not None for row in result.rows)
+    return (*MEASURES, "before_running") if known else MEASURES
 
 
 def comparison_parts(result: ComparisonResult) -> list[Part]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from metasum.results.accuracy import AfterSum, BeforeAfter, Evaluation
+from metasum.results.settled import Alone, unsettled
 from metasum.results.table import PERCENT, POINTS, Aside, Column, Table
 from metasum.results.terminal import Part
 from metasum.results.value import LEFT_OUT, Result
@@ -42,6 +43,10 @@ class RunResult(Result):
     """The name of the run beside it whose networks it merged, and whose training it tells; None: it trained its own."""
     coefficients: tuple[float, ...] | None = field(default=None, metadata=LEFT_OUT)
     """Those that were learned for the sum."""
+    statistics: str | None = field(default=None, metadata=LEFT_OUT)
+    """The policy by which batch-norm statistics were settled: of the sum, and of each network alone where it is
+    "recalibrate"; else alone they are the running ones. None: of an earlier version, which recalibrated the sum only,
+    unless it was told otherwise."""
 
     def dataset(self, side: str) -> str:
         """The name of the "target"'s dataset, or of the "support"'s."""
@@ -58,6 +63,7 @@ def accuracy_table(result: RunResult) -> Table[tuple[str, BeforeAfter]]:
             Column("change, points", lambda row: row[1].after - row[1].before, POINTS),
         ),
         result.accuracy.sides(),
+        notes=unsettled(Alone(result.dataset(s), own.before, own.before_running) for s, own in result.accuracy.sides()),
     )
 
 

@@ -119,6 +119,8 @@ class Table(Generic[Row]):
     rows: Sequence[Row]
     title: str = ""
     """A line above it on the terminal."""
+    notes: Sequence[str] = ()
+    """Sentences below it, for people."""
 
     def on(self, medium: Medium) -> list[Column[Row]]:
         """The columns that a medium shows."""

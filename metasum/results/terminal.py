@@ -32,6 +32,8 @@ def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> N
             console.print(title, highlight=False, markup=False, soft_wrap=True)  # no path is broken
         if not isinstance(part, str):
             console.print(rich_table(part), highlight=False, markup=False)
+            for note in part.notes:
+                console.print(note, highlight=False, markup=False, soft_wrap=True)
 
 
 def rich_table(table: Table[Any]) -> RichTable:

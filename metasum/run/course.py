@@ -18,7 +18,7 @@ from metasum.run.parts import further_data, make_learner, make_networks
 from metasum.run.plan import Plan
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import Evaluator
+from metasum.training.evaluation import Evaluator, statistics_of
 from metasum.training.harness import Harness
 from metasum.training.opening import opened
 from metasum.training.processes import Processes
@@ -70,7 +70,10 @@ class Course:
         self._networks = networks
         self._further = further_data(plan)
         self._learner = make_learner(networks, plan, together.fabric, further=self._further, note=display.note)
-        _check_network(self._learner.target_network(), self._initial, plan)
+        alone = Sides(self._learner.target_network(), self._learner.support_network())
+        _check_network(alone.target, self._initial, plan)
+        policy = together.agreed(lambda: statistics_of(self._learner, alone, plan.evaluation.statistics))
+        self._plan = plan.having(statistics=policy)
         self._tasks = Sides(
             *(
                 ImageTask(

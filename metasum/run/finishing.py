@@ -70,6 +70,7 @@ def finish(
         sum_seconds=round(final.sum_seconds, 2),
         peak_bytes=peak_bytes(harness.fabric.device),
         operator=operator,
+        statistics=final.statistics,
         accuracy=final.accuracy,
         after_by_operator={name: AfterSum(**shares) for name, shares in final.after_by_operator.items()},
         evaluated_on=plan.data.evaluate_on,

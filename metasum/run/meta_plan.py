@@ -16,6 +16,7 @@ from metasum.tasks.distribution import TaskDistribution, Variations
 from metasum.tasks.pairs import Recipe
 from metasum.tasks.task import ImageTask, validation_split
 from metasum.types import Dataset
+from metasum.weights.statistics import RECALIBRATE
 
 EVALUATION_SEED = 2**62  # of the tasks of an evaluation: none that a --meta-seed is likely to have
 
@@ -51,6 +52,7 @@ def meta_plan(request: Request, datasets: tuple[str, ...]) -> Plan:
         "steps": values["meta_steps"],
         "learning_rate": values["meta_learning_rate"],
         "batch_size": values["meta_batch_size"],
+        "statistics": RECALIBRATE,  # it reads none; earlier versions wrote this word down
     }
     return planned(MetaLearntLearner, values, given=frozenset(given))
 

@@ -20,10 +20,11 @@ from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
+from metasum.training.evaluation import statistics_of
 from metasum.training.layout import checked_layout
 from metasum.training.optimisation import place
 from metasum.training.processes import Processes
-from metasum.types import Dataset
+from metasum.types import Dataset, Sides
 from metasum.weights.composition import OPERATORS
 from metasum.weights.storage import load_into
 
@@ -64,7 +65,7 @@ def new_learner(plan: Plan, networks: MetaSum | None = None, further: Mapping[st
         further: what `further_data` returns for the plan [default: loaded].
 
     Raises:
-        UsageError: a setting asks for a sum that its training does not run.
+        UsageError: a setting asks for a sum that its training does not run, or for statistics that it cannot have.
         ArchitectureError: the learner cannot take this network.
     """
     learner = plan.learner_class(networks or make_networks(plan), plan.own, seed=plan.seed)
@@ -74,6 +75,8 @@ def new_learner(plan: Plan, networks: MetaSum | None = None, further: Mapping[st
     for flag, value in asked.items():
         if value == "learned" and not learner.trains_sum:
             raise UsageError(f"{flag} learned: learner {plan.learner!r} does not run the sum in training.")
+    if plan.evaluation.statistics == "own":
+        statistics_of(learner, Sides(learner.target_network(), learner.support_network()), "own")  # or it is refused
     return learner
 
 

@@ -28,6 +28,7 @@ from metasum.study.request import Study, StudyRequest
 from metasum.study.strangers import Measurement, measurement_name, operator_of, strangers_cells, strangers_failures
 from metasum.study.tracking import track_study
 from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
+from metasum.weights.statistics import RECALIBRATE
 
 TARGETS = ("digits", "printed-digits")
 
@@ -87,8 +88,11 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
     names = _learners(asked, len(targets))
     label = f"{'+'.join(targets)}+{asked.request['support']}"
     check_folder_name("--targets", label)
-    if asked.request["statistics"] != "recalibrate":
-        raise UsageError("--statistics: sums of strangers are measured with recalibrated statistics.")
+    if asked.request["statistics"] not in (None, RECALIBRATE):
+        raise UsageError(
+            "--statistics: sums of strangers are measured with recalibrated statistics, and with every network's own "
+            "where they have no channel in common; leave it out."
+        )
     study = study_of(asked, learners=names, targets=targets, place=asked.out / "experiments" / label)
     for name in names:
         numbered = learner_named(name).numbered

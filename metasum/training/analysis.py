@@ -32,7 +32,7 @@ def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> An
     pairs = zip(Sides._fields, final.confusion_before, final.confusion_after, strict=True)
     return Analysis(
         confusion={side: Confusions(as_rows(before), as_rows(after)) for side, before, after in pairs},
-        mistakes=mistakes(final.alone.target, final.summed.target, tasks.target),
+        mistakes=mistakes(final.measured_alone.target, final.summed.target, tasks.target),
         interpolation=interpolate(*final.alone, dict(zip(names, tasks, strict=True))),
     )
 

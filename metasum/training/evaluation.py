@@ -1,4 +1,7 @@
-"""The only evaluation loop: accuracy before and after the sum, on the target's images and on the support's."""
+"""The only evaluation loop: accuracy before and after the sum, on the target's images and on the support's.
+
+Both are measured alike: where the sum's statistics are recalibrated on the images at hand, so are the network's alone.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,16 @@ from torch import Tensor, nn
 from metasum.config.sections import EvaluationConfig
 from metasum.learners.learner import TrainedLearner
 from metasum.results.accuracy import BeforeAfter, Evaluation
-from metasum.types import Batch, Sides, Task
-from metasum.weights.parameters import buffers_of
-from metasum.weights.statistics import settle_statistics
+from metasum.types import Batch, Buffers, Sides, Task
+from metasum.weights.copies import copy_of
+from metasum.weights.statistics import (
+    RECALIBRATE,
+    normalisers,
+    recalibrate,
+    settle_statistics,
+    settled_policy,
+    sources_of,
+)
 
 Autocast = Callable[[], AbstractContextManager[object]]
 
@@ -27,8 +37,12 @@ class FinalEvaluation(NamedTuple):
     accuracy: Evaluation
     after_by_operator: dict[str, dict[str, float]]
     """Accuracy of the sum on "target" and "support" under each operator, statistics recalibrated on each."""
+    statistics: str
+    """The policy by which statistics were settled."""
     alone: Sides[nn.Module]
-    """Each network alone."""
+    """Each network alone, as it was trained."""
+    measured_alone: Sides[nn.Module]
+    """The same as it was measured: with recalibrated statistics a copy."""
     summed: Sides[nn.Module]
     """The sum as it was measured on each dataset."""
     confusion_before: Sides[Tensor]
@@ -68,7 +82,7 @@ def share_right(matrix: Tensor) -> float:
 class Evaluator:
     """Measures a learner on fixed images.
 
-    Where statistics are recalibrated, a sum that is measured on a dataset gets them from that dataset.
+    Where statistics are recalibrated, a network or sum that is measured on a dataset gets them from that dataset.
 
     Args:
         target: the target's task; `support` likewise.
@@ -81,22 +95,29 @@ class Evaluator:
         self._settings, self._autocast = settings, autocast
 
     def on_the_way(self, learner: TrainedLearner, *, limit: int | None = None) -> Evaluation:
-        """Accuracies of target, support and sum, on at most `limit` images of each dataset."""
+        """Accuracies of target, support and sum, on at most `limit` images of each dataset.
+
+        With a limit, statistics are of at most as many images, and of half of those that there are (a batch at least):
+        a network alone and the sum together read no more than one reads without.
+        """
         with self._autocast():
             alone = Sides(learner.target_network(), learner.support_network())
-            before = self._confusions(alone, limit)
-            summed = settled_sum(learner, alone, self._images(), statistics=self._settings.statistics)
+            images, statistics = self._images(limit), statistics_of(learner, alone, self._settings.statistics)
+            before = self._confusions(settled_alone(alone, images, statistics), limit)
+            summed = settled_sum(learner, alone, images, statistics=statistics)
             return _evaluation(before, self._confusions(summed, limit))
 
     def everything(self, learner: TrainedLearner) -> FinalEvaluation:
         """Accuracies on all images, under every operator, and the sum itself; each sum is made once."""
-        own = (learner.operators[0], self._settings.statistics)
         after: dict[tuple[str, str], Sides[Tensor]] = {}
         seconds: dict[tuple[str, str], float] = {}
         with self._autocast():
             alone = Sides(learner.target_network(), learner.support_network())
-            before = self._confusions(alone)
-            for operator, statistics in dict.fromkeys([own, *((o, "recalibrate") for o in learner.operators)]):
+            policy = statistics_of(learner, alone, self._settings.statistics)
+            measured = settled_alone(alone, self._images(), policy)
+            before, own = self._confusions(measured), (learner.operators[0], policy)
+            running = self._running(alone) if policy == RECALIBRATE else Sides(None, None)
+            for operator, statistics in dict.fromkeys([own, *((o, RECALIBRATE) for o in learner.operators)]):
                 images, started = self._images(), time.perf_counter()
                 networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics)
                 seconds[operator, statistics] = time.perf_counter() - started
@@ -104,11 +125,19 @@ class Evaluator:
                 if (operator, statistics) == own:
                     summed = networks
         by_operator = {
-            operator: {side: share_right(m) for side, m in after[operator, "recalibrate"]._asdict().items()}
+            operator: {side: share_right(m) for side, m in after[operator, RECALIBRATE]._asdict().items()}
             for operator in learner.operators
         }
         return FinalEvaluation(
-            _evaluation(before, after[own]), by_operator, alone, summed, before, after[own], seconds[own]
+            accuracy=_evaluation(before, after[own], running),
+            after_by_operator=by_operator,
+            statistics=policy,
+            alone=alone,
+            measured_alone=measured,
+            summed=summed,
+            confusion_before=before,
+            confusion_after=after[own],
+            sum_seconds=seconds[own],
         )
 
     def _confusions(self, networks: Sides[nn.Module], limit: int | None = None) -> Sides[Tensor]:
@@ -118,9 +147,51 @@ class Evaluator:
         )
         return Sides(target, support)
 
-    def _images(self) -> Sides[Sequence[Tensor]]:
-        target, support = (list(task.calibration(self._settings.calibration_batches)) for task in self.tasks)
+    def _running(self, alone: Sides[nn.Module]) -> Sides[float | None]:
+        """Accuracies with running statistics, of the networks that have any."""
+        target, support = (
+            accuracy(network, task.evaluation()) if normalisers(network) else None
+            for network, task in zip(alone, self.tasks, strict=True)
+        )
         return Sides(target, support)
+
+    def _images(self, limit: int | None = None) -> Sides[Sequence[Tensor]]:
+        target, support = (list(task.calibration(self._settings.calibration_batches)) for task in self.tasks)
+        return Sides(target, support) if limit is None else Sides(_some(target, limit), _some(support, limit))
+
+
+def _some(batches: Sequence[Tensor], limit: int) -> Sequence[Tensor]:
+    """The first half of them, as far as that is no more than `limit` images; one at least."""
+    return batches[: max(1, min(len(batches) // 2, limit // len(batches[0])))]
+
+
+def statistics_of(learner: TrainedLearner, alone: Sides[nn.Module], policy: str | None) -> str:
+    """The policy, or the one that suits the learner's networks where there is none; see `settled_policy`.
+
+    Raises:
+        UsageError: "own" where the networks have channels in common, or under an operator that does not keep functions.
+    """
+    return settled_policy(policy, _sources(learner, alone, None))
+
+
+def settled_alone(alone: Sides[nn.Module], images: Sides[Sequence[Tensor]], statistics: str) -> Sides[nn.Module]:
+    """Each network as it is measured on its own dataset: under "recalibrate" a copy with statistics of these images.
+
+    Args:
+        alone: target and support network, which are left as they are.
+        images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
+        statistics: the policy; under any other, a network has its running ones.
+    """
+    if statistics != RECALIBRATE:
+        return alone
+    return Sides(*(recalibrate(copy_of(network), own) for network, own in zip(alone, images, strict=True)))
+
+
+def _sources(learner: TrainedLearner, alone: Sides[nn.Module], operator: str | None) -> dict[str, Buffers]:
+    """Whose statistics the learner's sum can have."""
+    return sources_of(
+        alone._asdict(), learned=learner.sum_statistics(), keeps_functions=learner.keeps_functions(operator)
+    )
 
 
 def settled_sum(
@@ -129,23 +200,21 @@ def settled_sum(
     images: Sides[Sequence[Tensor]],
     *,
     operator: str | None = None,
-    statistics: str = "recalibrate",
+    statistics: str | None = None,
 ) -> Sides[nn.Module]:
     """The third network as each side measures it, with batch-norm statistics of its own: a module each, in eval mode.
 
     Args:
         learner: composes it.
-        alone: target and support network, whose statistics it gets with the policies "target" and "support".
+        alone: target and support network, whose statistics it gets with the policies "target", "support" and "own".
         images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
         operator: one of the learner's [default: its first].
         statistics: the policy, as `--statistics` takes it.
 
     Raises:
-        UsageError: "learned" where training never ran the sum.
+        UsageError: "learned" where training never ran the sum; or "own" where the sum cannot have them.
     """
-    sources = {side: buffers_of(network) for side, network in alone._asdict().items()}
-    if (kept := learner.sum_statistics()) is not None:
-        sources["learned"] = dict(kept)
+    sources = _sources(learner, alone, operator)
     target, support = learner.compose(images, operator=operator)
     pair = Sides(target, copy.deepcopy(support) if support is target else support)
     return Sides(
@@ -153,5 +222,8 @@ def settled_sum(
     )
 
 
-def _evaluation(before: Sides[Tensor], after: Sides[Tensor]) -> Evaluation:
-    return Evaluation(*(BeforeAfter(share_right(b), share_right(a)) for b, a in zip(before, after, strict=True)))
+def _evaluation(
+    before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = Sides(None, None)
+) -> Evaluation:
+    sides = zip(before, after, running, strict=True)
+    return Evaluation(*(BeforeAfter(share_right(b), share_right(a), own) for b, a, own in sides))

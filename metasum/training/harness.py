@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
+from metasum.results.value import to_plain
 from metasum.training.interruption import Interruption
 from metasum.training.losses import LossLog
 from metasum.training.memory import peak_bytes, reset_peak
@@ -162,12 +162,12 @@ class Harness(Generic[L, E]):
         self._record_evaluation(evaluation)
 
     def _record_evaluation(self, evaluation: Any) -> None:
-        self._write({"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)})
+        self._write({"kind": "evaluation", "step": self.step, "accuracy": to_plain(evaluation)})
         self.display.evaluated(self.step, evaluation)
 
     def record_final(self, evaluation: Any) -> None:
         """Logs the evaluation after the last step, unless a run that was killed right after it has done so."""
-        if {"kind": "evaluation", "step": self.step, "accuracy": asdict(evaluation)} not in self.run.metrics():
+        if {"kind": "evaluation", "step": self.step, "accuracy": to_plain(evaluation)} not in self.run.metrics():
             self._record_evaluation(evaluation)
 
     def _save(self) -> None:

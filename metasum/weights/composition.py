@@ -121,6 +121,11 @@ OPERATORS: dict[str, Operator] = {"sum": sum_parameters, "average": average_para
 """Those that need nothing but the parameter sets."""
 
 
+def keeps_functions(operator: str) -> bool:
+    """Whether networks without a channel in common, each with its own statistics, compute in it what they did alone."""
+    return OPERATORS.get(operator) is sum_parameters
+
+
 def operator_named(name: str, also: Iterable[str] = ()) -> Operator:
     """The operator called `name`; raises UsageError where there is none, listing all with those known `also`."""
     if name not in OPERATORS:

@@ -17,6 +17,10 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers
+from metasum.weights.parameters import buffers_of
+
+RECALIBRATE = "recalibrate"
+"""The policy that takes statistics from nobody: they are computed on the images at hand."""
 
 
 def normalisers(network: nn.Module) -> list[_NormBase]:
@@ -119,24 +123,62 @@ def _used(module: _NormBase) -> Tensor:
     return varies if module.weight is None else varies | (module.weight != 0)
 
 
+def sources_of(
+    networks: Mapping[str, nn.Module], *, learned: Buffers | None, keeps_functions: bool
+) -> dict[str, Buffers]:
+    """Whose statistics a sum can have, by the policies that `settle_statistics` takes.
+
+    Args:
+        networks: that are added, by name.
+        learned: those that the sum kept in training, where it did.
+        keeps_functions: whether networks without a channel in common compute in the sum what they do alone.
+
+    Returns:
+        The networks' buffers under their names, "learned" where there are any, and "own" where
+        there are those of every network (`side_by_side`).
+    """
+    sources: dict[str, Buffers] = {name: buffers_of(network) for name, network in networks.items()}
+    if learned is not None:
+        sources["learned"] = learned
+    own = side_by_side(list(networks.values())) if keeps_functions else None
+    return sources if own is None else {**sources, "own": own}
+
+
+def settled_policy(policy: str | None, sources: Mapping[str, Buffers]) -> str:
+    """The policy, or where there is none: "own" where the sum can have them, else "recalibrate".
+
+    Raises:
+        UsageError: an unknown one; or "own" where the sum cannot have them.
+    """
+    if policy is None:
+        return "own" if "own" in sources else RECALIBRATE
+    if policy == "own" and policy not in sources:
+        raise UsageError(
+            "--statistics own: only a plain sum of networks with batch norm and without a channel in common, as of "
+            "learner slots, keeps every network's own; take --statistics recalibrate."
+        )
+    if policy != RECALIBRATE and policy not in sources:
+        raise unknown("statistics policy", policy, [RECALIBRATE, *sources])
+    return policy
+
+
 def settle_statistics(
-    network: nn.Module, policy: str, images: Iterable[Tensor], sources: Mapping[str, Buffers]
+    network: nn.Module, policy: str | None, images: Iterable[Tensor], sources: Mapping[str, Buffers]
 ) -> nn.Module:
     """Gives a sum the statistics that `policy` says, in place, and returns it in eval mode.
 
     Args:
         network: a sum with nobody's statistics yet.
-        policy: "recalibrate", or a key of `sources`, whose buffers are copied.
+        policy: "recalibrate", or a key of `sources`, whose buffers are copied [None: see `settled_policy`].
         images: unlabelled batches `[N, C, H, W]`, read for "recalibrate" only.
-        sources: buffers by whose they are.
+        sources: buffers by whose they are; see `sources_of`.
 
     Raises:
-        UsageError: an unknown policy; or "learned" where training never ran the sum.
+        UsageError: a policy that `settled_policy` refuses; or "learned" where training never ran the sum.
     """
-    if policy == "recalibrate":
+    policy = settled_policy(policy, sources)
+    if policy == RECALIBRATE:
         return recalibrate(network, images)
-    if policy not in sources:
-        raise unknown("statistics policy", policy, ["recalibrate", *sources])
     buffers = sources[policy]
     counters = [buffer for name, buffer in buffers.items() if name.endswith("num_batches_tracked")]
     if policy == "learned" and normalisers(network) and not any(int(counter) > 0 for counter in counters):
