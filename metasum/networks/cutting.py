@@ -53,6 +53,8 @@ def in_blocks(network: nn.Module) -> nn.Module:
     Args:
         network: e.g. a sum of networks in slots, in eval mode; it is left alone, and returned where nothing is saved.
     """
+    if all(bool(module.weight.all()) for module in network.modules() if _is_dense(module)):
+        return network  # no zeros, no blocks: the usual case, at a glance
     cut = without_unused_channels(network)
     return grouped(cut, count) if (count := block_count(cut)) > 1 else cut
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metasum.config.sections import EvaluationConfig
 from metasum.learners.learner import TrainedLearner
+from metasum.networks.cutting import in_blocks
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.types import Batch, Buffers, Sides, Task
 from metasum.weights.copies import copy_of
@@ -28,6 +29,7 @@ from metasum.weights.statistics import (
     sources_of,
 )
 
+UNKNOWN: Sides[float | None] = Sides(None, None)
 Autocast = Callable[[], AbstractContextManager[object]]
 
 
@@ -116,13 +118,14 @@ class Evaluator:
             policy = statistics_of(learner, alone, self._settings.statistics)
             measured = settled_alone(alone, self._images(), policy)
             before, own = self._confusions(measured), (learner.operators[0], policy)
-            running = self._running(alone) if policy == RECALIBRATE else Sides(None, None)
+            running = self._running(alone) if policy == RECALIBRATE else UNKNOWN
             for operator, statistics in dict.fromkeys([own, *((o, RECALIBRATE) for o in learner.operators)]):
                 images, started = self._images(), time.perf_counter()
-                networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics)
+                whole = (operator, statistics) == own  # it is saved
+                networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics, whole=whole)
                 seconds[operator, statistics] = time.perf_counter() - started
                 after[operator, statistics] = self._confusions(networks)
-                if (operator, statistics) == own:
+                if whole:
                     summed = networks
         by_operator = {
             operator: {side: share_right(m) for side, m in after[operator, RECALIBRATE]._asdict().items()}
@@ -143,7 +146,8 @@ class Evaluator:
     def _confusions(self, networks: Sides[nn.Module], limit: int | None = None) -> Sides[Tensor]:
         """Of each side's network on that side's images."""
         target, support = (
-            confusion(network, task.evaluation(limit)) for network, task in zip(networks, self.tasks, strict=True)
+            confusion(in_blocks(network), task.evaluation(limit))
+            for network, task in zip(networks, self.tasks, strict=True)
         )
         return Sides(target, support)
 
@@ -201,6 +205,7 @@ def settled_sum(
     *,
     operator: str | None = None,
     statistics: str | None = None,
+    whole: bool = True,
 ) -> Sides[nn.Module]:
     """The third network as each side measures it, with batch-norm statistics of its own: a module each, in eval mode.
 
@@ -210,6 +215,7 @@ def settled_sum(
         images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
         operator: one of the learner's [default: its first].
         statistics: the policy, as `--statistics` takes it.
+        whole: with all the learner's channels; else, with recalibrated statistics, in as few as compute the same.
 
     Raises:
         UsageError: "learned" where training never ran the sum; or "own" where the sum cannot have them.
@@ -217,13 +223,13 @@ def settled_sum(
     sources = _sources(learner, alone, operator)
     target, support = learner.compose(images, operator=operator)
     pair = Sides(target, copy.deepcopy(support) if support is target else support)
+    if not whole:
+        pair = Sides(*map(in_blocks, pair))
     return Sides(
         *(settle_statistics(own, statistics, batches, sources) for own, batches in zip(pair, images, strict=True))
     )
 
 
-def _evaluation(
-    before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = Sides(None, None)
-) -> Evaluation:
+def _evaluation(before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = UNKNOWN) -> Evaluation:
     sides = zip(before, after, running, strict=True)
     return Evaluation(*(BeforeAfter(share_right(b), share_right(a), own) for b, a, own in sides))

@@ -1,0 +1,120 @@
+"""A network without its unused channels, and its blocks side by side: the same functions."""
+
+import json
+from math import prod
+
+import pytest
+import torch
+from refusal import refused
+from safetensors import safe_open
+from torch import nn
+
+from metasum.networks.build import load_network
+from metasum.networks.cutting import GroupedLinear, block_count, grouped, in_blocks, without_unused_channels
+from metasum.networks.resnet import ResNet
+from metasum.networks.slots import Slot
+from metasum.networks.vgg import VGG16
+from metasum.weights.storage import load_weights, save_weights
+
+X = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+def summed(architecture, slots, added):
+    """A whole network, the sum of `added` networks in the first of `slots` slots, and these alone, thin."""
+    torch.manual_seed(0)
+    whole = architecture(width=slots / 16).double()
+    total, thin = {name: torch.zeros_like(tensor) for name, tensor in whole.state_dict().items()}, []
+    for index in range(added):
+        slot = Slot(whole, index, slots)
+        thin.append(slot.take(architecture(width=slots / 16).double()).train())
+        thin[-1](X * (index + 1))
+        placed = slot.place(thin[-1].eval().state_dict(), whole.state_dict())
+        total = {name: tensor + placed[name] for name, tensor in total.items()}
+    whole.load_state_dict(total)
+    return whole.eval(), thin
+
+
+@pytest.mark.parametrize("architecture", [VGG16, ResNet])
+@pytest.mark.parametrize(("slots", "added"), [(2, 1), (3, 3), (5, 2), (8, 8)])
+def test_a_sum_of_slots_computes_the_same_in_blocks_and_costs_what_they_cost(architecture, slots, added):
+    whole, thin = summed(architecture, slots, added)
+    blocks = in_blocks(whole)
+    with torch.no_grad():
+        torch.testing.assert_close(blocks(X), whole(X))
+        torch.testing.assert_close(blocks(X), sum(each(X) for each in thin))
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in (blocks, *thin)]
+    assert sizes[0] <= sum(sizes[1:])
+    assert not blocks.training
+
+
+def test_a_network_of_which_nothing_can_be_saved_is_returned_as_it_is():
+    network = VGG16(width=0.05)
+    assert in_blocks(network) is network
+    assert without_unused_channels(network) is network
+    assert block_count(network) == 1
+
+
+def test_a_channel_with_one_weight_is_used():
+    whole, _ = summed(VGG16, 2, 1)
+    with torch.no_grad():
+        whole.block_1[1].bias[-1] = 1.0  # a constant, which only its own slot would read
+        assert without_unused_channels(whole).block_1[0].out_channels == whole.block_1[0].out_channels // 2 + 1
+        torch.testing.assert_close(in_blocks(whole)(X), whole(X))
+
+
+def test_a_weight_between_blocks_keeps_its_layer_whole():
+    whole, _ = summed(VGG16, 2, 2)
+    with torch.no_grad():
+        whole.block_2[0].weight[0, -1, 0, 0] = 1.0
+        blocks = in_blocks(whole)
+        assert blocks.block_2[0].groups == 1
+        assert blocks.block_2[3].groups == 2
+        torch.testing.assert_close(blocks(X), whole(X))
+
+
+def test_blocks_of_a_linear_layer_are_its_own_and_differentiable():
+    dense, layer = nn.Linear(6, 4), GroupedLinear(6, 4, 2)
+    with torch.no_grad():
+        dense.weight[:2, 3:] = 0
+        dense.weight[2:, :3] = 0
+        layer.weight.copy_(torch.cat([dense.weight[:2, :3], dense.weight[2:, 3:]]))
+        layer.bias.copy_(dense.bias)
+    x = torch.randn(5, 6)
+    torch.testing.assert_close(layer(x), dense(x))
+    layer(x).sum().backward()
+    assert layer.weight.grad.count_nonzero() == layer.weight.numel()
+    assert grouped(nn.Sequential(dense), 2)[0].bias is not dense.bias
+
+
+def test_blocks_are_exported_as_grouped_layers_and_read_again(metasum, tiny, tmp_path):
+    runs = []
+    for slot, target in enumerate(("rows", "lines")):
+        flags = [*tiny, "--target", target, "--support", "digits", "--width", 0.0625]
+        flags += ["--learner", "slots", "--slot", slot, "--quiet-on", "none"]
+        outcome = metasum("train", *flags, "--no-report", "--json")
+        assert outcome.code == 0, outcome.err
+        runs.append(json.loads(outcome.out)["run"])
+    file = tmp_path / "both.safetensors"
+    outcome = metasum("sum", *runs, "--export", file, "--out", tmp_path / "runs", "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)["accuracy"]
+    with safe_open(file, "pt") as tensors:
+        assert tensors.metadata()["groups"] == "2"
+    network = load_network(file)
+    assert network.block_1[3].groups == 2
+    whole = prod(load_network(f"{runs[0]}/target.safetensors").block_1[3].weight.shape)
+    assert network.block_1[3].weight.numel() == whole // 2
+    again = metasum("evaluate", file, *tiny[tiny.index("--data-root") :][:2], "--on", "rows", "--on", "lines", "--json")
+    assert again.code == 0, again.err
+    accuracy = json.loads(again.out)["accuracy"]
+    for target in ("rows", "lines"):
+        assert accuracy[target] == found[target]["sum_own_statistics"]
+
+
+@pytest.mark.parametrize("groups", ["0", "two", "1000", ""])
+def test_a_file_with_a_false_number_of_groups_is_refused(groups, metasum, finished, tmp_path):
+    file = finished / "target.safetensors"
+    with safe_open(file, "pt") as tensors:
+        told = tensors.metadata() | {"groups": groups}
+    save_weights(tmp_path / "false.safetensors", load_weights(file), metadata=told)
+    refused(metasum("evaluate", tmp_path / "false.safetensors", "--on", "digits"), 1, "groups; a number of 1 to 64")
