@@ -10,6 +10,7 @@ METHODS: Registry[type[Method]] = Registry(
     {
         "sum": Entry("metasum.merging.plain:Sum"),
         "average": Entry("metasum.merging.plain:Average"),
+        "side-by-side": Entry("metasum.merging.plain:SideBySide"),
         "weighted": Entry("metasum.merging.plain:Weighted"),
         "task-arithmetic": Entry("metasum.merging.task_arithmetic:TaskArithmetic"),
         "ties": Entry("metasum.merging.ties:TIES"),

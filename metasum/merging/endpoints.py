@@ -28,6 +28,20 @@ class Endpoint(NamedTuple):
         return {name: tensor.detach() for name, tensor in self.network.named_parameters()}
 
 
+class WideningMethod(Method, ABC):
+    """A method whose result is another architecture than the networks'; it merges no files."""
+
+    needs_networks = True
+
+    @abstractmethod
+    def network(self, networks: Sequence[nn.Module]) -> nn.Module:
+        """A new network, in eval mode, with statistics of its own.
+
+        Args:
+            networks: two or more of one architecture, in eval mode; they are left alone.
+        """
+
+
 class NetworkMethod(Method, ABC):
     """A method that looks at networks or images; it merges no files."""
 

@@ -10,17 +10,29 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from metasum.errors import UsageError
-from metasum.merging.endpoints import Endpoint, NetworkMethod
+from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
 from metasum.merging.kinds import statistics_among
 from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
-from metasum.weights.parameters import check_same_architecture
+from metasum.weights.parameters import check_same_architecture, with_parameters
 from metasum.weights.shared_parts import check_equal, is_weight
+
+
+def merged_network(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> nn.Module:
+    """A new network, what `method` makes of the endpoints', in eval mode.
+
+    Its statistics are the first network's, or of a method that makes another architecture every network's own. See
+    `merge` for the arguments, and for what is raised.
+    """
+    if isinstance(method, WideningMethod):
+        method.check(len(endpoints))
+        return method.network([endpoint.network for endpoint in endpoints])
+    return with_parameters(endpoints[0].network, merge(method, endpoints, initial))
 
 
 def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
@@ -46,6 +58,8 @@ def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) ->
             return method.merge(endpoints, initial)
         if isinstance(method, TensorMethod):
             return merge_parameters(method, sets, initial if method.needs_base else None)
+    if isinstance(method, WideningMethod):
+        raise UsageError(f"{method.name} makes a network of another architecture, not parameters for this one.")
     raise UsageError(f"{method.name} is neither a NetworkMethod nor a TensorMethod: it says no arithmetic.")
 
 

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING
 
 from metasum.config import Checked, option
 from metasum.errors import UsageError
+from metasum.merging.endpoints import WideningMethod
 from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from collections.abc import Sequence
+
+    from torch import Tensor, nn
 
 
 class Sum(TensorMethod):
@@ -39,6 +42,19 @@ class Average(TensorMethod):
         from metasum.weights.composition import average_
 
         return lambda chunk: average_(chunk.values)
+
+
+class SideBySide(WideningMethod):
+    """The networks side by side in one as wide as all of them: their weights added, each in a place of its own."""
+
+    name = "side-by-side"
+    summary = "Networks side by side in one as wide as all of them: their ensemble as one network."
+    keeps_functions = True
+
+    def network(self, networks: Sequence[nn.Module]) -> nn.Module:
+        from metasum.networks.beside import beside
+
+        return beside(networks)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

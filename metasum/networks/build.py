@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from metasum.config.sections import NetworkConfig
 from metasum.errors import CheckpointError, UsageError, unknown
 from metasum.networks.augmented import Augmented
-from metasum.networks.cutting import MOST_BLOCKS, grouped_like
+from metasum.networks.beside import BESIDE, beside
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
 from metasum.weights.parameters import buffers_of, parameters_of
-from metasum.weights.storage import load_into, load_weights, read_metadata
+from metasum.weights.storage import load_into, read_metadata
 
 
 def _vgg16(config: NetworkConfig, in_channels: int) -> nn.Module:
@@ -91,8 +91,8 @@ def start_of(network: nn.Module) -> dict[str, Tensor]:
     return {**parameters_of(network), **touching}
 
 
-GROUPS = "groups"
-"""Where the metadata of a weights file say how many independent blocks its grouped layers have."""
+MOST_BESIDE = 1024
+"""Networks that a weights file may say it is made of."""
 
 # settings that shape a network
 ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent", "augmented")
@@ -121,17 +121,17 @@ def load_network(path: Path | str) -> nn.Module:
     values = read_architecture(path)
     in_channels = values.pop("in_channels")
     network = build_network(NetworkConfig(**values), in_channels=in_channels, seed=0)
-    if (groups := _groups(path)) > 1:
-        network = grouped_like(network, groups, {name: tensor.shape for name, tensor in load_weights(path).items()})
+    if (count := _count_beside(path)) > 1:
+        network = beside([network] * count)
     load_into(network, path)
     return network.eval()
 
 
-def _groups(path: Path) -> int:
-    """Of how many blocks a file's grouped layers are; 1 where it has none."""
-    told = read_metadata(path).get(GROUPS, "1")
-    if not (told.isascii() and told.isdigit() and 1 <= int(told) <= MOST_BLOCKS):
-        raise CheckpointError(f"{path} says that it has {told!r} groups; a number of 1 to {MOST_BLOCKS} was expected.")
+def _count_beside(path: Path) -> int:
+    """Of how many networks side by side a file is made; 1 of any other."""
+    told = read_metadata(path).get(BESIDE, "1")
+    if not (told.isascii() and told.isdigit() and 1 <= int(told) <= MOST_BESIDE):
+        raise CheckpointError(f"{path} says that it is {told!r} networks; a number of 1 to {MOST_BESIDE} was expected.")
     return int(told)
 
 

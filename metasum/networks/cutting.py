@@ -7,7 +7,7 @@ as grouped convolutions (Krizhevsky et al. 2012) it costs what its N blocks cost
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from typing import TypeGuard
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError
 from metasum.networks.channels import channel_groups
+from metasum.networks.grouped import grouped_layer, replace_layer
 
 MOST_BLOCKS = 64
 
@@ -110,43 +111,8 @@ def grouped(network: nn.Module, count: int) -> nn.Module:
     twin = copy.deepcopy(network)
     for name, module in list(twin.named_modules()):
         if _is_dense(module) and (blocks := _blocks(module, count)) is not None:
-            layer = _grouped_layer(module, count)
-            layer.weight.data.copy_(blocks)
-            if module.bias is not None and layer.bias is not None:
-                layer.bias.data.copy_(module.bias.detach())
-            _replace(twin, name, layer)
-    return twin.train(network.training)
-
-
-def grouped_like(network: nn.Module, count: int, shapes: Mapping[str, Sequence[int]]) -> nn.Module:
-    """`network` with layers of `count` groups, of any weights, where `shapes` (by name) says so; in place."""
-    for name, module in list(network.named_modules()):
-        if _is_dense(module) and tuple(shapes.get(f"{name}.weight", ())) == _grouped_shape(module, count):
-            _replace(network, name, _grouped_layer(module, count))
-    return network
-
-
-class GroupedLinear(nn.Module):
-    """What a grouped convolution is to a convolution: each of `groups` parts of the outputs reads its own inputs only.
-
-    Args:
-        in_features, out_features: of all groups together.
-        groups: divides both.
-        bias: add one.
-    """
-
-    def __init__(self, in_features: int, out_features: int, groups: int, *, bias: bool = True) -> None:
-        super().__init__()
-        self.groups = groups
-        self.weight = nn.Parameter(torch.empty(out_features, in_features // groups))
-        self.bias = nn.Parameter(torch.empty(out_features)) if bias else None
-
-    def forward(self, features: Tensor) -> Tensor:
-        """`[N, in_features]` to `[N, out_features]`."""
-        own = self.weight.shape[1]
-        blocks = self.weight.reshape(self.groups, -1, own)
-        outputs = torch.einsum("ngi,goi->ngo", features.reshape(-1, self.groups, own), blocks).flatten(1)
-        return outputs if self.bias is None else outputs + self.bias
+            replace_layer(twin, name, grouped_layer(module, blocks, module.bias, count))
+    return twin
 
 
 def _is_dense(module: nn.Module) -> TypeGuard[nn.Conv2d | nn.Linear]:
@@ -162,24 +128,3 @@ def _blocks(module: nn.Conv2d | nn.Linear, count: int) -> Tensor | None:
     split = weight.reshape(count, out // count, count, into // count, *kernel)
     own = torch.stack([split[index, :, index] for index in range(count)])
     return own.flatten(0, 1) if own.count_nonzero() == weight.count_nonzero() else None
-
-
-def _grouped_shape(module: nn.Conv2d | nn.Linear, count: int) -> tuple[int, ...]:
-    out, into, *kernel = module.weight.shape
-    return (out, into // count, *kernel)
-
-
-def _grouped_layer(module: nn.Conv2d | nn.Linear, count: int) -> nn.Conv2d | GroupedLinear:
-    layer: nn.Conv2d | GroupedLinear
-    if isinstance(module, nn.Linear):
-        layer = GroupedLinear(module.in_features, module.out_features, count, bias=module.bias is not None)
-    else:
-        layer = copy.deepcopy(module)
-        layer.groups = count
-        layer.weight = nn.Parameter(torch.empty(_grouped_shape(module, count)))
-    return layer.to(module.weight)
-
-
-def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
-    parent, _, own = name.rpartition(".")
-    setattr(network.get_submodule(parent), own, layer)

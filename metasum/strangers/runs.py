@@ -21,7 +21,7 @@ from metasum.run.description import plan_of
 from metasum.run.plan import Plan
 from metasum.training.run_folder import RunFolder
 from metasum.types import Task
-from metasum.weights.parameters import check_same_architecture, parameters_of, with_parameters
+from metasum.weights.parameters import check_same_architecture, parameters_of
 from metasum.weights.storage import load_weights
 
 
@@ -156,7 +156,7 @@ def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batc
 
 
 def merge_runs(runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], method: Method) -> nn.Module:
-    """A new network, what `method` makes of the runs' target networks; its statistics are the first run's.
+    """A new network, what `method` makes of the runs' target networks; see `memory.merged_network` for its statistics.
 
     The endpoints are what `endpoints_of` made of the runs, all on one device; θ_0 is the first run's start.
 
@@ -164,7 +164,6 @@ def merge_runs(runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], metho
         UsageError: the method does not merge so many, or needs images that are not there.
         ArchitectureError: the method cannot merge such networks.
     """
-    network = endpoints[0].network
-    device = next(network.parameters()).device
+    device = next(endpoints[0].network.parameters()).device
     initial = {name: tensor.to(device) for name, tensor in runs[0].initial.items()}
-    return with_parameters(network, memory.merge(method, endpoints, initial))
+    return memory.merged_network(method, endpoints, initial)
