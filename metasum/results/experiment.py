@@ -16,7 +16,10 @@ from metasum.results.value import LEFT_OUT, Result, Value
 
 OWN = "stranger_own_statistics"
 """The measure that only sums of networks without a channel in common have."""
-MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", OWN)
+RUNNING = "before_running"
+"""The measure that only networks have whose `before` is with recalibrated statistics."""
+OPTIONAL = (OWN, RUNNING)
+MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", *OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,8 @@ class TargetAccuracy(Value):
     stranger_union_statistics: float
     stranger_own_statistics: float | None = None
     """Of the sum with every network's own statistics."""
+    before_running: float | None = None
+    """Of the network alone with running statistics; see `BeforeAfter`."""
 
     @property
     def retention(self) -> float | None:
@@ -39,7 +44,7 @@ class TargetAccuracy(Value):
 
     def plain(self) -> dict[str, Any]:
         measures = {measure: getattr(self, measure) for measure in MEASURES}
-        return {name: found for name, found in measures.items() if found is not None or name != OWN}
+        return {name: found for name, found in measures.items() if found is not None or name not in OPTIONAL}
 
     @classmethod
     def arranged(cls, plain: Plain) -> Plain:
@@ -81,6 +86,7 @@ class ExperimentRow(_UnionAmongTargets):
         accuracy = {
             result.target: TargetAccuracy(
                 before=result.accuracy.target.before,
+                before_running=result.accuracy.target.before_running,
                 after=result.accuracy.target.after,
                 stranger=met.datasets[result.target].sum,
                 stranger_union_statistics=met.datasets[result.target].sum_union_statistics,
@@ -108,6 +114,7 @@ class TargetSpread(Value):
     retention: Spread
     stranger_union_statistics: Spread
     stranger_own_statistics: Spread | None = field(default=None, metadata=LEFT_OUT)
+    before_running: Spread | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -133,8 +140,9 @@ class ExperimentSummary(_UnionAmongTargets):
         """From the learner's own rows."""
 
         def on(target: str) -> TargetSpread:
-            spreads = {m: Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES}
-            return TargetSpread(**{m: spread for m, spread in spreads.items() if m != OWN or spread.mean is not None})
+            found = {m: [getattr(row.accuracy[target], m) for row in rows] for m in MEASURES}
+            spreads = {m: Spread.of(values) for m, values in found.items() if m not in OPTIONAL or None not in values}
+            return TargetSpread(**spreads)
 
         return cls(
             learner=rows[0].learner,

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from metasum.results.experiment import (
     MEASURES,
+    OPTIONAL,
     OWN,
     ExperimentResult,
     ExperimentRow,
@@ -15,14 +16,15 @@ from metasum.results.experiment import (
     TargetAccuracy,
     TargetSpread,
 )
+from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import NUMBER, SHARE, WHOLE, Column, Table, attributes
 from metasum.results.terminal import Part
 
 
 def measures(found: Iterable[TargetAccuracy | TargetSpread]) -> list[str]:
     """Names of what was measured on a target, in the order of a table's columns."""
-    own = any(each.stranger_own_statistics is not None for each in found)
-    return [name for name in MEASURES if own or name != OWN]
+    there = list(found)
+    return [m for m in MEASURES if m not in OPTIONAL or any(getattr(each, m) is not None for each in there)]
 
 
 def _target_columns(result: ExperimentResult, target: str) -> list[Column[ExperimentSummary]]:
@@ -54,7 +56,9 @@ def _union_columns() -> list[Column[ExperimentSummary]]:
 def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSummary]:
     """A row for each learner: what it does on one target."""
     title = f"{target}, % of {result.evaluated_on} images"
-    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title)
+    alone = (alone_over_seeds(row.learner, row.accuracy[target]) for row in result.summary)
+    notes = unsettled(alone, on=f" on {target}, mean over the seeds")
+    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title, notes)
 
 
 def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:

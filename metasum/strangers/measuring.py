@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,9 +29,10 @@ from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import accuracy, confusion, share_right
 from metasum.training.progress import Display
 from metasum.types import Buffers, Task
+from metasum.weights.copies import copy_of
 from metasum.weights.geometry import layer_geometry
 from metasum.weights.parameters import parameters_of
-from metasum.weights.statistics import recalibrate, settle_statistics, side_by_side
+from metasum.weights.statistics import normalisers, recalibrate, settle_statistics, side_by_side
 
 
 def tasks_of(
@@ -116,27 +117,51 @@ def measure(
     return MeasuredNetwork(found, deployed)
 
 
-def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:
-    """For each dataset that a run was trained on, what its network takes images for: int64 `[classes, classes]`.
+class NetworkAlone(NamedTuple):
+    """A run's network on its own dataset."""
 
-    The matrices of several runs on one dataset are added up.
-    """
-    alone: dict[str, Tensor] = {}
+    dataset: str
+    network: nn.Module
+    """As it is measured: a copy with statistics recalibrated on its dataset, as the sum's are."""
+    confusion: Tensor
+    """Int64 `[classes, classes]`."""
+    running: Tensor | None
+    """The same with running statistics; None where it has none."""
+
+
+def networks_alone(
+    runs: Sequence[FinishedRun], tasks: Mapping[str, Task], calibration_batches: int
+) -> list[NetworkAlone]:
+    """The runs' networks, each on the dataset that it was trained on where that is one of the tasks; see `measure`."""
+    alone = []
     for run in runs:
-        if run.target in tasks:
-            matrix = confusion(run.network, tasks[run.target].evaluation())
-            alone[run.target] = alone[run.target] + matrix if run.target in alone else matrix
+        if (task := tasks.get(run.target)) is not None:
+            network = recalibrate(copy_of(run.network), task.calibration(calibration_batches))
+            running = confusion(run.network, task.evaluation()) if normalisers(network) else None
+            alone.append(NetworkAlone(run.target, network, confusion(network, task.evaluation()), running))
     return alone
 
 
-def beside_alone(found: MeasuredNetwork, alone: Mapping[str, Tensor]) -> dict[str, Any]:
+def _added_up(matrices: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """By dataset; those of several networks on one are added."""
+    total: dict[str, Tensor] = {}
+    for name, matrix in matrices:
+        if matrix is not None:
+            total[name] = total[name] + matrix if name in total else matrix
+    return total
+
+
+def beside_alone(found: MeasuredNetwork, networks: Sequence[NetworkAlone]) -> dict[str, Any]:
     """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network."""
+    alone = _added_up((own.dataset, own.confusion) for own in networks)
+    running = _added_up((own.dataset, own.running) for own in networks)
     datasets = {
         name: DatasetAccuracyAndAlone(
             own.sum,
             own.sum_union_statistics,
             own.sum_own_statistics,
             alone=share_right(alone[name]) if name in alone else None,
+            alone_running=share_right(running[name]) if name in running else None,
         )
         for name, own in found.accuracy.datasets.items()
     }

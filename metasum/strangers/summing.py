@@ -22,11 +22,11 @@ from metasum.run.description import describe_surroundings
 from metasum.strangers.measuring import (
     MeasuredNetwork,
     beside_alone,
-    confusions_alone,
     geometry_of,
     kept_statistics,
     lines_between,
     measure,
+    networks_alone,
     tasks_of,
 )
 from metasum.strangers.request import SumRequest
@@ -148,15 +148,11 @@ def _measure(
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
         networks[name] = merge_runs(runs, endpoints, method)
         measured[name] = measure(networks[name], tasks, batches, kept=kept_statistics(runs, method))
-    operator = next(iter(methods))
+    operator, alone = next(iter(methods)), networks_alone(runs, tasks, batches)
     found = {
-        **beside_alone(measured[operator], confusions_alone(runs, tasks)),
+        **beside_alone(measured[operator], alone),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
-        "mistakes": {
-            run.target: mistakes(run.network, networks[operator], tasks[run.target])
-            for run in runs
-            if run.target in tasks
-        },
+        "mistakes": {own.dataset: mistakes(own.network, networks[operator], tasks[own.dataset]) for own in alone},
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
         "interpolation": lines_between(runs, tasks, display),
