@@ -29,6 +29,7 @@ from metasum.weights.statistics import (
 )
 
 Autocast = Callable[[], AbstractContextManager[object]]
+UNKNOWN: Sides[float | None] = Sides(None, None)
 
 
 class FinalEvaluation(NamedTuple):
@@ -116,7 +117,7 @@ class Evaluator:
             policy = statistics_of(learner, alone, self._settings.statistics)
             measured = settled_alone(alone, self._images(), policy)
             before, own = self._confusions(measured), (learner.operators[0], policy)
-            running = self._running(alone) if policy == RECALIBRATE else Sides(None, None)
+            running = self._running(alone) if policy == RECALIBRATE else UNKNOWN
             for operator, statistics in dict.fromkeys([own, *((o, RECALIBRATE) for o in learner.operators)]):
                 images, started = self._images(), time.perf_counter()
                 networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics)
@@ -222,8 +223,6 @@ def settled_sum(
     )
 
 
-def _evaluation(
-    before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = Sides(None, None)
-) -> Evaluation:
+def _evaluation(before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = UNKNOWN) -> Evaluation:
     sides = zip(before, after, running, strict=True)
     return Evaluation(*(BeforeAfter(share_right(b), share_right(a), own) for b, a, own in sides))
