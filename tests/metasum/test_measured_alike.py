@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny import descend, images, labels, small_network
 from torch import nn
 
-from metasum import MetaSum
+from metasum import MetaSum, settings
 from metasum.baselines.merging import merging_learner
 from metasum.baselines.two_head import TwoHeadLearner
 from metasum.config.sections import EvaluationConfig
@@ -18,6 +18,7 @@ from metasum.errors import UsageError
 from metasum.learners.joint import JointConfig, JointLearner
 from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.merging import METHODS
+from metasum.run.meta_plan import meta_plan
 from metasum.training.evaluation import Evaluator, confusion, share_right
 from metasum.types import Batch
 from metasum.weights.statistics import recalibrate, side_by_side
@@ -277,3 +278,9 @@ def test_weights_are_saved_with_their_running_statistics(finished):
     saved = load_file(finished / "target.safetensors")
     counters = [int(tensor) for name, tensor in saved.items() if name.endswith("num_batches_tracked")]
     assert set(counters) == {6}, "a recalibrated network has seen one batch"
+
+
+def test_a_meta_training_is_found_again_that_an_older_version_made():
+    """It has no sum to settle; its settings, by which it is found, are those of ever."""
+    plan = meta_plan(settings(learner="metasum-meta"), ("letters",))
+    assert plan.to_json()["evaluation"] == {"statistics": "recalibrate", "calibration_batches": 16}
