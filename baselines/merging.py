@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from metasum.baselines.independent import IndependentLearner, TwoStartsLearner
 from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
-from metasum.merging.endpoints import Endpoint
-from metasum.merging.memory import merge
+from metasum.merging.endpoints import Endpoint, WideningMethod
+from metasum.merging.memory import merged_network
 from metasum.merging.method import Method
-from metasum.types import Sides
-from metasum.weights.parameters import BufferSet, parameters_of, with_parameters
+from metasum.types import Buffers, Sides
+from metasum.weights.parameters import BufferSet, buffers_of, parameters_of
 
 
 class MergingLearner(Learner):
@@ -37,13 +37,13 @@ class MergingLearner(Learner):
     def operators(self) -> tuple[str, ...]:
         return (self.merges.name,)
 
-    def keeps_functions(self, operator: str | None = None) -> bool:
-        return self.merges.keeps_functions
+    def own_statistics(self, alone: Sides[nn.Module], *, operator: str | None = None) -> Buffers | None:
+        return buffers_of(self._method.network(alone)) if isinstance(self._method, WideningMethod) else None
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         own = self.target_network(), self.support_network()
         endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
-        network = with_parameters(own[0], merge(self._method, endpoints, self._start.by_name()))
+        network = merged_network(self._method, endpoints, self._start.by_name())
         return Sides(network, network)
 
 

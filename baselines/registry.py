@@ -30,6 +30,7 @@ LEARNERS: Registry[type[Learner]] = Registry(
         "metasum-symmetric": Entry("metasum.learners.joint:SymmetricLearner"),
         "metasum-meta": Entry("metasum.learners.meta:MetaLearntLearner"),
         "slots": Entry("metasum.learners.slots:SlotsLearner"),
+        "blocks": Entry("metasum.learners.blocks:BlocksLearner"),
         "quiet": Entry("metasum.learners.alone:QuietLearner"),
         "anchored": Entry("metasum.learners.alone:AnchoredLearner"),
         "sharpness-aware": Entry("metasum.learners.alone:SharpnessAwareLearner"),

@@ -17,7 +17,7 @@ from metasum.training.evaluation import Evaluator
 
 
 def evaluation_rows(conditions: Conditions) -> list[EvaluationRow]:
-    """An evaluation of both networks and their sum, recalibrated on either dataset, of random images.
+    """An evaluation of both networks and their sum, all recalibrated on the dataset at hand, of random images.
 
     Returns:
         One row: "images", how many pass through a network in one evaluation; "ratio" to as many plain forward passes
@@ -27,8 +27,9 @@ def evaluation_rows(conditions: Conditions) -> list[EvaluationRow]:
     tasks = [ImageTask(dataset, device=conditions.device) for dataset in random_pair()]
     settings, autocast = EvaluationConfig(), conditions.fabric.autocast
     evaluator = Evaluator(*tasks, settings=settings, autocast=autocast)
-    ready = [batch.images for task in tasks for batch in task.evaluation()] * 2
+    ready = [batch.images for task in tasks for batch in task.evaluation()]
     ready += [images for task in tasks for images in task.calibration(settings.calibration_batches)]
+    ready *= 2  # for the network alone, and for the sum
 
     def plain() -> None:
         network = learner.networks.target.eval()

@@ -30,9 +30,8 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 )
 @click.option(
     "--operator",
-    default="sum",
-    show_default=True,
-    help="What becomes of the networks: sum, average or another merging method's name; `metasum methods` lists them.",
+    help="What becomes of the networks: sum, average or another merging method's name; `metasum methods` lists them "
+    "[default: what the runs' learner adds by; as a rule the sum].",
 )
 @click.option("--any-init", is_flag=True, help="Add runs of different initialisations all the same.")
 @click.option(

@@ -18,6 +18,7 @@ from metasum.learners.networks import MetaSum
 from metasum.types import Batch, Buffers, ImageSource, Sides
 from metasum.weights.composition import OPERATORS, keeps_functions, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.statistics import side_by_side
 
 Terms: TypeAlias = dict[str, Tensor]
 """A step's losses by name: scalars, detached."""
@@ -68,7 +69,7 @@ class TrainedLearner(Trainable, Protocol):
 
     def sum_statistics(self) -> Buffers | None: ...
 
-    def keeps_functions(self, operator: str | None = None) -> bool: ...
+    def own_statistics(self, alone: Sides[nn.Module], *, operator: str | None = None) -> Buffers | None: ...
 
 
 class Start(enum.Enum):
@@ -217,13 +218,14 @@ class Learner(nn.Module):
         """The statistics that the third network kept in training, where training runs it."""
         return self.networks.sum_statistics() if self.trains_sum else None
 
-    def keeps_functions(self, operator: str | None = None) -> bool:
-        """Whether networks without a channel in common, each with its own statistics, compute in the sum as alone.
+    def own_statistics(self, alone: Sides[nn.Module], *, operator: str | None = None) -> Buffers | None:
+        """The third network's buffers with which both networks compute in it what they do alone; None: there are none.
 
         Args:
+            alone: target and support network.
             operator: one of `operators` [default: the first].
         """
-        return keeps_functions(operator or self.operators[0])
+        return side_by_side(alone) if keeps_functions(operator or self.operators[0]) else None
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """The target's parameters (with learned coefficients), then the support's; a shared one is the target's."""

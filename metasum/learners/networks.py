@@ -14,7 +14,7 @@ from metasum.weights.composition import LearnedSum, Operator, keeps_functions, o
 from metasum.weights.parameters import BufferSet, buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
-from metasum.weights.statistics import settle_statistics, sources_of
+from metasum.weights.statistics import settle_statistics, side_by_side, sources_of
 from metasum.weights.structure import summable_copy
 
 
@@ -215,6 +215,6 @@ class MetaSum(nn.Module):
         sources = sources_of(
             {"target": self.target, "support": self.support},
             learned=self._statistics.by_name(),
-            keeps_functions=keeps_functions(operator or self.operator),
+            own=side_by_side([self.target, self.support]) if keeps_functions(operator or self.operator) else None,
         )
         return settle_statistics(network, statistics, calibration, sources)

@@ -116,7 +116,7 @@ class ShardedLearner:
         self.operators, self.trains_sum = whole.operators, whole.trains_sum
         self.target_network, self.support_network = whole.target_network, whole.support_network
         self.compose, self.sum_statistics = whole.compose, whole.sum_statistics
-        self.keeps_functions = whole.keeps_functions
+        self.own_statistics = whole.own_statistics
         self.state_dict = whole.state_dict  # as last put together
         for network in (whole.target_network(), whole.support_network()):
             if first:

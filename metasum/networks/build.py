@@ -122,7 +122,7 @@ def load_network(path: Path | str) -> nn.Module:
     in_channels = values.pop("in_channels")
     network = build_network(NetworkConfig(**values), in_channels=in_channels, seed=0)
     if (count := _count_beside(path)) > 1:
-        network = beside([network] * count)
+        network = beside([network.eval()] * count)
     load_into(network, path)
     return network.eval()
 

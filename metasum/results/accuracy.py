@@ -77,12 +77,6 @@ class Spread(Value):
         known = [value for value in values if value is not None]
         return cls(statistics.fmean(known) if known else None, statistics.stdev(known) if len(known) > 1 else None)
 
-    @classmethod
-    def of_all(cls, values: Iterable[float | None]) -> Spread | None:
-        """Over all the values; None where one is not there, so that it would be of other seeds than its neighbours."""
-        found = list(values)
-        return None if None in found else cls.of(found)
-
 
 @dataclass(frozen=True)
 class EpisodeAccuracy(Value):

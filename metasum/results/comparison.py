@@ -94,7 +94,8 @@ class ComparisonSummary(Value):
 
 def _spread(found: Sequence[BeforeAfter]) -> SideSpread:
     spreads = {measure: Spread.of(getattr(each, measure) for each in found) for measure in MEASURES}
-    return SideSpread(**spreads, before_running=Spread.of_all(each.before_running for each in found))
+    running = [each.before_running for each in found]
+    return SideSpread(**spreads, before_running=None if None in running else Spread.of(running))
 
 
 def summarise(rows: Sequence[ComparisonRow]) -> tuple[ComparisonSummary, ...]:

@@ -16,9 +16,10 @@ from metasum.results.value import LEFT_OUT, Result, Value
 
 RECALIBRATED = "stranger_recalibrated"
 """The measure that only sums of networks without a channel in common have beside `stranger`."""
-MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", RECALIBRATED, "ensemble")
-SOMETIMES = (RECALIBRATED, "ensemble")
-"""Measures that some rows have."""
+RUNNING = "before_running"
+"""The measure that only networks have whose `before` is with recalibrated statistics."""
+OPTIONAL = (RECALIBRATED, "ensemble", RUNNING)
+MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", *OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class TargetAccuracy(Value):
     """Recalibrated on this dataset, where `stranger` is not."""
     ensemble: float | None = None
     """Of all networks' logits, added up: what adding their functions instead of their weights gives."""
+    before_running: float | None = None
+    """Of the network alone with running statistics; see `BeforeAfter`."""
 
     @property
     def retention(self) -> float | None:
@@ -45,7 +48,7 @@ class TargetAccuracy(Value):
 
     def plain(self) -> dict[str, Any]:
         measures = {measure: getattr(self, measure) for measure in MEASURES}
-        return {name: found for name, found in measures.items() if found is not None or name not in SOMETIMES}
+        return {name: found for name, found in measures.items() if found is not None or name not in OPTIONAL}
 
     @classmethod
     def arranged(cls, plain: Plain) -> Plain:
@@ -91,6 +94,7 @@ class ExperimentRow(_UnionAmongTargets):
             found = met.datasets[result.target]
             accuracy[result.target] = TargetAccuracy(
                 before=result.accuracy.target.before,
+                before_running=result.accuracy.target.before_running,
                 after=result.accuracy.target.after,
                 stranger=found.after,
                 stranger_union_statistics=found.sum_union_statistics,
@@ -119,6 +123,7 @@ class TargetSpread(Value):
     stranger_union_statistics: Spread
     stranger_recalibrated: Spread | None = field(default=None, metadata=LEFT_OUT)
     ensemble: Spread | None = field(default=None, metadata=LEFT_OUT)
+    before_running: Spread | None = field(default=None, metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True)
@@ -188,9 +193,9 @@ class ExperimentSummary(_UnionAmongTargets):
         """From the learner's own rows."""
 
         def on(target: str) -> TargetSpread:
-            spreads = {m: Spread.of(getattr(row.accuracy[target], m) for row in rows) for m in MEASURES}
-            known = {m: s for m, s in spreads.items() if m not in SOMETIMES or s.mean is not None}
-            return TargetSpread(**known)
+            found = {m: [getattr(row.accuracy[target], m) for row in rows] for m in MEASURES}
+            spreads = {m: Spread.of(values) for m, values in found.items() if m not in OPTIONAL or None not in values}
+            return TargetSpread(**spreads)
 
         return cls(
             learner=rows[0].learner,

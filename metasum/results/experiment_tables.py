@@ -8,8 +8,8 @@ from statistics import fmean
 
 from metasum.results.experiment import (
     MEASURES,
+    OPTIONAL,
     RECALIBRATED,
-    SOMETIMES,
     ExperimentResult,
     ExperimentRow,
     ExperimentSummary,
@@ -17,6 +17,7 @@ from metasum.results.experiment import (
     TargetAccuracy,
     TargetSpread,
 )
+from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import HUNDREDTHS, NUMBER, SHARE, WHOLE, Column, Kind, Table, attributes
 from metasum.results.terminal import Part
 
@@ -26,8 +27,8 @@ WORST = 3
 
 def measures(found: Iterable[TargetAccuracy | TargetSpread]) -> list[str]:
     """Names of what was measured on a target, in the order of a table's columns."""
-    all_found = list(found)
-    return [m for m in MEASURES if m not in SOMETIMES or any(getattr(each, m) is not None for each in all_found)]
+    there = list(found)
+    return [m for m in MEASURES if m not in OPTIONAL or any(getattr(each, m) is not None for each in there)]
 
 
 def _target_columns(result: ExperimentResult, target: str) -> list[Column[ExperimentSummary]]:
@@ -63,7 +64,9 @@ def _union_columns(result: ExperimentResult) -> list[Column[ExperimentSummary]]:
 def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSummary]:
     """A row for each learner: what it does on one target."""
     title = f"{target}, % of {result.evaluated_on} images"
-    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title)
+    alone = (alone_over_seeds(row.learner, row.accuracy[target]) for row in result.summary)
+    notes = unsettled(alone, on=f" on {target}, mean over the seeds")
+    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title, notes)
 
 
 def _narrow(table: Table[ExperimentSummary]) -> Table[ExperimentSummary]:

@@ -43,7 +43,10 @@ class DatasetAccuracyAndAlone(DatasetAccuracy):
     """The same, and of the dataset's own network alone."""
 
     alone: float | None = field(kw_only=True)
-    """None: no run was trained on it."""
+    """With statistics recalibrated on it, as `sum` has them. None: no run was trained on it."""
+    alone_running: float | None = field(default=None, kw_only=True, metadata=LEFT_OUT)
+    """With its running ones, as `sum_own_statistics` has them; None where it has none, and of earlier versions, whose
+    `alone` was with these."""
 
     def plain(self) -> dict[str, Any]:
         return {"alone": self.alone, **super().plain()}

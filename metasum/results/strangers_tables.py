@@ -5,12 +5,14 @@ from __future__ import annotations
 from statistics import fmean
 from typing import TypeAlias
 
+from metasum.results.settled import Alone, unsettled
 from metasum.results.strangers import Opinion, StrangersAccuracy, SummedRun, SumResult
 from metasum.results.table import HUNDREDTHS, NUMBER, PERCENT, Cell, Column, Table, attributes
 from metasum.results.terminal import Part
 
-SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell]
-"""Name; alone, under the operator with the dataset's own statistics, with the union's, and with every network's own."""
+SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell, Cell]
+"""Name; alone, under the operator with the dataset's own statistics, with the union's, and with every network's own;
+alone with its own."""
 
 
 def sum_table(result: SumResult) -> Table[SumRow]:
@@ -18,15 +20,18 @@ def sum_table(result: SumResult) -> Table[SumRow]:
     union = result.accuracy.union
     datasets = result.accuracy.datasets
     rows: list[SumRow] = [
-        (name, found.alone, found.sum, found.sum_union_statistics, found.sum_own_statistics)
+        (name, found.alone, found.sum, found.sum_union_statistics, found.sum_own_statistics, found.alone_running)
         for name, found in datasets.items()
     ]
     means = [found.sum_own_statistics for found in datasets.values() if found.sum_own_statistics is not None]
     mean = fmean(means) if means else None
     own_union = "" if union.sum_own_statistics is None else union.sum_own_statistics
-    rows += [("all images", "", "", union.sum_union_statistics, own_union)]
-    rows += [("mean of datasets", "", "", union.mean_of_datasets, mean)]
-    own: list[Column[SumRow]] = [Column("each network's own statistics", lambda row: row[4], PERCENT)] if means else []
+    rows += [("all images", "", "", union.sum_union_statistics, own_union, "")]
+    rows += [("mean of datasets", "", "", union.mean_of_datasets, mean, "")]
+    own: list[Column[SumRow]] = [
+        Column("alone, its own statistics", lambda row: row[5], PERCENT),
+        Column("each network's own statistics", lambda row: row[4], PERCENT),
+    ]
     return Table(
         (
             Column("dataset", lambda row: row[0]),
@@ -38,9 +43,10 @@ def sum_table(result: SumResult) -> Table[SumRow]:
                 accent=lambda row: row[2] != "",
             ),
             Column("statistics of the union", lambda row: row[3], PERCENT, accent=lambda row: row[2] == ""),
-            *own,
+            *(own if means else ()),
         ),
         rows,
+        notes=unsettled(Alone(name, found.alone, found.alone_running) for name, found in datasets.items()),
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
 from metasum.learners.networks import MetaSum
+from metasum.networks.beside import told
 from metasum.report.run_page import write_report
 from metasum.results.accuracy import AfterSum
 from metasum.results.run import RunResult
@@ -51,8 +52,9 @@ def finish(
         for side, network in final.alone._asdict().items():
             run.save_weights(side, network.state_dict(), architecture=plan.architecture)
     if keep_weights:
-        summed = final.summed.target.state_dict()
-        run.save_weights("summed", summed, architecture=plan.architecture, operator=operator)
+        summed = final.summed.target
+        metadata = {"architecture": plan.architecture, "operator": operator, **told(summed)}
+        run.save_weights("summed", summed.state_dict(), **metadata)
     if report:
         names = Sides(plan.data.target, plan.data.support)
         write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, names).plain())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
+from metasum.merging.endpoints import WideningMethod
 from metasum.merging.method import Method
 from metasum.networks.cutting import in_blocks
 from metasum.results.strangers import (
@@ -31,9 +32,10 @@ from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import accuracy, confusion, share_right
 from metasum.training.progress import Display
 from metasum.types import Buffers, Task
+from metasum.weights.copies import copy_of
 from metasum.weights.geometry import layer_geometry
-from metasum.weights.parameters import parameters_of
-from metasum.weights.statistics import recalibrate, settle_statistics, side_by_side
+from metasum.weights.parameters import buffers_of, parameters_of
+from metasum.weights.statistics import normalisers, recalibrate, settle_statistics, side_by_side
 
 
 def tasks_of(
@@ -74,8 +76,10 @@ def tasks_of(
     return tasks
 
 
-def kept_statistics(runs: Sequence[FinishedRun], method: Method) -> dict[str, Tensor] | None:
-    """Buffers with every run's own statistics, where what `method` makes of their networks can have them; else None."""
+def kept_statistics(runs: Sequence[FinishedRun], method: Method, merged: nn.Module) -> dict[str, Tensor] | None:
+    """Buffers with every run's own statistics, where what `method` made of their networks can have them; else None."""
+    if isinstance(method, WideningMethod):  # it has them
+        return {name: buffer.clone() for name, buffer in buffers_of(merged).items()} if normalisers(merged) else None
     return side_by_side([run.network for run in runs]) if method.keeps_functions else None
 
 
@@ -140,34 +144,61 @@ def _pooled(matrices: Mapping[str, Tensor]) -> float:
     return share_right(torch.stack(list(matrices.values())).sum(dim=0))
 
 
-def confusions_alone(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> dict[str, Tensor]:
-    """For each dataset that a run was trained on, what its network takes images for: int64 `[classes, classes]`.
+class NetworkAlone(NamedTuple):
+    """A run's network on its own dataset."""
 
-    The matrices of several runs on one dataset are added up.
-    """
-    alone: dict[str, Tensor] = {}
+    dataset: str
+    network: nn.Module
+    """As it is measured: a copy with statistics recalibrated on its dataset, as the sum's are."""
+    confusion: Tensor
+    """Int64 `[classes, classes]`."""
+    running: Tensor | None
+    """The same with running statistics; None where it has none."""
+
+
+def networks_alone(
+    runs: Sequence[FinishedRun], tasks: Mapping[str, Task], calibration_batches: int
+) -> list[NetworkAlone]:
+    """The runs' networks, each on the dataset that it was trained on where that is one of the tasks; see `measure`."""
+    alone = []
     for run in runs:
-        if run.target in tasks:
-            matrix = confusion(run.network, tasks[run.target].evaluation())
-            alone[run.target] = alone[run.target] + matrix if run.target in alone else matrix
+        if (task := tasks.get(run.target)) is not None:
+            cut = in_blocks(run.network)
+            network = recalibrate(copy_of(cut), task.calibration(calibration_batches))
+            running = confusion(cut, task.evaluation()) if normalisers(network) else None
+            alone.append(NetworkAlone(run.target, network, confusion(network, task.evaluation()), running))
     return alone
 
 
-def beside_alone(found: MeasuredNetwork, alone: Mapping[str, Tensor]) -> dict[str, Any]:
+def _added_up(matrices: Iterable[tuple[str, Tensor | None]]) -> dict[str, Tensor]:
+    """By dataset; those of several networks on one are added."""
+    total: dict[str, Tensor] = {}
+    for name, matrix in matrices:
+        if matrix is not None:
+            total[name] = total[name] + matrix if name in total else matrix
+    return total
+
+
+def beside_alone(found: MeasuredNetwork, networks: Sequence[NetworkAlone]) -> dict[str, Any]:
     """Fields of a `SumResult`: "accuracy" and "confusion" of the merged network and of each dataset's own network."""
+    alone = _added_up((own.dataset, own.confusion) for own in networks)
+    running = _added_up((own.dataset, own.running) for own in networks)
+    kept = found.accuracy.union.sum_own_statistics is not None
+    beside = running if kept else alone  # with statistics as the deployed sum has them
     datasets = {
         name: DatasetAccuracyAndAlone(
             own.sum,
             own.sum_union_statistics,
             own.sum_own_statistics,
             alone=share_right(alone[name]) if name in alone else None,
+            alone_running=share_right(running[name]) if name in running else None,
         )
         for name, own in found.accuracy.datasets.items()
     }
     return {
         "accuracy": StrangersAccuracyAndAlone(datasets, found.accuracy.union),
         "confusion": {
-            name: AloneAndSum(as_rows(alone[name]) if name in alone else None, as_rows(matrix))
+            name: AloneAndSum(as_rows(beside[name]) if name in beside else None, as_rows(matrix))
             for name, matrix in found.confusion.items()
         },
     }

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of, options_of
 from metasum.errors import UsageError, unknown
 from metasum.merging import METHODS
@@ -25,8 +26,8 @@ class SumRequest:
         >>> request = SumRequest(operator="ties", settings={"density": 0.3}, on=("mnist", "svhn"))
     """
 
-    operator: str = "sum"
-    """Any merging method's name."""
+    operator: str | None = None
+    """Any merging method's name [default: what the runs' learner adds its networks by, as a rule the sum]."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Those of the operator that were given, by name."""
     on: Sequence[str] = ()
@@ -44,6 +45,12 @@ class SumRequest:
         """Names of the datasets to measure on, each once."""
         return list(dict.fromkeys(self.on or [run.target for run in runs]))
 
+    def operator_for(self, runs: Sequence[FinishedRun]) -> str:
+        """The operator, or the one that all the runs' learners add what they have trained by."""
+        learners = [LEARNERS.get(run.plan.learner) for run in runs]
+        own = {None if each is None or each.endpoints else each.method for each in learners}
+        return self.operator or (own.pop() if len(own) == 1 else None) or "sum"
+
     def methods(self, runs: Sequence[FinishedRun]) -> dict[str, Method]:
         """The methods that the runs' networks are merged by, the operator first.
 
@@ -51,12 +58,12 @@ class SumRequest:
             UsageError: the operator is unknown, does not merge so many networks, or needs one initialisation where
                 the runs have several; or a setting was given that none of the methods reads.
         """
-        shared = same_start(runs)
-        if METHODS.named(self.operator).needs_base and not shared:
+        shared, operator = same_start(runs), self.operator_for(runs)
+        if METHODS.named(operator).needs_base and not shared:
             raise UsageError(
-                f"--operator {self.operator} works on differences from one initialisation; these runs have several."
+                f"--operator {operator} works on differences from one initialisation; these runs have several."
             )
-        kinds = {name: METHODS[name] for name in (self.operator, *ALWAYS) if shared or not METHODS[name].needs_base}
+        kinds = {name: METHODS[name] for name in (operator, *ALWAYS) if shared or not METHODS[name].needs_base}
         self._check_read(kinds.values())
         methods = {}
         for name, kind in kinds.items():

@@ -14,8 +14,7 @@ from torch import nn
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
-from metasum.networks.build import GROUPS
-from metasum.networks.cutting import block_count, grouped
+from metasum.networks.beside import told
 from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.report.sum_page import write_sum_report
@@ -24,11 +23,11 @@ from metasum.run.description import describe_surroundings
 from metasum.strangers.measuring import (
     MeasuredNetwork,
     beside_alone,
-    confusions_alone,
     geometry_of,
     kept_statistics,
     lines_between,
     measure,
+    networks_alone,
     tasks_of,
     union_of,
 )
@@ -64,7 +63,7 @@ def sum_runs(
         name: [default: `<target>+<target>…-<operator>`].
         overwrite: replace a result that is there.
         export: write the result to this .safetensors file, with every network's own statistics where it can have
-            them, else with the union's. Independent blocks are written as grouped layers.
+            them, else with the union's.
         report: draw report.html.
         display: what is told about progress [default: nothing].
 
@@ -78,18 +77,18 @@ def sum_runs(
     load_entry_points()
     opened = [open_run(Path(run)) for run in runs]
     check_addable(opened, any_init=request.any_init)
-    methods = request.methods(opened)
-    name = name or f"{'+'.join(run.target for run in opened)}-{request.operator}"
+    operator, methods = request.operator_for(opened), request.methods(opened)
+    name = name or f"{'+'.join(run.target for run in opened)}-{operator}"
     check_folder_name("--name", name)
     folder = Path(out) / "sums" / name
     file = None if export is None else _file(Path(export), overwrite)
     _check_free(folder, overwrite)
-    tasks = _tasks(opened, request, needs_images=methods[request.operator].needs_images)
+    tasks = _tasks(opened, request, needs_images=methods[operator].needs_images)
     with owning(folder, note=display.note):
         _check_free(folder, overwrite)  # another process may have been quicker
         found, network = _measure(opened, methods, tasks, request.datasets(opened), display)
         result = SumResult(
-            operator=request.operator,
+            operator=operator,
             runs=tuple(_summed_run(run, folder, Path(out)) for run in opened),
             same_initialisation=same_start(opened),
             evaluated_on=opened[0].plan.data.evaluate_on,
@@ -99,8 +98,9 @@ def sum_runs(
             export=None if file is None else str(file),
         )
         if file is not None:
-            told = {"operator": request.operator, "datasets": json.dumps(request.datasets(opened))}
-            _export(file, network, {"architecture": opened[0].plan.architecture, **told})
+            metadata = {"architecture": opened[0].plan.architecture, **told(network)}
+            metadata |= {"operator": operator, "datasets": json.dumps(request.datasets(opened))}
+            save_weights(file, network.state_dict(), metadata=metadata)
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)
@@ -120,13 +120,6 @@ def _file(path: Path, overwrite: bool) -> Path:
     if path.exists() and not overwrite:
         raise UsageError(f"--export {path} is there already; use --overwrite to replace it.")
     return path
-
-
-def _export(file: Path, network: nn.Module, told: dict[str, str]) -> None:
-    """Writes a network, its independent blocks as grouped layers."""
-    if (count := block_count(network)) > 1:
-        network, told = grouped(network, count), {**told, GROUPS: str(count)}
-    save_weights(file, network.state_dict(), metadata=told)
 
 
 def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
@@ -160,15 +153,13 @@ def _measure(
     for name, method in methods.items():
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
         merged[name] = merge_runs(runs, endpoints, method)
-        measured[name] = measure(merged[name], tasks, batches, kept=kept_statistics(runs, method))
-    operator = next(iter(methods))
+        measured[name] = measure(merged[name], tasks, batches, kept=kept_statistics(runs, method, merged[name]))
+    operator, alone = next(iter(methods)), networks_alone(runs, tasks, batches)
     found = {
-        **beside_alone(measured[operator], confusions_alone(runs, tasks)),
+        **beside_alone(measured[operator], alone),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
         "mistakes": {
-            run.target: mistakes(run.network, measured[operator].network, tasks[run.target])
-            for run in runs
-            if run.target in tasks
+            own.dataset: mistakes(own.network, measured[operator].network, tasks[own.dataset]) for own in alone
         },
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
@@ -176,7 +167,7 @@ def _measure(
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }
-    if kept_statistics(runs, methods[operator]) is None:
+    if measured[operator].accuracy.union.sum_own_statistics is None:
         recalibrate(merged[operator], union_of(tasks).calibration(batches))
     return found, merged[operator]
 

@@ -82,7 +82,7 @@ class StrangersSum:
         if found is None:
             endpoints = endpoints_of(runs, tasks, batches=batches)
             network = merge_runs(runs, endpoints, method)
-            own = kept_statistics(runs, method)
+            own = kept_statistics(runs, method, network)
             accuracy = measure(network, tasks, batches, kept=own).accuracy
             found = Measurement(identity, accuracy, opinions_of(runs, tasks))
         if self.line:

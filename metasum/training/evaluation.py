@@ -29,8 +29,8 @@ from metasum.weights.statistics import (
     sources_of,
 )
 
-UNKNOWN: Sides[float | None] = Sides(None, None)
 Autocast = Callable[[], AbstractContextManager[object]]
+UNKNOWN: Sides[float | None] = Sides(None, None)
 
 
 class FinalEvaluation(NamedTuple):
@@ -194,7 +194,7 @@ def settled_alone(alone: Sides[nn.Module], images: Sides[Sequence[Tensor]], stat
 def _sources(learner: TrainedLearner, alone: Sides[nn.Module], operator: str | None) -> dict[str, Buffers]:
     """Whose statistics the learner's sum can have."""
     return sources_of(
-        alone._asdict(), learned=learner.sum_statistics(), keeps_functions=learner.keeps_functions(operator)
+        alone._asdict(), learned=learner.sum_statistics(), own=learner.own_statistics(alone, operator=operator)
     )
 
 

@@ -34,7 +34,8 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     """A line of metrics.jsonl as flat names and numbers: "loss/sum", "learning_rate", "target_after", …
 
     Accuracies have one name over all of a run, `<side>_before` and `<side>_after`, so that a sweep's metric and a run's
-    summary can point at them; "mean_after" is the mean of both sides.
+    summary can point at them; "mean_after" is the mean of both sides. The last evaluation has `<side>_before_running`,
+    too, where there is such a number.
     """
     if record["kind"] == "step":
         losses = {f"loss/{name}": value for name, value in record["losses"].items()}

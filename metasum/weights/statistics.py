@@ -124,23 +124,21 @@ def _used(module: _NormBase) -> Tensor:
 
 
 def sources_of(
-    networks: Mapping[str, nn.Module], *, learned: Buffers | None, keeps_functions: bool
+    networks: Mapping[str, nn.Module], *, learned: Buffers | None, own: Buffers | None
 ) -> dict[str, Buffers]:
     """Whose statistics a sum can have, by the policies that `settle_statistics` takes.
 
     Args:
         networks: that are added, by name.
         learned: those that the sum kept in training, where it did.
-        keeps_functions: whether networks without a channel in common compute in the sum what they do alone.
+        own: those with which every network computes in the sum what it does alone, where there are such.
 
     Returns:
-        The networks' buffers under their names, "learned" where there are any, and "own" where
-        there are those of every network (`side_by_side`).
+        The networks' buffers under their names, and "learned" and "own" where there are any.
     """
     sources: dict[str, Buffers] = {name: buffers_of(network) for name, network in networks.items()}
     if learned is not None:
         sources["learned"] = learned
-    own = side_by_side(list(networks.values())) if keeps_functions else None
     return sources if own is None else {**sources, "own": own}
 
 

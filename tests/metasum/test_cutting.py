@@ -1,20 +1,14 @@
 """A network without its unused channels, and its blocks side by side: the same functions."""
 
-import json
-from math import prod
-
 import pytest
 import torch
-from refusal import refused
-from safetensors import safe_open
 from torch import nn
 
-from metasum.networks.build import load_network
-from metasum.networks.cutting import GroupedLinear, block_count, grouped, in_blocks, without_unused_channels
+from metasum.networks.cutting import block_count, grouped, in_blocks, without_unused_channels
+from metasum.networks.grouped import GroupedLinear
 from metasum.networks.resnet import ResNet
 from metasum.networks.slots import Slot
 from metasum.networks.vgg import VGG16
-from metasum.weights.storage import load_weights, save_weights
 
 X = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -84,37 +78,3 @@ def test_blocks_of_a_linear_layer_are_its_own_and_differentiable():
     layer(x).sum().backward()
     assert layer.weight.grad.count_nonzero() == layer.weight.numel()
     assert grouped(nn.Sequential(dense), 2)[0].bias is not dense.bias
-
-
-def test_blocks_are_exported_as_grouped_layers_and_read_again(metasum, tiny, tmp_path):
-    runs = []
-    for slot, target in enumerate(("rows", "lines")):
-        flags = [*tiny, "--target", target, "--support", "digits", "--width", 0.0625]
-        flags += ["--learner", "slots", "--slot", slot, "--quiet-on", "none"]
-        outcome = metasum("train", *flags, "--no-report", "--json")
-        assert outcome.code == 0, outcome.err
-        runs.append(json.loads(outcome.out)["run"])
-    file = tmp_path / "both.safetensors"
-    outcome = metasum("sum", *runs, "--export", file, "--out", tmp_path / "runs", "--json")
-    assert outcome.code == 0, outcome.err
-    found = json.loads(outcome.out)["accuracy"]
-    with safe_open(file, "pt") as tensors:
-        assert tensors.metadata()["groups"] == "2"
-    network = load_network(file)
-    assert network.block_1[3].groups == 2
-    whole = prod(load_network(f"{runs[0]}/target.safetensors").block_1[3].weight.shape)
-    assert network.block_1[3].weight.numel() == whole // 2
-    again = metasum("evaluate", file, *tiny[tiny.index("--data-root") :][:2], "--on", "rows", "--on", "lines", "--json")
-    assert again.code == 0, again.err
-    accuracy = json.loads(again.out)["accuracy"]
-    for target in ("rows", "lines"):
-        assert accuracy[target] == found[target]["sum_own_statistics"]
-
-
-@pytest.mark.parametrize("groups", ["0", "two", "1000", ""])
-def test_a_file_with_a_false_number_of_groups_is_refused(groups, metasum, finished, tmp_path):
-    file = finished / "target.safetensors"
-    with safe_open(file, "pt") as tensors:
-        told = tensors.metadata() | {"groups": groups}
-    save_weights(tmp_path / "false.safetensors", load_weights(file), metadata=told)
-    refused(metasum("evaluate", tmp_path / "false.safetensors", "--on", "digits"), 1, "groups; a number of 1 to 64")
