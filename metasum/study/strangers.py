@@ -84,7 +84,8 @@ class StrangersSum:
             network = merge_runs(runs, endpoints, method)
             own = kept_statistics(runs, method, network)
             accuracy = measure(network, tasks, batches, kept=own).accuracy
-            found = Measurement(identity, accuracy, opinions_of(runs, tasks))
+            same = ("opinions", *identity["networks"])  # methods share networks
+            found = Measurement(identity, accuracy, kept(same, lambda: opinions_of(runs, tasks)))
         if self.line:
             line = interpolate(runs[0].network, runs[1].network, tasks)
             found = dataclasses.replace(found, line=line)
