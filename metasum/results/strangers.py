@@ -133,6 +133,13 @@ class SummedRun(Value):
     initial_checksum: str
     data_checksum: str
     """Of the target's dataset."""
+    further_data: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """Datasets that its training read beside the pair's; None for none."""
+
+    @property
+    def saw(self) -> set[str]:
+        """Names of the datasets, beside its own, whose images its networks were trained with."""
+        return {self.support, *(self.further_data or ())}
 
 
 @dataclass(frozen=True)

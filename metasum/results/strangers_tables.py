@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from statistics import fmean
 from typing import TypeAlias
 
@@ -46,7 +47,21 @@ def sum_table(result: SumResult) -> Table[SumRow]:
             *(own if means else ()),
         ),
         rows,
-        notes=unsettled(Alone(name, found.alone, found.alone_running) for name, found in datasets.items()),
+        notes=(
+            *unsettled(Alone(name, found.alone, found.alone_running) for name, found in datasets.items()),
+            *no_strangers(result.runs),
+        ),
+    )
+
+
+def no_strangers(runs: Sequence[SummedRun]) -> tuple[str, ...]:
+    """A sentence for each run whose training has seen a dataset that another one of them was trained on."""
+    targets = [run.target for run in runs]
+    seen = {run.run: [name for name in dict.fromkeys(targets) if name in run.saw] for run in runs}
+    return tuple(
+        f"{run} was trained beside images of {', '.join(names)}: its network is no stranger there."
+        for run, names in seen.items()
+        if names
     )
 
 

@@ -39,6 +39,8 @@ class FinishedRun:
     initial_checksum: str
     data_checksum: str
     """Of the target's dataset."""
+    further_data: tuple[str, ...]
+    """Names of the datasets that its training read beside the pair's."""
 
     @property
     def target(self) -> str:
@@ -63,7 +65,7 @@ def open_run(folder: Path) -> FinishedRun:
         checksums = description["initial_checksum"], description["data"]["target"]["checksum"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
-    return FinishedRun(folder, plan, network, initial, *checksums)
+    return FinishedRun(folder, plan, network, initial, *checksums, tuple(description.get("further_data", ())))
 
 
 def same_start(runs: Sequence[FinishedRun]) -> bool:

@@ -184,4 +184,5 @@ def _summed_run(run: FinishedRun, folder: Path, out: Path) -> SummedRun:
         seed=run.plan.seed,
         initial_checksum=run.initial_checksum,
         data_checksum=run.data_checksum,
+        further_data=run.further_data or None,
     )

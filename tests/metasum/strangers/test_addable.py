@@ -22,7 +22,7 @@ def run(folder, learner="metasum", **own):
     """A run that never was, with a network of one layer."""
     torch.manual_seed(0)
     plan = planned(learner_named(learner), {**COMMON, **own})
-    return FinishedRun(Path(folder), plan, nn.Linear(2, 2), {}, "same start", "data")
+    return FinishedRun(Path(folder), plan, nn.Linear(2, 2), {}, "same start", "data", ())
 
 
 def test_networks_in_slots_need_the_same_number_of_slots_and_another_slot_each():

@@ -334,3 +334,11 @@ def test_a_hostile_name_is_text(add, metasum, tiny, runs, name, tmp_path):
     assert add(run, runs[1], "--name", "hostile", "--report").code == 0
     text = (tmp_path / "runs" / "sums" / "hostile" / "report.html").read_text()
     assert "<script>alert" not in text
+
+
+def test_a_run_that_has_seen_anothers_dataset_is_said_to_be_no_stranger(add, runs):
+    outcome = add(*runs)
+    assert outcome.code == 0, outcome.err
+    told = " ".join(outcome.out.split())
+    assert "rows+lines/metasum-seed0 was trained beside images of lines: its network is no stranger there." in told
+    assert "lines+rows/metasum-seed0 was trained beside images of rows" in told
