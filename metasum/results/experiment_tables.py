@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from operator import attrgetter
 from statistics import fmean
@@ -72,7 +73,7 @@ def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSumma
 def _narrow(table: Table[ExperimentSummary]) -> Table[ExperimentSummary]:
     """As it fits a terminal: what recalibrating would have done is for the page and for programs."""
     shown = [column for column in table.columns if not column.name.endswith(RECALIBRATED)]
-    return Table(shown, table.rows, table.title)
+    return dataclasses.replace(table, columns=shown)
 
 
 def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:

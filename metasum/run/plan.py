@@ -116,8 +116,10 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
     for further in learner.further_data(plan.own):
         if further in (plan.data.target, plan.data.support):
             raise UsageError(f"{further!r} is one of the pair's own datasets; it cannot be further data, too.")
-    if learner.endpoints is not None and plan.evaluation.statistics not in (None, "recalibrate"):
-        raise UsageError(f"--statistics {plan.evaluation.statistics}: merged networks have recalibrated ones.")
+    if learner.endpoints is not None and plan.evaluation.statistics not in (None, "recalibrate", "own"):
+        raise UsageError(
+            f"--statistics {plan.evaluation.statistics}: merged networks have recalibrated ones, or each its own."
+        )
     return plan
 
 

@@ -148,10 +148,12 @@ class NetworkAlone(NamedTuple):
     """A run's network on its own dataset."""
 
     dataset: str
+    trained: nn.Module
+    """With running statistics."""
     network: nn.Module
-    """As it is measured: a copy with statistics recalibrated on its dataset, as the sum's are."""
+    """A copy with statistics recalibrated on its dataset."""
     confusion: Tensor
-    """Int64 `[classes, classes]`."""
+    """Of the copy, int64 `[classes, classes]`."""
     running: Tensor | None
     """The same with running statistics; None where it has none."""
 
@@ -166,7 +168,7 @@ def networks_alone(
             cut = in_blocks(run.network)
             network = recalibrate(copy_of(cut), task.calibration(calibration_batches))
             running = confusion(cut, task.evaluation()) if normalisers(network) else None
-            alone.append(NetworkAlone(run.target, network, confusion(network, task.evaluation()), running))
+            alone.append(NetworkAlone(run.target, cut, network, confusion(network, task.evaluation()), running))
     return alone
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,7 @@ class SumRequest:
                 f"--operator {operator} works on differences from one initialisation; these runs have several."
             )
         kinds = {name: METHODS[name] for name in (operator, *ALWAYS) if shared or not METHODS[name].needs_base}
-        self._check_read(operator, kinds.values())
+        self._check_read(kinds)
         methods = {}
         for name, kind in kinds.items():
             own = {leaf.name for leaf in options_of(kind.Config)} & set(self.settings)
@@ -72,12 +72,12 @@ class SumRequest:
             methods[name].check(len(runs))
         return methods
 
-    def _check_read(self, operator: str, kinds: Iterable[type[Method]]) -> None:
-        """Raises UsageError for a setting that none of these methods reads."""
-        read = {leaf.name for kind in kinds for leaf in options_of(kind.Config)}
+    def _check_read(self, kinds: Mapping[str, type[Method]]) -> None:
+        """Raises UsageError for a setting that none of these methods reads; the first is the operator."""
+        read = {leaf.name for kind in kinds.values() for leaf in options_of(kind.Config)}
         known = {leaf.name for kind in METHODS.values() for leaf in options_of(kind.Config)}
         for name in self.settings:
             if name not in known:
                 raise unknown("setting of a merging method", name, known)
             if name not in read:
-                raise UsageError(f"{flag_of(name)} says nothing to --operator {operator}.")
+                raise UsageError(f"{flag_of(name)} says nothing to --operator {next(iter(kinds))}.")

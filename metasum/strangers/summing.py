@@ -155,11 +155,13 @@ def _measure(
         merged[name] = merge_runs(runs, endpoints, method)
         measured[name] = measure(merged[name], tasks, batches, kept=kept_statistics(runs, method, merged[name]))
     operator, alone = next(iter(methods)), networks_alone(runs, tasks, batches)
+    kept = measured[operator].accuracy.union.sum_own_statistics is not None
     found = {
         **beside_alone(measured[operator], alone),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
         "mistakes": {
-            own.dataset: mistakes(own.network, measured[operator].network, tasks[own.dataset]) for own in alone
+            own.dataset: mistakes(own.trained if kept else own.network, measured[operator].network, tasks[own.dataset])
+            for own in alone
         },
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
@@ -167,7 +169,7 @@ def _measure(
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }
-    if measured[operator].accuracy.union.sum_own_statistics is None:
+    if not kept:
         recalibrate(merged[operator], union_of(tasks).calibration(batches))
     return found, merged[operator]
 

@@ -152,8 +152,8 @@ def settled_policy(policy: str | None, sources: Mapping[str, Buffers]) -> str:
         return "own" if "own" in sources else RECALIBRATE
     if policy == "own" and policy not in sources:
         raise UsageError(
-            "--statistics own: only a plain sum of networks with batch norm and without a channel in common, as of "
-            "learner slots, keeps every network's own; take --statistics recalibrate."
+            "--statistics own: only a plain sum of networks with batch norm and without a channel in common keeps "
+            "every network's own, as of learner slots; take --statistics recalibrate."
         )
     if policy != RECALIBRATE and policy not in sources:
         raise unknown("statistics policy", policy, [RECALIBRATE, *sources])

@@ -18,7 +18,11 @@ from metasum.errors import UsageError
 from metasum.learners.joint import JointConfig, JointLearner
 from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.merging import METHODS
+from metasum.networks.build import load_network
 from metasum.run.meta_plan import meta_plan
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask
+from metasum.training.analysis import _png
 from metasum.training.evaluation import Evaluator, confusion, share_right
 from metasum.types import Batch
 from metasum.weights.statistics import recalibrate, side_by_side
@@ -201,8 +205,7 @@ def test_own_statistics_are_refused_where_the_sum_cannot_have_them(make):
 
 @pytest.mark.parametrize("flags", [(), ("--learner", "slots", "--operator", "average"), ("--learner", "ties")])
 def test_own_statistics_are_refused_before_training(metasum, tiny, tmp_path, flags):
-    words = "merged networks" if "ties" in flags else "without a channel in common"
-    refused(metasum("train", *tiny, "--statistics", "own", *flags), 2, words)
+    refused(metasum("train", *tiny, "--statistics", "own", *flags), 2, "without a channel in common")
     assert not (tmp_path / "runs").exists()
 
 
@@ -284,3 +287,36 @@ def test_a_meta_training_is_found_again_that_an_older_version_made():
     """It has no sum to settle; its settings, by which it is found, are those of ever."""
     plan = meta_plan(settings(learner="metasum-meta"), ("letters",))
     assert plan.to_json()["evaluation"] == {"statistics": "recalibrate", "calibration_batches": 16}
+
+
+def test_pictures_of_a_sum_in_slots_compare_it_with_the_networks_as_they_were_trained(metasum, tiny, tmp_path):
+    runs = []
+    for slot, (target, support) in enumerate((("rows", "lines"), ("lines", "rows"))):
+        flags = ["--target", target, "--support", support, "--learner", "slots", "--slot", slot, "--json"]
+        outcome = metasum("train", *tiny, *flags)
+        assert outcome.code == 0, outcome.err
+        runs.append(json.loads(outcome.out))
+    outcome = metasum("sum", *(run["run"] for run in runs), "--out", tmp_path / "runs", "--json", "--no-report")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    for run in runs:
+        found = result["accuracy"][run["target"]]
+        assert found["alone_running"] == run["accuracy"]["target"]["before"], "as the run measured it"
+        task = ImageTask(load_dataset(run["target"], root=tmp_path / "data"))
+        network = load_network(f"{run['run']}/target.safetensors")
+        with torch.no_grad():
+            pictures = {_png(image): guess for image, guess in _guesses(network, task)}
+        assert [item["before"] for item in result["mistakes"][run["target"]]] == [
+            pictures[item["png"]] for item in result["mistakes"][run["target"]]
+        ]
+
+
+def _guesses(network, task):
+    for batch in task.evaluation():
+        yield from zip(batch.images, network(batch.images).argmax(1).tolist(), strict=True)
+
+
+def test_own_statistics_can_be_asked_of_a_merging_learner_that_keeps_them(metasum, tiny):
+    outcome = metasum("train", *tiny, "--learner", "side-by-side", "--statistics", "own", "--json")
+    assert outcome.code == 0, outcome.err
+    assert json.loads(outcome.out)["statistics"] == "own"

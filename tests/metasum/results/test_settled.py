@@ -111,6 +111,8 @@ def test_an_experiment_tells_the_means_over_the_seeds(capsys):
         column.head for column in experiment_tables.target_table(result, target).columns
     ]
     shown_everywhere(capsys, table, words)
+    show(newer, as_json=False, parts=experiment_tables.experiment_parts)
+    assert words in capsys.readouterr().out
     assert f"accuracy.{target}.before_running" in as_csv(experiment_tables.rows_table(newer))
 
 
