@@ -84,7 +84,7 @@ class ExperimentRow(_UnionAmongTargets):
     accuracy: Mapping[str, TargetAccuracy]
     union: UnionAccuracy
     opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
-    """None: written by a version before 0.3."""
+    """None: written by an earlier version."""
 
     @classmethod
     def of(cls, results: Sequence[RunResult], met: StrangersAccuracy, opinions: Opinions) -> Self:
@@ -186,7 +186,7 @@ class ExperimentSummary(_UnionAmongTargets):
     union: UnionSpread
     seconds: Spread
     opinions: tuple[OpinionSpread, ...] | None = field(default=None, metadata=LEFT_OUT)
-    """Those first that cost most; None: written by a version before 0.3."""
+    """Those first that cost most; None: written by an earlier version."""
 
     @classmethod
     def of(cls, rows: Sequence[ExperimentRow]) -> Self:

@@ -203,7 +203,7 @@ class SumResult(Result):
     """The folder; of a result that was read, the one that it was read from."""
     export: str | None = field(default=None, metadata=LEFT_OUT)
     opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
-    """None: written by a version before 0.3."""
+    """None: written by an earlier version."""
 
     @classmethod
     def read(cls, path: Path) -> Self:
