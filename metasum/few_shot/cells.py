@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from metasum.few_shot.course import Course
+from metasum.few_shot.course import Course, taken
 from metasum.few_shot.folder import check_run, opened_run
 from metasum.few_shot.measuring import mean_of
 from metasum.files import read_json, write_json
@@ -63,7 +63,7 @@ class Pretrain:
             harness.resume()
             harness.train(title=f"pretraining on {classes} classes of {course.dataset.name}")
             run.save_weights("learner", model.network.state_dict())
-            result = PretrainingResult(harness.steps, round(harness.seconds, 2))
+            result = PretrainingResult(**taken(harness))
             write_json(run.path / "result.json", result.to_json())
             return result
 

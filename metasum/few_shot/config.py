@@ -41,11 +41,34 @@ class EpisodesConfig(Checked):
 class UpdatesConfig(Checked):
     """What every training reads, on episodes or before them: how Adam moves the weights, and how often it logs."""
 
-    schedule: Schedule = option("cosine", "Learning rate over the run.")
+    schedule: Schedule = option(
+        "cosine",
+        "Learning rate over the run. With --patience it is constant: the end that it would fall to is not known.",
+    )
     clip: float = option(10.0, "Largest gradient norm.", above=0)
     log_every: int = option(10, "Steps between lines in metrics.jsonl.", unit="steps", minimum=1)
     evaluate_every: int = option(250, "Steps between evaluations on the way; 0 for none.", unit="steps", minimum=0)
+    patience: int | None = option(
+        None,
+        "Stop a training, pretraining too, where so many evaluations on the way in a row brought no better accuracy on "
+        "validation classes; the network of the best one is taken, and the number of steps is the most there can be "
+        "[default: all steps, and the last network].",
+        unit="evaluations",
+        minimum=1,
+    )
     checkpoint_every: int = option(250, "Steps between checkpoints; 0 for the last only.", unit="steps", minimum=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.patience is None:
+            return
+        if not self.evaluate_every:
+            raise UsageError("--patience has nothing to go by with --evaluate-every 0; give a number of steps there.")
+        if self.schedule != "constant":
+            raise UsageError(
+                f"--patience does not go with --schedule {self.schedule}, which falls to 0 at the last step, wherever "
+                "training stops; give --schedule constant, or leave it out."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.optimisation import make_fabric
+from metasum.training.patience import Patience
 from metasum.training.progress import Display
 from metasum.training.roles import Sampler
 from metasum.training.run_folder import RunFolder
@@ -143,13 +144,12 @@ class Course:
         harness = self.harness(model, sampler, self.plan.loop(), run, display)
         harness.resume()
         harness.train(title=f"{run.path.name} on {self.dataset.name}")
-        if self.plan.updates.evaluate_every:
+        if self.plan.updates.evaluate_every and harness.patience is None:  # which has the last step measured itself
             harness.record_final(harness.evaluator.on_the_way(model))
         model.remember = None
         return {
-            "steps": harness.steps,
-            "seconds": round(harness.seconds, 2),
-            "episodes_per_second": round(harness.steps * tasks / harness.seconds, 2),
+            **taken(harness),
+            "episodes_per_second": round(harness.step * tasks / harness.seconds, 2),
             "peak_bytes": peak_bytes(self.fabric.device),
         }
 
@@ -167,4 +167,17 @@ class Course:
         `view` leads from what is trained to the few-shot learner that is measured on the way [default: it is one].
         """
         evaluator = FewShotEvaluator(lambda: self.validation, self.fabric.autocast, view)
-        return Harness(model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display)
+        harness = Harness(
+            model, sampler, evaluator=evaluator, config=loop, fabric=self.fabric, run=run, display=display
+        )
+        if self.plan.updates.patience is not None:
+            harness.patience = Patience(self.plan.updates.patience, score=lambda accuracy: accuracy.mean)
+        return harness
+
+
+def taken(harness: Harness[Any, Any]) -> dict[str, Any]:
+    """What a training took, as results have it: "steps", "seconds", and with patience "best_step"."""
+    found: dict[str, Any] = {"steps": harness.step, "seconds": round(harness.seconds, 2)}
+    if harness.patience is not None and harness.patience.best is not None:
+        found["best_step"] = harness.patience.best.step
+    return found

@@ -56,15 +56,17 @@ def _figures(folder: Path, result: FewShotResult) -> Figures:
             accuracy_dots(dots, series={"accuracy": "accuracy"}),
         )
     ]
-    curves = {}
+    curves, best = dict[str, list[tuple[int, float]]](), dict[str, int]()
     for row in result.rows:
-        path = folder / Path(row.run).name
-        found = [r for r in RunFolder(path).metrics() if r["kind"] == "evaluation"] if row.steps else []
+        name = Path(row.run).name
+        found = [r for r in RunFolder(folder / name).metrics() if r["kind"] == "evaluation"] if row.steps else []
         if found:
-            curves[Path(row.run).name] = [(r["step"], r["accuracy"]["mean"]) for r in found]
+            curves[name] = [(r["step"], r["accuracy"]["mean"]) for r in found]
+            best |= {} if row.best_step is None else {name: row.best_step}
     if curves:
         caption = f"On {result.settings['validation_episodes']} episodes of validation classes."
-        figures.append(("Accuracy over meta-training", caption, _lines(curves, "step")))
+        caption += " A star is the best, whose network was tested." if best else ""
+        figures.append(("Accuracy over meta-training", caption, _lines(curves, "step", stars=best)))
     if result.asked:
         trained = {(row.learner, row.seed): row.accuracy.mean for row in result.rows}
         asked: dict[str, list[tuple[int, float]]] = {}
@@ -78,11 +80,15 @@ def _figures(folder: Path, result: FewShotResult) -> Figures:
     return figures
 
 
-def _lines(curves: Mapping[str, Sequence[tuple[int, float]]], x: str) -> str:
+def _lines(curves: Mapping[str, Sequence[tuple[int, float]]], x: str, *, stars: Mapping[str, int] | None = None) -> str:
+    """A line for each curve; `stars` are the places, by curve, that are marked."""
     figure, axes = canvas(x, "accuracy (%)")
     for (label, points), style in zip(curves.items(), line_styles(), strict=False):
         numbers, values = zip(*points, strict=True)
         axes.plot(numbers, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
+        if stars is not None and label in stars:
+            place = stars[label]
+            axes.plot(place, 100 * dict(points)[place], marker="*", markersize=13, color=style["color"])
     axes.set_ylim(0, 103)
     axes.set_xlim(left=0)
     return svg(figure, axes)

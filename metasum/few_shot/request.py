@@ -25,6 +25,7 @@ C = TypeVar("C", bound=Checked)
 PRETRAINING_RATE = 1e-3
 # What a run is made of, beside its learner's own settings: one with others is another run.
 OF_EVERY_RUN = ("dataset", "ways", "shots", "queries", "in_channels", "filters", "episodes", "evaluate_on", "precision")
+OF_EPISODES = ("ways", "shots", "queries")
 OF_PRETRAINING = ("dataset", "in_channels", "filters", "precision")
 
 
@@ -64,6 +65,11 @@ class FewShotRequest:
         own = {leaf.name: self.given[leaf.name] for leaf in options_of(kind) if leaf.name in self.given}
         return kind(**{**filled, **own})
 
+    def updates(self) -> UpdatesConfig:
+        """How weights move: with patience at a constant rate, where no other is asked for."""
+        filled = {} if self.given.get("patience") is None else {"schedule": "constant"}
+        return self.section(UpdatesConfig, **filled)
+
     def having(self, **values: Any) -> FewShotRequest:
         """The same with some settings given, or given otherwise."""
         return FewShotRequest({**self.given, **values})
@@ -76,7 +82,7 @@ class FewShotRequest:
             seed=seed,
             own=self.section(learner.Config),
             episodes=self.section(EpisodesConfig),
-            updates=self.section(UpdatesConfig),
+            updates=self.updates(),
             meta_training=self.section(MetaTrainingConfig, learning_rate=learner.learning_rate),
             pretraining=self.section(PretrainingConfig),
             trunk=self.section(Pretraining.Config),
@@ -94,6 +100,7 @@ class FewShotRequest:
         if wrong is not None:
             whom = f"learner {names[0]!r}" if len(names) == 1 else f"any of the learners {', '.join(names)}"
             raise UsageError(f"{flag_of(wrong)} says nothing to {whom}.")
+        self.updates()  # refuses what does not go together
         asked = self.section(QuestionsConfig)
         if asked.then is None and "then_steps" in self.given:
             raise UsageError("--then-steps says nothing without --then.")
@@ -175,7 +182,7 @@ class FewShotPlan:
         found |= dataclasses.asdict(self.own)
         if learner.meta_trains:
             found |= dataclasses.asdict(self.meta_training)
-            found |= {"schedule": self.updates.schedule, "clip": self.updates.clip}
+            found |= self._update_settings()
         if learner.pretrained:
             found |= dataclasses.asdict(self.pretraining)
         return {**found, "learner": self.learner}
@@ -184,7 +191,20 @@ class FewShotPlan:
         """Those that the trunk depends on."""
         found = {name: getattr(self.episodes, name) for name in OF_PRETRAINING} | {"seed": self.seed}
         found |= dataclasses.asdict(self.pretraining)
-        return {**found, "schedule": self.updates.schedule, "clip": self.updates.clip}
+        if self.updates.patience is not None:  # how it is measured decides where it stops
+            found |= {name: getattr(self.episodes, name) for name in OF_EPISODES} | dataclasses.asdict(self.trunk)
+        return found | self._update_settings()
+
+    def _update_settings(self) -> dict[str, Any]:
+        """Of how weights move; what evaluations are of is among them where they decide when to stop."""
+        updates = self.updates
+        found: dict[str, Any] = {"schedule": updates.schedule, "clip": updates.clip, "patience": updates.patience}
+        if updates.patience is not None:
+            found |= {
+                "evaluate_every": updates.evaluate_every,
+                "validation_episodes": self.episodes.validation_episodes,
+            }
+        return found
 
     def loop(self) -> Loop:
         """How it is meta-trained."""

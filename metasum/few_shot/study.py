@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import FEW_SHOT
-from metasum.config import Checked
 from metasum.errors import MetaSumError
 from metasum.few_shot.cells import Ask, GoOn, Learn, Pretrain, shares_of
-from metasum.few_shot.config import EpisodesConfig, PretrainingConfig, QuestionsConfig, UpdatesConfig
+from metasum.few_shot.config import EpisodesConfig, PretrainingConfig, QuestionsConfig
 from metasum.few_shot.course import Course
 from metasum.few_shot.measuring import differences
 from metasum.few_shot.request import FewShotRequest
@@ -23,6 +22,7 @@ from metasum.results.few_shot import (
     OtherWays,
     SecondDatasetResult,
     SecondDatasetRow,
+    Trunk,
 )
 from metasum.results.surroundings import Failed
 from metasum.run.description import describe_surroundings
@@ -135,8 +135,16 @@ def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotRes
         data={"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
         **describe_surroundings(),
         few_shot=str(study.folder),
+        trunks=tuple(_trunks(study, done)) or None,
         failed=tuple(_failed(study, failures)) or None,
     )
+
+
+def _trunks(study: FewShotStudy, done: Mapping[str, Any]) -> list[Trunk]:
+    """Where pretraining stopped by itself, seed by seed."""
+    names = {course.plan.pretrained_name: course.seed for course in study.courses}
+    found = {seed: done[name] for name, seed in names.items() if name in done}
+    return [Trunk(seed, own.steps, own.best_step) for seed, own in found.items() if own.best_step is not None]
 
 
 def _second_rows(study: FewShotStudy, done: Mapping[str, Any]) -> list[SecondDatasetRow]:
@@ -175,8 +183,10 @@ def _failed(study: FewShotStudy, failures: Sequence[Failure]) -> list[Failed]:
 
 def _settings(study: FewShotStudy) -> dict[str, Any]:
     """Those of all learners by name, then each one's own under its name."""
-    sections: tuple[type[Checked], ...] = (EpisodesConfig, UpdatesConfig, PretrainingConfig, QuestionsConfig)
-    found = {name: value for section in sections for name, value in vars(study.request.section(section)).items()}
+    request = study.request
+    further = (request.section(PretrainingConfig), request.section(QuestionsConfig))
+    sections = (request.section(EpisodesConfig), request.updates(), *further)
+    found = {name: value for section in sections for name, value in vars(section).items()}
     for course in study.courses:
         plan = course.plan
         trained = dataclasses.asdict(plan.meta_training) if plan.learner_class.meta_trains else {}

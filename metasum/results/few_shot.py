@@ -30,6 +30,8 @@ class FewShotRun(Result):
     evaluated_on: str
     run: str
     """The name of its folder, which is in the study's."""
+    best_step: int | None = field(default=None, metadata=LEFT_OUT)
+    """With patience: the step of the best evaluation, whose weights these are; training stopped after `steps`."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,20 @@ class PretrainingResult(Result):
 
     steps: int
     seconds: float
+    best_step: int | None = field(default=None, metadata=LEFT_OUT)
+    """With patience: the step of the best evaluation, whose weights these are; training stopped after `steps`."""
+
+
+@dataclass(frozen=True)
+class Trunk(Value):
+    """Where the pretraining of a seed stopped, and the step whose weights were kept."""
+
+    seed: int
+    steps: int
+    best_step: int
+
+    def __str__(self) -> str:
+        return f"The pretrained trunk of seed {self.seed} is that of step {self.best_step}; it stopped at {self.steps}."
 
 
 @dataclass(frozen=True)
@@ -145,5 +161,7 @@ class FewShotResult(Result):
     machine: Mapping[str, Any]
     few_shot: str
     """The folder."""
+    trunks: tuple[Trunk, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """With patience, of the seeds that have one."""
     failed: tuple[Failed, ...] | None = field(default=None, metadata=LEFT_OUT)
     """None where nothing failed."""

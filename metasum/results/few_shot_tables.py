@@ -17,6 +17,7 @@ from metasum.results.table import (
     WHOLE,
     Column,
     Kind,
+    Medium,
     Table,
     attributes,
 )
@@ -36,19 +37,28 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
         f"{result.ways}-way {result.shots}-shot on {result.dataset}: {count} episodes of "
         f"{result.classes[whose]} {whose} classes, ± 95 % interval"
     )
+    steps = [Column[FewShotRun]("steps", lambda row: row.steps, NUMBER, only="page")]
+    patient = any(row.best_step is not None for row in result.rows)
+    if patient:
+        steps = [
+            Column("best step", lambda row: row.best_step, NUMBER),
+            Column("stopped at", lambda row: row.steps, NUMBER),
+        ]
+    less: Medium | None = "page" if patient else None  # a line of the terminal has room for either
     return Table(
         (
             *attributes("learner"),
             *attributes("seed", kind=NUMBER),
             Column("accuracy, %", lambda row: row.accuracy, OF_EPISODES, page_head="accuracy", accent=True),
-            Column("steps", lambda row: row.steps, NUMBER, only="page"),
+            *steps,
             Column("training, s", lambda row: row.seconds, WHOLE),
-            Column("episodes/s", lambda row: row.episodes_per_second, PER_SECOND),
-            Column("peak, GiB", lambda row: row.peak_bytes, GIBIBYTES),
+            Column("episodes/s", lambda row: row.episodes_per_second, PER_SECOND, only=less),
+            Column("peak, GiB", lambda row: row.peak_bytes, GIBIBYTES, only=less),
             Column("learnt numbers", lambda row: row.parameters, COUNT, only="page"),
         ),
         result.rows,
         title,
+        [str(trunk) for trunk in result.trunks or ()],
     )
 
 

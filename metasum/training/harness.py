@@ -15,6 +15,7 @@ from metasum.training.interruption import Interruption
 from metasum.training.losses import LossLog
 from metasum.training.memory import peak_bytes, reset_peak
 from metasum.training.optimisation import Updater
+from metasum.training.patience import Patience
 from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.roles import HarnessConfig, OnTheWay, Sampler
@@ -45,6 +46,10 @@ class Harness(Generic[L, E]):
         record: hears every line of metrics.jsonl.
     """
 
+    patience: Patience | None = None
+    """Ends training before its last step, where somebody gives it one before `resume`. The last step is evaluated, too,
+    then, and training leaves the learner with the weights of the best evaluation."""
+
     def __init__(
         self,
         learner: L,
@@ -67,6 +72,11 @@ class Harness(Generic[L, E]):
         self._random: dict[str, Any] | None = None
         self._losses = LossLog(self.together)
 
+    @property
+    def over(self) -> bool:
+        """Whether there is no step left to run."""
+        return self.step >= self.steps or (self.patience is not None and self.patience.over)
+
     def train(self, *, title: str) -> None:
         """Runs the steps that are left, then leaves a checkpoint.
 
@@ -79,11 +89,17 @@ class Harness(Generic[L, E]):
         try:
             with Interruption() as interruption, torch.random.fork_rng(gpus):
                 self._start_randomness()
-                while self.step < self.steps:
+                while not self.over:
                     self._train_step()
                     self._evaluate_and_save(interrupted=self.together.any(interruption.requested))
+                if self.patience is not None and self.patience.best is not None:
+                    self.display.note(
+                        f"step {self.step}: it is over, with the network of step {self.patience.best.step}"
+                    )
         finally:
             self.display.end()
+        if self.patience is not None:
+            self.patience.return_to_best(self.learner)
 
     def _start_randomness(self) -> None:
         """Dropout's: seeded, or as the checkpoint left it. The caller's own random state comes back after training.
@@ -116,9 +132,11 @@ class Harness(Generic[L, E]):
 
     def _evaluate_and_save(self, *, interrupted: bool) -> None:
         """Where that is due."""
-        last = self.step == self.steps
-        if self.monitor.evaluate_every and self.step % self.monitor.evaluate_every == 0 and not last:
+        at_the_end = self.step == self.steps
+        due = self.monitor.evaluate_every and self.step % self.monitor.evaluate_every == 0
+        if (due and not at_the_end) or (at_the_end and self.patience is not None):
             self._evaluate_on_the_way()
+        last = self.over
         if last or interrupted or (self.monitor.checkpoint_every and self.step % self.monitor.checkpoint_every == 0):
             self._save()
         if interrupted and not last:
@@ -159,6 +177,8 @@ class Harness(Generic[L, E]):
             lambda: self.evaluator.on_the_way(self.learner, limit=self.monitor.evaluate_images)
         )
         self.evaluation_seconds += time.perf_counter() - started
+        if self.patience is not None:
+            self.patience.heard(self.step, evaluation, self.learner)
         self._record_evaluation(evaluation)
 
     def _record_evaluation(self, evaluation: Any) -> None:
@@ -196,6 +216,7 @@ class Harness(Generic[L, E]):
                 "images": self.images,
                 "seconds": self.seconds,
                 "evaluation_seconds": self.evaluation_seconds,
+                **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             }
         )
 
@@ -221,6 +242,8 @@ class Harness(Generic[L, E]):
         try:
             self.updater.load_state_dict(state)
             self.sampler.load_state_dict(state["sampler"])
+            if self.patience is not None:
+                self.patience.load_state_dict(state["patience"])
         except (RuntimeError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(f"{path} does not fit this run ({error}).") from error
         self.step, self.images, self._random = state["step"], state["images"], state["random"]
