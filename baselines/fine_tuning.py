@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
-from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, descended, untrained
+from metasum.baselines.meta_transfer.base_training import BASE_CANDIDATES, BaseTrainingConfig, descended, untrained
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
 from metasum.networks.convnet import convnet
 from metasum.types import Batch
@@ -21,6 +21,7 @@ class FineTuning(FewShotLearner):
     name = "fine-tuning"
     summary = "A pretrained network, all of it trained on each episode's images."
     Config = BaseTrainingConfig
+    candidates = BASE_CANDIDATES
     pretrained = True
     meta_trains = False
     other_ways = True
@@ -62,6 +63,7 @@ class FromScratch(FineTuning):
     name = "from-scratch"
     summary = "The base network as it was drawn, trained on each episode's images."
     pretrained = False
+    candidates = {"base_steps": (50, 100), "base_lr": (0.0005, 0.005, 0.05)}  # it has further to go
 
     def _start(self, trunk: nn.Sequential | None) -> nn.Sequential:
         return convnet(ways=self.task.ways, in_channels=self.task.in_channels, filters=self.task.filters)

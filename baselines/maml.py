@@ -34,6 +34,7 @@ class Maml(FewShotLearner):
     summary = "An initialisation from which a few steps lead far (learn2learn)."
     paper = "Finn et al. 2017, arXiv:1703.03400"
     Config = MamlConfig
+    candidates = {"learning_rate": (0.001, 0.003), "inner_lr": (0.05, 0.15, 0.4)}
 
     def __init__(self, task: FewShotTask, config: Any, trunk: nn.Sequential | None = None) -> None:
         super().__init__(task, config)

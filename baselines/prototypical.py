@@ -21,6 +21,7 @@ class Prototypical(FewShotLearner):
     summary = "The nearest class mean in a learnt space (learn2learn)."
     paper = "Snell et al. 2017, arXiv:1703.05175"
     other_ways = True
+    candidates = {"learning_rate": (0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008)}
 
     def __init__(self, task: FewShotTask, config: Any, trunk: nn.Sequential | None = None) -> None:
         super().__init__(task, config)

@@ -46,6 +46,7 @@ class MetaNetworks(FewShotLearner):
     summary = "Slow weights, and fast ones written from examples' gradients."
     paper = "Munkhdalai & Yu 2017, arXiv:1703.00837"
     Config = MetaNetworksConfig
+    candidates = {"learning_rate": (0.0003, 0.0005, 0.001, 0.002, 0.004, 0.008)}
     other_ways = True
     other_filters = True
 

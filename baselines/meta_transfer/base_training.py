@@ -21,6 +21,10 @@ class BaseTrainingConfig(Checked):
     base_lr: float = option(0.0005, "Their size.", above=0)
 
 
+BASE_CANDIDATES = {"base_steps": (50, 100), "base_lr": (0.0002, 0.0005, 0.002)}
+"""What a search tries of them, from a pretrained network."""
+
+
 def base_trained(
     classifier: nn.Linear, features: Tensor, labels: Tensor, steps: int, learning_rate: float
 ) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.functional import linear
 
-from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig, base_trained, untrained
+from metasum.baselines.meta_transfer.base_training import BASE_CANDIDATES, BaseTrainingConfig, base_trained, untrained
 from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.config import option
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
@@ -49,6 +49,7 @@ class ClassifierTuning(FrozenTrunk):
     name = "classifier-tuning"
     summary = "A pretrained, frozen trunk with a new classifier for each episode."
     Config = BaseTrainingConfig
+    candidates = BASE_CANDIDATES
     meta_trains = False
     other_ways = True
 
@@ -80,6 +81,7 @@ class MetaTransfer(FrozenTrunk):
     summary = "A pretrained, frozen trunk with meta-learnt scale and shift."
     paper = "Sun et al. 2019, arXiv:1812.02391"
     Config = MetaTransferConfig
+    candidates = {"learning_rate": (0.003, 0.01), "base_lr": (0.0002, 0.0005, 0.002)}
     learning_rate = 0.01  # chosen on validation episodes of glyphs
 
     def __init__(self, task: FewShotTask, config: Any, trunk: nn.Sequential | None = None) -> None:

@@ -43,7 +43,7 @@ class UpdatesConfig(Checked):
 
     schedule: Schedule = option(
         "cosine",
-        "Learning rate over the run. With --patience it is constant: the end that it would fall to is not known.",
+        "Learning rate over the run; with --patience it is constant, since nobody knows where training will stop.",
     )
     clip: float = option(10.0, "Largest gradient norm.", above=0)
     log_every: int = option(10, "Steps between lines in metrics.jsonl.", unit="steps", minimum=1)
@@ -108,10 +108,26 @@ class QuestionsConfig(Checked):
     then_steps: int = option(500, "Updates on the second dataset.", unit="steps", minimum=1)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SearchConfig(Checked):
+    """Which settings are chosen before the runs, on validation classes."""
+
+    tune: bool = option(
+        False,
+        "Choose each learner's step sizes first, on --validation-episodes of validation classes. Every built-in "
+        "learner has six candidates, each tried with the first seed: a search may take six times as long as a run. "
+        "A setting that is given is never chosen.",
+    )
+    tune_steps: int = option(
+        300, "Steps of meta-training of each candidate, but no more than --steps.", unit="steps", minimum=1
+    )
+
+
 SECTIONS: tuple[type[Checked], ...] = (
     EpisodesConfig,
     UpdatesConfig,
     MetaTrainingConfig,
     PretrainingConfig,
     QuestionsConfig,
+    SearchConfig,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -69,7 +69,15 @@ class Course:
 
     def going_on(self, steps: int) -> Course:
         """The same with so many steps of meta-training."""
-        return dataclasses.replace(self, request=self.request.having(steps=steps))
+        return self.having(steps=steps)
+
+    def having(self, **values: Any) -> Course:
+        """The same with other settings."""
+        return dataclasses.replace(self, request=self.request.having(**values))
+
+    def trying(self, candidate: Mapping[str, Any]) -> Course:
+        """The same for a trial of these settings."""
+        return dataclasses.replace(self, request=self.request.trying(candidate))
 
     def on(self, dataset: FewShotDataset) -> Course:
         """The same on another dataset."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -35,13 +35,19 @@ def opened_run(
         yield run
 
 
-def check_run(path: Path, settings: Mapping[str, Any], dataset: FewShotDataset) -> None:
+def check_run(
+    path: Path, settings: Mapping[str, Any], dataset: FewShotDataset, *, open_ones: Collection[str] = ()
+) -> None:
     """Raises UsageError where a run of other settings, or on other data, has this folder already.
 
-    What it started from is not known before that has been trained, and is compared when the run is opened.
+    What it started from, and what the settings named in `open_ones` will be, is not known before other cells have
+    run, and is compared when the run is opened.
     """
     if (path / "config.json").is_file():
-        start = {"start_checksum": read_json(path / "config.json").get("start_checksum")}
+        found = read_json(path / "config.json")
+        kept = _as_written(found)
+        settings = {**settings, **{name: kept[name] for name in open_ones if name in kept}}
+        start = {"start_checksum": found.get("start_checksum")}
         reopen(path, _description(settings, dataset, start), completed=_as_written)
 
 

@@ -18,6 +18,7 @@ from metasum.results.few_shot_tables import (
     reparameterised_table,
     then_table,
 )
+from metasum.results.surroundings import tuning_table
 from metasum.training.run_folder import RunFolder
 
 
@@ -37,6 +38,10 @@ def write_few_shot_report(folder: Path) -> Path:
             "asked": asked_table(result),
             "reparameterised": reparameterised_table(result),
             "then": then_table(result),
+            "tuning": {
+                name: (tuned, tuning_table(tuned, "accuracy, validation"))
+                for name, tuned in (result.tuning or {}).items()
+            },
             "figures": _figures(folder, result),
             **described(result),
         }

@@ -17,9 +17,11 @@ from metasum.few_shot.config import (
     MetaTrainingConfig,
     PretrainingConfig,
     QuestionsConfig,
+    SearchConfig,
     UpdatesConfig,
 )
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
+from metasum.study.choosing import combinations
 
 C = TypeVar("C", bound=Checked)
 PRETRAINING_RATE = 1e-3
@@ -74,6 +76,20 @@ class FewShotRequest:
         """The same with some settings given, or given otherwise."""
         return FewShotRequest({**self.given, **values})
 
+    def candidates(self, name: str) -> list[dict[str, Any]]:
+        """The settings that a search tries for a learner; [] where nothing is to be chosen."""
+        tuned = self.section(SearchConfig).tune
+        return combinations(FEW_SHOT.named(name).candidates, self.given) if tuned else []
+
+    def trying(self, candidate: Mapping[str, Any]) -> FewShotRequest:
+        """The same for a trial of a search: fewer steps, and measured on validation classes."""
+        episodes, most = self.section(EpisodesConfig), self.section(SearchConfig).tune_steps
+        steps = min(most, self.section(MetaTrainingConfig, learning_rate=1.0).steps)
+        own = {"steps": steps, "evaluate_on": "validation", "episodes": episodes.validation_episodes}
+        if self.updates().patience is None:
+            own["evaluate_every"] = 0  # nobody looks at it
+        return self.having(**own, **candidate)
+
     def plan(self, name: str, seed: int) -> FewShotPlan:
         """The plan of one learner's run; raises UsageError where a value is not one that its setting takes."""
         learner = FEW_SHOT.named(name)
@@ -104,16 +120,29 @@ class FewShotRequest:
         asked = self.section(QuestionsConfig)
         if asked.then is None and "then_steps" in self.given:
             raise UsageError("--then-steps says nothing without --then.")
+        self._check_search(names)
         if asked.then is not None and asked.then == self.section(EpisodesConfig).dataset:
             raise UsageError(f"--then {asked.then}: that is the dataset itself; take another one.")
 
+    def _check_search(self, names: Sequence[str]) -> None:
+        """Raises UsageError where a search has nothing to choose, or is told of without being asked for."""
+        tuned = self.section(SearchConfig).tune
+        if not tuned and "tune_steps" in self.given:
+            raise UsageError("--tune-steps says nothing without --tune.")
+        if tuned and not any(map(self.candidates, names)):
+            raise UsageError("--tune has nothing to choose: no learner here has candidates for a setting not given.")
+
 
 def _check_names(learner: type[FewShotLearner]) -> None:
-    """Raises UsageError where one of its own settings has the name of one that others read, too."""
+    """Raises UsageError where a setting of its own has the name of one that others read, too, or a candidate none."""
     common = {leaf.name for section in SECTIONS for leaf in options_of(section)}
     taken = next((leaf.flag for leaf in options_of(learner.Config) if leaf.name in common), None)
     if taken is not None:
         raise UsageError(f"learner {learner.name!r}: {taken} is a setting of all learners; rename its own.")
+    own = {leaf.name for leaf in options_of(learner.Config)} | ({"learning_rate"} if learner.meta_trains else set())
+    foreign = next((name for name in learner.candidates if name not in own), None)
+    if foreign is not None:
+        raise UsageError(f"learner {learner.name!r}: candidates for {foreign!r}, which is no setting of its own.")
 
 
 def settings_read_by(learner: type[FewShotLearner]) -> set[str]:
@@ -121,6 +150,8 @@ def settings_read_by(learner: type[FewShotLearner]) -> set[str]:
     questions = {
         "test_ways": learner.other_ways,
         "base_filters": learner.other_filters,
+        "tune": True,
+        "tune_steps": learner.meta_trains and bool(learner.candidates),
         "then": learner.meta_trains,
         "then_steps": learner.meta_trains,
     }

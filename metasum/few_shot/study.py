@@ -9,8 +9,8 @@ from typing import Any
 
 from metasum.baselines.registry import FEW_SHOT
 from metasum.errors import MetaSumError
-from metasum.few_shot.cells import Ask, GoOn, Learn, Pretrain, shares_of
-from metasum.few_shot.config import EpisodesConfig, PretrainingConfig, QuestionsConfig
+from metasum.few_shot.cells import Ask, Choice, GoOn, Learn, Pretrain, Try, accuracy_of, shares_of
+from metasum.few_shot.config import EpisodesConfig, PretrainingConfig, QuestionsConfig, SearchConfig
 from metasum.few_shot.course import Course
 from metasum.few_shot.measuring import differences
 from metasum.few_shot.request import FewShotRequest
@@ -24,8 +24,9 @@ from metasum.results.few_shot import (
     SecondDatasetRow,
     Trunk,
 )
-from metasum.results.surroundings import Failed
+from metasum.results.surroundings import Failed, Tuned
 from metasum.run.description import describe_surroundings
+from metasum.study.choosing import Choose
 from metasum.study.engine.cell import Cell, Failure, Outcome
 from metasum.tasks.few_shot import FewShotDataset, load_few_shot
 
@@ -65,6 +66,10 @@ class FewShotStudy:
     courses: Sequence[Course]
     """One for each seed and learner, the learners of the first seed first."""
 
+    @property
+    def learners(self) -> list[str]:
+        return list(dict.fromkeys(course.learner for course in self.courses))
+
     def check(self) -> None:
         """Raises UsageError where a dataset cannot give the episodes, or a folder holds a run of other settings."""
         first = self.courses[0]
@@ -76,36 +81,58 @@ class FewShotStudy:
         for ways in self.questions.test_ways:
             first.episodes(first.plan.episodes.evaluate_on, ways=ways)
         for cell in self.cells():
-            if isinstance(cell.work, Pretrain | Learn | GoOn):
+            if isinstance(cell.work, Pretrain | Try | Learn | GoOn):
                 cell.work.check()
 
     def cells(self) -> list[Cell]:
-        """Each seed's trunk where a learner starts from it, each learner, and what comes after it."""
+        """Each seed's trunk where a learner starts from it, trials and a choice, each learner, what comes after it."""
         found: dict[str, Cell] = {}
         for course in self.courses:
             plan = course.plan
             trunks = (plan.pretrained_name,) if plan.learner_class.pretrained else ()
             for name in trunks:
                 found.setdefault(name, Cell(name, Pretrain(course)))
-            found[plan.name] = Cell(plan.name, Learn(course), trunks)
+            choice, after = self.choice(course), tuple[str, ...]()
+            if choice is not None:
+                after = (choice.cell,)
+                found |= {cell.name: cell for cell in self._search(course, choice) if cell.name not in found}
+            found[plan.name] = Cell(plan.name, Learn(course, choice), trunks, after)
             ask = self.ask(course)
             if ask.ways or ask.filters:
-                found[ask.name] = Cell(ask.name, ask, (plan.name,))
+                found[ask.name] = Cell(ask.name, ask, (plan.name,), after)
             if (go_on := self.go_on(course)) is not None:
-                found[go_on.name] = Cell(go_on.name, go_on, (plan.name,))
+                found[go_on.name] = Cell(go_on.name, go_on, (plan.name,), after)
         return list(found.values())
+
+    def trials(self, learner: str) -> list[Try]:
+        """Of a learner's candidates, with the first seed; [] where nothing is to be chosen."""
+        first = next(course for course in self.courses if course.learner == learner)
+        return [Try(first, candidate) for candidate in self.request.candidates(learner)]
+
+    def choice(self, course: Course) -> Choice | None:
+        """Where the settings come from that are open in a learner's runs; None where there are none."""
+        trials = self.trials(course.learner)
+        return Choice(f"settings of {course.learner}", tuple(trials[0].candidate)) if trials else None
+
+    def _search(self, course: Course, choice: Choice) -> list[Cell]:
+        """A learner's trials and the choice; those of its first seed's course serve all its seeds."""
+        tried = {trial.name: trial for trial in self.trials(course.learner)}
+        trunks = (course.plan.pretrained_name,) if course.plan.learner_class.pretrained else ()
+        cells = [Cell(name, trial, trunks) for name, trial in tried.items()]
+        choose = Choose({name: trial.candidate for name, trial in tried.items()}, accuracy_of)
+        return [*cells, Cell(choice.cell, choose, after=tuple(tried))]
 
     def ask(self, course: Course) -> Ask:
         """What a learner can be asked of all that is asked."""
         learner, questions = course.plan.learner_class, self.questions
         ways = questions.test_ways if learner.other_ways else ()
-        return Ask(course, ways, questions.base_filters if learner.other_filters else ())
+        return Ask(course, ways, questions.base_filters if learner.other_filters else (), self.choice(course))
 
     def go_on(self, course: Course) -> GoOn | None:
         """A learner's work on the second dataset; None where there is none."""
         if self.second is None or not course.plan.learner_class.meta_trains:
             return None
-        return GoOn(course, self.second, self.questions.then_steps)
+        return GoOn(course, self.second, self.questions.then_steps, self.choice(course))
 
 
 def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotResult:
@@ -118,6 +145,7 @@ def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotRes
     answers = [answer for course in study.courses for answer in done.get(study.ask(course).name, ())]
     dataset, asked = study.courses[0].dataset, study.courses[0].plan.episodes
     names = list(dict.fromkeys(row.learner for row in rows))
+    tuning = _tuning(study, done)
     return FewShotResult(
         dataset=asked.dataset,
         ways=asked.ways,
@@ -131,13 +159,21 @@ def conclude(study: FewShotStudy, outcomes: Mapping[str, Outcome]) -> FewShotRes
         then=tuple(_second_rows(study, done)),
         second_dataset=study.questions.then,
         evaluated_on=asked.evaluate_on,
-        settings=_settings(study),
+        tuning=tuning or None,
+        settings=_settings(study, tuning),
         data={"name": dataset.name, "source": dataset.source, "checksum": dataset.checksum},
         **describe_surroundings(),
         few_shot=str(study.folder),
         trunks=tuple(_trunks(study, done)) or None,
         failed=tuple(_failed(study, failures)) or None,
     )
+
+
+def _tuning(study: FewShotStudy, done: Mapping[str, Any]) -> dict[str, Tuned]:
+    """Under each learner's name what was chosen for its runs, where something could be tried."""
+    choices = {course.learner: study.choice(course) for course in study.courses}
+    found = {name: done.get(choice.cell) for name, choice in choices.items() if choice is not None}
+    return {name: tuned for name, tuned in found.items() if isinstance(tuned, Tuned) and tuned.tried}
 
 
 def _trunks(study: FewShotStudy, done: Mapping[str, Any]) -> list[Trunk]:
@@ -178,18 +214,24 @@ def _failed(study: FewShotStudy, failures: Sequence[Failure]) -> list[Failed]:
             for failure in failures
             if failure.cell in own and failure.because not in own
         ]
+    trials = {trial.name: trial.course for name in study.learners for trial in study.trials(name)}
+    for failure in failures:
+        if failure.cell in trials and failure.because is None:
+            course = trials[failure.cell]
+            found.append(Failed(course.learner, course.seed, failure.error, failure.cell))
     return found
 
 
-def _settings(study: FewShotStudy) -> dict[str, Any]:
-    """Those of all learners by name, then each one's own under its name."""
+def _settings(study: FewShotStudy, tuning: Mapping[str, Tuned]) -> dict[str, Any]:
+    """Those of all learners by name, then each one's own under its name, chosen ones as they were chosen."""
     request = study.request
-    further = (request.section(PretrainingConfig), request.section(QuestionsConfig))
+    further = (request.section(section) for section in (PretrainingConfig, QuestionsConfig, SearchConfig))
     sections = (request.section(EpisodesConfig), request.updates(), *further)
     found = {name: value for section in sections for name, value in vars(section).items()}
     for course in study.courses:
         plan = course.plan
         trained = dataclasses.asdict(plan.meta_training) if plan.learner_class.meta_trains else {}
         own = {**trained, **dataclasses.asdict(plan.own)}
+        own |= tuning[plan.learner].chosen if plan.learner in tuning else {}
         found |= {plan.learner: own} if own else {}
     return found

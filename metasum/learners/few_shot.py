@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -57,6 +57,10 @@ class FewShotLearner(nn.Module, ABC):
     """Whether there is anything to learn from episodes."""
     learning_rate: ClassVar[float] = 1e-3
     """Of meta-training, where none is asked for."""
+    candidates: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """Settings that a search (`--tune`) chooses on validation classes, with the values that it tries, in all
+    combinations: its own settings, and `learning_rate`. A fair comparison gives every learner as many combinations, as
+    the built-in ones have it: six."""
     other_ways: ClassVar[bool] = False
     """Whether it can be asked about another number of classes than it was trained with (`asked`)."""
     other_filters: ClassVar[bool] = False

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 from metasum.results.accuracy import EpisodeAccuracy, Spread
-from metasum.results.surroundings import Failed, Settings
+from metasum.results.surroundings import Failed, Settings, Tuned
 from metasum.results.value import LEFT_OUT, Result, Value
 
 
@@ -161,6 +161,8 @@ class FewShotResult(Result):
     machine: Mapping[str, Any]
     few_shot: str
     """The folder."""
+    tuning: Mapping[str, Tuned] | None = field(default=None, metadata=LEFT_OUT)
+    """By learner, what was chosen on validation classes and all that was tried; None without a search."""
     trunks: tuple[Trunk, ...] | None = field(default=None, metadata=LEFT_OUT)
     """With patience, of the seeds that have one."""
     failed: tuple[Failed, ...] | None = field(default=None, metadata=LEFT_OUT)

@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.results.few_shot import FewShotResult, FewShotRun, OtherBaseNetwork, OtherWays, SecondDatasetRow
+from metasum.results.surroundings import Tuned, named
 from metasum.results.table import (
     COUNT,
     GIBIBYTES,
@@ -62,6 +63,21 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
     )
 
 
+def chosen_table(result: FewShotResult) -> Table[tuple[str, Tuned]]:
+    """What a search on validation classes has chosen for each learner."""
+    count, steps = result.settings["validation_episodes"], result.settings["tune_steps"]
+    return Table(
+        (
+            Column("learner", lambda row: row[0]),
+            Column("settings", lambda row: named(row[1].chosen)),
+            Column("accuracy, %", lambda row: max(tried.score for tried in row[1].tried), SHARE),
+            Column("of", lambda row: len(row[1].tried), NUMBER),
+        ),
+        list((result.tuning or {}).items()),
+        f"chosen on {count} episodes of validation classes, after at most {steps} steps",
+    )
+
+
 def asked_table(result: FewShotResult) -> Table[OtherWays]:
     """Other numbers of classes than trained with."""
     return _elsewhere(result.asked, "ways", "asked for another number of classes")
@@ -106,7 +122,8 @@ def differences_table(result: FewShotResult) -> Table[Compared]:
 
 def few_shot_parts(result: FewShotResult) -> list[Part]:
     """A row for each learner, then what else was asked of them."""
-    more = (asked_table(result), reparameterised_table(result), then_table(result))
+    more: list[Table[Any]] = [asked_table(result), reparameterised_table(result), then_table(result)]
+    more += [chosen_table(result)] if result.tuning else []
     return [
         learners_table(result),
         *(table for table in more if table.rows),

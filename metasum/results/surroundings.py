@@ -56,7 +56,7 @@ class Tried(Value):
 
     settings: Settings
     score: float
-    """Mean accuracy after the sum on validation images, in [0, 1]."""
+    """Accuracy on validation images (mean, after the sum) or on episodes of validation classes, in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ def named(values: Settings) -> str:
     return ", ".join(f"{name} {value}" for name, value in values.items())
 
 
-def tuning_table(tuned: Tuned) -> Table[Tried]:
-    """Every candidate and its score."""
+def tuning_table(tuned: Tuned, head: str = "mean accuracy after, validation") -> Table[Tried]:
+    """Every candidate and its score, whose column has this head."""
     return Table(
         (
             Column("candidate", lambda tried: named(tried.settings)),
-            Column("mean accuracy after, validation", lambda tried: tried.score, PERCENT),
+            Column(head, lambda tried: tried.score, PERCENT),
         ),
         tuned.tried,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from metasum.baselines.registry import learner_named
 from metasum.run.request import Request
+from metasum.study.choosing import combinations, in_words
 from metasum.study.tracking import tracking_of
 from metasum.training.wandb_runs import TrackerTroubles, wandb_mode
 
@@ -89,9 +89,7 @@ class Study:
         """Every combination of the values that a learner's open settings may have; [] where nothing is to be chosen."""
         if not self.tuned or learner not in self.learners:
             return []
-        facts = learner_named(learner)
-        grid = {name: values for name, values in facts.candidates.items() if name not in self.request.given}
-        return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())] if grid else []
+        return combinations(learner_named(learner).candidates, self.request.given)
 
     def looked_into(self, learner: str, seed: int) -> bool:
         """Whether a run is looked at closely, for pictures: the first seed's of a learner that trains its own."""
@@ -118,8 +116,3 @@ class Study:
     def tracked(self) -> bool:
         """Whether its runs are told to W&B."""
         return wandb_mode(tracking_of(self.request)) != "disabled"
-
-
-def in_words(candidate: Mapping[str, Any]) -> str:
-    """Settings as a part of a folder's name."""
-    return ",".join(f"{name}={value}" for name, value in candidate.items())

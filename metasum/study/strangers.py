@@ -19,10 +19,11 @@ from metasum.run.request import Request
 from metasum.strangers.measuring import kept_statistics, measure, tasks_of
 from metasum.strangers.opinions import opinions_of
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run
+from metasum.study.choosing import Choose, chosen, in_words
 from metasum.study.engine.cell import Cell, Failure
 from metasum.study.kept import kept
-from metasum.study.request import Study, in_words
-from metasum.study.training import Choose, Outcomes, choice_name, chosen, run_name
+from metasum.study.request import Study
+from metasum.study.training import Outcomes, choice_name, run_name
 from metasum.tasks.task import ImageTask
 from metasum.training.analysis import interpolate
 from metasum.training.optimisation import make_fabric

@@ -13,12 +13,13 @@ from typing import Any
 from metasum.baselines.registry import learner_named
 from metasum.learners.learner import Start
 from metasum.results.run import RunResult
-from metasum.results.surroundings import Failed, Settings, Tried, Tuned
+from metasum.results.surroundings import Failed, Settings, Tuned
 from metasum.run.course import Where
 from metasum.run.initialisation import learnt_initialisation
 from metasum.run.plan import resolve
 from metasum.run.request import Request
 from metasum.run.training import run_in
+from metasum.study.choosing import Choose, chosen
 from metasum.study.engine.cell import Cell, Failure, Outcome
 from metasum.study.kept import pair
 from metasum.study.request import Study
@@ -60,25 +61,6 @@ class LearntStart:
         plan = resolve(self.request, pair(self.request, download=self.download))
         settings: dict[str, Any] = {"download": self.download, "display": display, "troubles": self.troubles}
         return str(learnt_initialisation(plan, self.request, out=self.out, **settings).network.init)
-
-
-@dataclasses.dataclass(frozen=True)
-class Choose:
-    """Of the candidates that could be tried, the one with the highest mean accuracy after the sum."""
-
-    candidates: Mapping[str, Settings]
-    """Settings by the name of the cell that tries them."""
-
-    def __call__(self, needed: Mapping[str, Any], display: Display) -> Tuned:
-        tried = ((settings, needed[name]) for name, settings in self.candidates.items())
-        scores = [Tried(s, got.accuracy.mean_after) for s, got in tried if not isinstance(got, Failure)]
-        return Tuned.best_of(scores)
-
-
-def chosen(needed: Mapping[str, Any], choice: str | None) -> dict[str, Any]:
-    """The settings that the cell `choice` chose; {} where there is none, or where nothing could be tried."""
-    found = needed.get(choice) if choice is not None else None
-    return dict(found.chosen) if isinstance(found, Tuned) else {}
 
 
 def training_cells(study: Study) -> list[Cell]:

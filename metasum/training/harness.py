@@ -94,7 +94,7 @@ class Harness(Generic[L, E]):
                     self._evaluate_and_save(interrupted=self.together.any(interruption.requested))
                 if self.patience is not None and self.patience.best is not None:
                     self.display.note(
-                        f"step {self.step}: it is over, with the network of step {self.patience.best.step}"
+                        f"step {self.step}: the end; taken is the network of step {self.patience.best.step}"
                     )
         finally:
             self.display.end()

@@ -14,10 +14,11 @@ from metasum.config import option
 from metasum.learners.learner import OperatorConfig, Start
 from metasum.results.surroundings import Tried, Tuned
 from metasum.study.checks import study_of
+from metasum.study.choosing import Choose, chosen
 from metasum.study.engine.cell import Failure, ordered
 from metasum.study.request import StudyRequest
 from metasum.study.strangers import operator_of, strangers_cells
-from metasum.study.training import Choose, chosen, training_cells
+from metasum.study.training import training_cells
 
 
 def study(learners, targets=("rows",), *, seeds=1, tuned=False, report=True, **given):
