@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -81,6 +82,8 @@ def test_the_plan_has_trials_of_the_first_seed_and_a_choice_that_all_seeds_wait_
     tried = [cell for name, cell in cells.items() if name.startswith("validation/fine-tuning")]
     assert len(tried) == 6
     assert {cell.needs for cell in tried} == {("pretrained-seed0",)}
+    for cell in cells.values():  # --jobs sends them
+        assert type(pickle.loads(pickle.dumps(cell.work))) is type(cell.work)
 
 
 class Told(SilentStudy, SilentDisplay):
