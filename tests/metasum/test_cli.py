@@ -35,7 +35,7 @@ def test_a_default_is_told_with_who_has_it(metasum):
         "Unit: images. [default: the pair's recipe]",
         "on the support's images. [default: no-symmetric]",
         "[default: 0.25]",
-        "0.5 (slots, quiet), else 0.0]",
+        "0.5 (slots, blocks, quiet), else 0.0]",
         "[default: half of --steps; 0 with --init]",
     ):
         assert words in text
