@@ -10,7 +10,8 @@ ROOT = Path(os.environ.get("METASUM_DATA", Path(__file__).parents[2] / ".data"))
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(
-        not all((ROOT / f"{name}.npz").is_file() for name in ("mnist", "cifar10")), reason=f"no real images in {ROOT}"
+        not all((ROOT / f"{name}.npz").is_file() for name in ("mnist", "usps", "kannada", "cifar10")),
+        reason=f"no real images in {ROOT}",
     ),
 ]
 
@@ -39,3 +40,18 @@ def test_the_symmetric_sum_keeps_both(metasum, tmp_path):
     assert learnt["target"]["after"] > 0.85
     assert learnt["support"]["after"] > 0.2
     assert learnt["support"]["after"] > learnt["support"]["before"] - 0.05
+
+
+@pytest.mark.timeout(900)
+def test_strangers_that_look_alike_keep_their_accuracy_side_by_side(metasum, tmp_path):
+    flags = ["--targets", "usps,kannada", "--support", "cifar10", "--learners", "independent,blocks", "--no-tune"]
+    flags += ["--width", 0.125, "--steps", 150, "--learning-rate", 0.002, "--seeds", 1, "--evaluate-every", 0]
+    outcome = metasum(
+        "experiment", *flags, "--data-root", ROOT, "--out", tmp_path, "--device", "cpu", "--no-report", "--json"
+    )
+    assert outcome.code == 0, outcome.err
+    kept = {row["learner"]: row["accuracy"] for row in json.loads(outcome.out)["rows"]}
+    for target in ("usps", "kannada"):
+        assert kept["blocks"][target]["before"] > 0.9
+        assert kept["blocks"][target]["retention"] > 0.95
+        assert kept["independent"][target]["retention"] < kept["blocks"][target]["retention"] - 0.1
