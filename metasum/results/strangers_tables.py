@@ -2,56 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
 from metasum.results.settled import Alone, unsettled
-from metasum.results.strangers import Opinion, StrangersAccuracy, SummedRun, SumResult
+from metasum.results.strangers import DatasetAccuracyAndAlone, Opinion, StrangersAccuracy, SummedRun, SumResult
 from metasum.results.table import HUNDREDTHS, NUMBER, PERCENT, Cell, Column, Table, attributes
 from metasum.results.terminal import Part
 
-SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell, Cell]
-"""Name; alone, under the operator with the dataset's own statistics, with the union's, and with every network's own;
-alone with its own."""
+SumRow: TypeAlias = tuple[str, Cell, Cell, Cell, Cell]
+"""Name; alone; in the sum, measured alike; and two more that its heads name."""
 
 
 def sum_table(result: SumResult) -> Table[SumRow]:
-    """Each dataset, then all images and the mean of the datasets."""
-    union = result.accuracy.union
-    datasets = result.accuracy.datasets
-    rows: list[SumRow] = [
-        (name, found.alone, found.sum, found.sum_union_statistics, found.sum_own_statistics, found.alone_running)
-        for name, found in datasets.items()
-    ]
-    means = [found.sum_own_statistics for found in datasets.values() if found.sum_own_statistics is not None]
-    mean = fmean(means) if means else None
-    own_union = "" if union.sum_own_statistics is None else union.sum_own_statistics
-    rows += [("all images", "", "", union.sum_union_statistics, own_union, "")]
-    rows += [("mean of datasets", "", "", union.mean_of_datasets, mean, "")]
-    own: list[Column[SumRow]] = [
-        Column("alone, its own statistics", lambda row: row[5], PERCENT),
-        Column("each network's own statistics", lambda row: row[4], PERCENT),
-    ]
+    """Each dataset, then all images and the mean of the datasets.
+
+    Where the sum has every network's own statistics, those are what counts, of the networks alone as well.
+    """
+    kept = result.accuracy.union.sum_own_statistics is not None
+    rows, heads = (_kept_rows if kept else _recalibrated_rows)(result)
+    last = {"all images", "mean of datasets"}
     return Table(
         (
             Column("dataset", lambda row: row[0]),
             Column("alone", lambda row: row[1], PERCENT),
-            Column(
-                f"{result.operator}, statistics of the dataset",
-                lambda row: row[2],
-                PERCENT,
-                accent=lambda row: row[2] != "",
-            ),
-            Column("statistics of the union", lambda row: row[3], PERCENT, accent=lambda row: row[2] == ""),
-            *(own if means else ()),
+            Column(heads[0], lambda row: row[2], PERCENT, accent=lambda row: kept or row[0] not in last),
+            Column(heads[1], lambda row: row[3], PERCENT, accent=lambda row: not kept and row[0] in last),
+            *((Column(heads[2], lambda row: row[4], PERCENT),) if kept else ()),
         ),
         rows,
         notes=(
-            *unsettled(Alone(name, found.alone, found.alone_running) for name, found in datasets.items()),
+            *(() if kept else unsettled(Alone(n, own.alone, own.alone_running) for n, own in _datasets(result))),
             *no_strangers(result.runs),
         ),
     )
+
+
+def _datasets(result: SumResult) -> Iterable[tuple[str, DatasetAccuracyAndAlone]]:
+    return result.accuracy.datasets.items()
+
+
+def _recalibrated_rows(result: SumResult) -> tuple[list[SumRow], tuple[str, ...]]:
+    union = result.accuracy.union
+    rows: list[SumRow] = [(name, own.alone, own.sum, own.sum_union_statistics, "") for name, own in _datasets(result)]
+    rows += [("all images", "", "", union.sum_union_statistics, "")]
+    rows += [("mean of datasets", "", "", union.mean_of_datasets, "")]
+    return rows, (f"{result.operator}, statistics of the dataset", "statistics of the union")
+
+
+def _kept_rows(result: SumResult) -> tuple[list[SumRow], tuple[str, ...]]:
+    union = result.accuracy.union
+    rows: list[SumRow] = [
+        (name, own.alone_running, own.after, own.sum_union_statistics, own.sum) for name, own in _datasets(result)
+    ]
+    rows += [("all images", "", union.sum_own_statistics, union.sum_union_statistics, "")]
+    rows += [("mean of datasets", "", fmean(own.after for _, own in _datasets(result)), union.mean_of_datasets, "")]
+    heads = ("each network's own statistics", "recalibrated on the union", "recalibrated on the dataset")
+    return rows, (f"{result.operator}, {heads[0]}", *heads[1:])
 
 
 def no_strangers(runs: Sequence[SummedRun]) -> tuple[str, ...]:

@@ -119,9 +119,20 @@ def test_an_experiment_tells_the_means_over_the_seeds(capsys):
 def test_a_sum_tells_what_its_networks_do_alone(capsys):
     result = old("sum")
     assert not strangers_tables.sum_table(result).notes
-    own = {"a": DatasetAccuracyAndAlone(0.5, 0.4, 0.6, alone=0.75, alone_running=0.25)}
+    own = {"a": DatasetAccuracyAndAlone(0.5, 0.4, alone=0.75, alone_running=0.25)}
     newer = dataclasses.replace(result, accuracy=dataclasses.replace(result.accuracy, datasets=own))
     assert type(newer).from_json(newer.to_json()) == newer
     table = strangers_tables.sum_table(newer)
-    assert "alone, its own statistics" in [column.head for column in table.columns]
     shown_everywhere(capsys, table, "a: alone 75.00% with recalibrated statistics, 25.00% with")
+
+
+def test_a_sum_that_keeps_statistics_is_told_beside_networks_with_theirs():
+    result = old("sum")
+    own = {"a": DatasetAccuracyAndAlone(0.5, 0.4, 0.6, alone=0.75, alone_running=0.65)}
+    union = dataclasses.replace(result.accuracy.union, sum_own_statistics=0.6)
+    kept = dataclasses.replace(result, accuracy=dataclasses.replace(result.accuracy, datasets=own, union=union))
+    assert type(kept).from_json(kept.to_json()) == kept
+    table = strangers_tables.sum_table(kept)
+    assert [column.value(table.rows[0]) for column in table.columns] == ["a", 0.65, 0.6, 0.4, 0.5]
+    assert table.columns[2].head == "sum, each network's own statistics"
+    assert not table.notes
