@@ -11,16 +11,14 @@ from statistics import fmean, stdev
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-STYLES = {
-    "blocks": ("blocks", "#3a9e75", "-"),
-    "side-by-side": ("independent, side by side (the ensemble)", "#3a9e75", ":"),
-    "metasum-meta": ("independent from the meta-learnt start, summed", "#8f5bb5", "-"),
-    "independent": ("independent, summed", "#6f7782", "-"),
-    "average": ("independent, averaged", "#6f7782", "--"),
-    "ties": ("TIES", "#c98a2b", "-"),
-    "regmean": ("RegMean", "#b5495b", "-"),
-    "weight-matching": ("weight matching", "#4a7fb5", "-"),
+LINES = {
+    "blocks": ("blocks", "stranger", "#3a9e75", "-"),
+    "ensemble of independent networks": ("independent", "ensemble", "#6f7782", ":"),
+    "independent networks, summed": ("independent", "stranger", "#6f7782", "-"),
+    "the same, from the meta-learnt start": ("metasum-meta", "stranger", "#8f5bb5", "-"),
+    "the same, merged by RegMean": ("regmean", "stranger", "#b5495b", "-"),
 }
+"""Label: learner, measure, colour and dash."""
 
 
 def experiments(folders):
@@ -31,35 +29,30 @@ def experiments(folders):
     ]
 
 
-def kept(rows):
-    """Of each seed: the share of the accuracy alone that is left, in [0, 1], the mean of the targets."""
-    return [fmean(found["retention"] for name, found in row["accuracy"].items() if name != "union") for row in rows]
-
-
-def rows_of(result, learner):
-    return [row for row in result["rows"] if row["learner"] == learner]
+def kept(result, learner, measure):
+    """Of each seed: the share of the accuracy alone that is left, in percent, the mean of the targets."""
+    rows = [row["accuracy"] for row in result["rows"] if row["learner"] == learner]
+    return [100 * fmean(row[name][measure] / row[name]["before"] for name in result["targets"]) for row in rows]
 
 
 def picture(found):
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    for learner, (label, colour, dash) in STYLES.items():
-        points = {}
-        for result in found:
-            if rows := rows_of(result, learner):
-                points[len(result["targets"])] = kept(rows)
-        if points:
-            counts = sorted(points)
-            means = [100 * fmean(points[count]) for count in counts]
-            deviations = [100 * stdev(points[count]) if len(points[count]) > 1 else 0 for count in counts]
-            axes.errorbar(counts, means, yerr=deviations, label=label, color=colour, linestyle=dash, capsize=3)
+    for label, (learner, measure, colour, dash) in LINES.items():
+        points = {len(result["targets"]): values for result in found if (values := kept(result, learner, measure))}
+        counts = sorted(points)
+        spreads = [stdev(points[count]) if len(points[count]) > 1 else 0 for count in counts]
+        if counts:
+            means = [fmean(points[count]) for count in counts]
+            axes.errorbar(counts, means, yerr=spreads, label=label, color=colour, linestyle=dash, marker=".", capsize=3)
+    counts = sorted({len(result["targets"]) for result in found})
     axes.set_xscale("log", base=2)
-    axes.set_xticks([2, 4, 8, 16], ["2", "4", "8", "16"])
+    axes.set_xticks(counts, map(str, counts))
     axes.set_xlabel("networks added")
     axes.set_ylabel("accuracy kept, % (mean of the datasets)")
     axes.set_ylim(0, 102)
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="center right")
     figure.savefig(HERE / "strangers.svg", metadata={"Date": None})
 
 
