@@ -54,7 +54,7 @@ def count_beside(network: nn.Module) -> int:
     return int(getattr(network, BESIDE, 1))
 
 
-def told(network: nn.Module) -> dict[str, str]:
+def metadata_of(network: nn.Module) -> dict[str, str]:
     """What the metadata of its weights file say beside the architecture, which is that of one network."""
     count = count_beside(network)
     return {BESIDE: str(count)} if count > 1 else {}
@@ -62,11 +62,10 @@ def told(network: nn.Module) -> dict[str, str]:
 
 def _hidden_axes(network: nn.Module) -> set[tuple[str, int]]:
     """Names and dimensions of the tensors that hold hidden channels."""
-    axes = set()
+    axes, tensors = set(), network.state_dict()
     for group in channel_groups(network):
-        for axis, positions in group.positions.items():
-            size = network.state_dict()[axis.name].shape[axis.dimension]
-            if not torch.equal(positions.flatten(), torch.arange(size)):
+        for axis in group.positions:
+            if not group.fills(axis, tensors[axis.name].shape[axis.dimension]):
                 raise ArchitectureError(
                     f"{axis.name!r} mixes the channels of several layers; networks with such a layer have no place "
                     "beside one another."

@@ -46,6 +46,10 @@ class ChannelGroup:
         """How many channels there are."""
         return len(next(iter(self.positions.values())))
 
+    def fills(self, axis: Axis, size: int) -> bool:
+        """Whether its channels are all that an axis of that size holds, in their order."""
+        return torch.equal(self.positions[axis].flatten(), torch.arange(size))
+
 
 def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[ChannelGroup]:
     """The groups of hidden channels, in the order in which they are computed.

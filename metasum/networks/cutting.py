@@ -71,6 +71,7 @@ def without_unused_channels(network: nn.Module) -> nn.Module:
         return network
     parameters = {name: tensor.detach() for name, tensor in network.named_parameters(remove_duplicate=False)}
     kept: dict[tuple[str, int], Tensor] = {}
+    tensors = network.state_dict()
     for group in groups:
         used = torch.zeros(group.size, dtype=torch.bool)
         for axis, positions in group.positions.items():
@@ -80,7 +81,7 @@ def without_unused_channels(network: nn.Module) -> nn.Module:
                 used |= along[positions].any(dim=1)
         used[0] |= not used.any()  # a layer without channels is none
         for axis, positions in group.positions.items():
-            size = network.state_dict()[axis.name].shape[axis.dimension]
+            size = tensors[axis.name].shape[axis.dimension]
             mask = kept.setdefault((axis.name, axis.dimension), torch.ones(size, dtype=torch.bool))
             mask[positions[~used].flatten()] = False
     if all(mask.all() for mask in kept.values()):

@@ -41,11 +41,11 @@ class Slot:
         for group in channel_groups(network):
             channels = group.size
             own = slice(channels * index // count, channels * (index + 1) // count)
-            for axis, positions in group.positions.items():
+            for axis in group.positions:
                 if channels < count:
                     raise ArchitectureError(f"{axis.name!r} has {channels} channels, too few for {count} slots.")
                 size = network.state_dict()[axis.name].shape[axis.dimension]
-                if not torch.equal(positions.flatten(), torch.arange(size)):
+                if not group.fills(axis, size):
                     raise ArchitectureError(f"{axis.name!r} mixes the channels of several layers; slots cut in one.")
                 block = size // channels  # a flattened channel has several entries
                 self._parts.setdefault(axis.name, {})[axis.dimension] = slice(own.start * block, own.stop * block)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
 from metasum.learners.networks import MetaSum
-from metasum.networks.beside import told
+from metasum.networks.beside import metadata_of
 from metasum.report.run_page import write_report
 from metasum.results.accuracy import AfterSum
 from metasum.results.run import RunResult
@@ -53,7 +53,7 @@ def finish(
             run.save_weights(side, network.state_dict(), architecture=plan.architecture)
     if keep_weights:
         summed = final.summed.target
-        metadata = {"architecture": plan.architecture, "operator": operator, **told(summed)}
+        metadata = {"architecture": plan.architecture, "operator": operator, **metadata_of(summed)}
         run.save_weights("summed", summed.state_dict(), **metadata)
     if report:
         names = Sides(plan.data.target, plan.data.support)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -110,7 +109,7 @@ def measure(
     if kept is not None:
         settle_statistics(network, "own", (), {"own": kept})
     kept_network = in_blocks(network)
-    network = copy.deepcopy(kept_network)
+    network = copy_of(kept_network)
     deployed, recalibrated = {}, {}
     if kept is not None:
         deployed = {name: confusion(kept_network, task.evaluation()) for name, task in tasks.items()}

@@ -14,7 +14,7 @@ from torch import nn
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
-from metasum.networks.beside import told
+from metasum.networks.beside import metadata_of
 from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.report.sum_page import write_sum_report
@@ -98,7 +98,7 @@ def sum_runs(
             export=None if file is None else str(file),
         )
         if file is not None:
-            metadata = {"architecture": opened[0].plan.architecture, **told(network)}
+            metadata = {"architecture": opened[0].plan.architecture, **metadata_of(network)}
             metadata |= {"operator": operator, "datasets": json.dumps(request.datasets(opened))}
             save_weights(file, network.state_dict(), metadata=metadata)
         write_json(folder / "result.json", result.to_json())

@@ -220,7 +220,7 @@ def settled_sum(
     Raises:
         UsageError: "learned" where training never ran the sum; or "own" where the sum cannot have them.
     """
-    sources = _sources(learner, alone, operator)
+    sources = {} if statistics == RECALIBRATE else _sources(learner, alone, operator)
     target, support = learner.compose(images, operator=operator)
     pair = Sides(target, copy.deepcopy(support) if support is target else support)
     if not whole:
