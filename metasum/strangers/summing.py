@@ -98,9 +98,7 @@ def sum_runs(
             export=None if file is None else str(file),
         )
         if file is not None:
-            metadata = {"architecture": opened[0].plan.architecture, **metadata_of(network)}
-            metadata |= {"operator": operator, "datasets": json.dumps(request.datasets(opened))}
-            save_weights(file, network.state_dict(), metadata=metadata)
+            _export(file, network, result, tasks, architecture=opened[0].plan.architecture)
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)
@@ -122,6 +120,15 @@ def _file(path: Path, overwrite: bool) -> Path:
     return path
 
 
+def _export(file: Path, network: nn.Module, result: SumResult, tasks: Mapping[str, Task], *, architecture: str) -> None:
+    """Writes the network as it can be deployed: with statistics of the union, where it has not every network's own."""
+    names = list(result.accuracy.datasets)
+    if result.accuracy.union.sum_own_statistics is None:
+        recalibrate(network, union_of({name: tasks[name] for name in names}).calibration(result.calibration_batches))
+    told = {"architecture": architecture, "operator": result.operator, "datasets": json.dumps(names)}
+    save_weights(file, network.state_dict(), metadata={**told, **metadata_of(network)})
+
+
 def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
     """The datasets to measure on, and those that the operator looks at; the runs' networks move to their device."""
     device = make_fabric(request.device).device
@@ -141,7 +148,7 @@ def _measure(
     names: Sequence[str],
     display: Display,
 ) -> tuple[dict[str, Any], nn.Module]:
-    """Fields of the result, and the network that the first method makes, as it can be deployed.
+    """Fields of the result, and what the first method makes, with every network's own statistics or anybody's.
 
     The first method is the operator; `names` are those of the datasets to measure on.
     """
@@ -169,8 +176,6 @@ def _measure(
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }
-    if not kept:
-        recalibrate(merged[operator], union_of(tasks).calibration(batches))
     return found, merged[operator]
 
 
