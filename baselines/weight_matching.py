@@ -141,7 +141,12 @@ def permuted(
 
 def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> None:
     """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
-    network.load_state_dict(permuted(network.state_dict(), groups, orders))
+    import torch
+
+    state = network.state_dict()
+    with torch.no_grad():
+        for name, tensor in permuted(state, groups, orders).items():
+            state[name].copy_(tensor)
 
 
 def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
