@@ -1,8 +1,8 @@
 """Which axes of a network's tensors hold the same channels, and so can only be permuted together.
 
 Found by running the network on one image while every tensor carries, element by element, the number of the channel
-it belongs to (`following/rules.py` says what PyTorch's functions do to these). Wherever two channels meet in one element
-(an addition, a layer that is called twice, tied weights), they are one from then on.
+it belongs to (`following/rules.py` says what PyTorch's functions do to these). Wherever two channels meet in one
+element (an addition, a layer that is called twice, tied weights), they are one from then on.
 
 `torch_pruning.DependencyGraph` (1.6.1) was tried: exact for plain and residual networks, DenseNet and MobileNet, but
 without a word wrong for group norm, tied weights and a linear layer on an image, and stopped by grouped convolutions.
@@ -41,13 +41,15 @@ class Axis(NamedTuple):
 class ChannelGroup:
     """Channels that can stand in any order, as long as all axes that hold them are put in the same one.
 
-    A channel can be a block of others: an attention head, a part of a grouped convolution. Groups of blocks come before
+    A channel can be a block of others: an attention head, a part of a grouped convolution. Such groups come before
     those of the channels in them, and orders are applied in that sequence.
     """
 
     positions: dict[Axis, Tensor]
     """For each axis int64 `[channels, n]`: where along the axis each channel's entries are. n is 1 in most axes, and
     the number of pixels behind a flatten. An axis may hold channels of other groups, too (behind a concatenation)."""
+    of_blocks: bool = False
+    """Whether each channel is a block of others, which other groups may put in another order within it."""
 
     @property
     def size(self) -> int:
@@ -100,7 +102,7 @@ def channel_groups(
             _follow(network, inputs, notes, forward)
     numbering.settle()
     found = Symmetries(numbering)
-    blocks = [_group(exchange, names) for exchange in found.blocks()]
+    blocks = [_group(exchange, names, of_blocks=True) for exchange in found.blocks()]
     singles = [_group(exchange, names) for exchange in found.singles()]
     inside = {
         (axis, position)
@@ -115,13 +117,13 @@ def _is_inside(group: ChannelGroup, inside: set[tuple[Axis, int]]) -> bool:
     return all((axis, int(position)) in inside for axis, own in group.positions.items() for position in own.flatten())
 
 
-def _group(exchange: Exchange, names: Mapping[int, list[str]]) -> ChannelGroup:
+def _group(exchange: Exchange, names: Mapping[int, list[str]], *, of_blocks: bool = False) -> ChannelGroup:
     positions = {
         Axis(name, dimension): torch.tensor([own[tensor, dimension] for own in exchange])
         for tensor, dimension in exchange[0]
         for name in names[tensor]
     }
-    return ChannelGroup(dict(sorted(positions.items())))
+    return ChannelGroup(dict(sorted(positions.items())), of_blocks)
 
 
 def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn.Module, Any], Any] | None) -> None:
@@ -134,10 +136,9 @@ def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn
         except MetaSumError:
             raise
         except Exception as error:  # whatever the network's own code says to this image
-            where = notes.layers[-1][0] if notes.layers else ""
+            where = f"in {notes.layers[-1][0]!r}: " if notes.layers and notes.layers[-1][0] else ""
             raise ArchitectureError(
-                f"the channels of this network cannot be followed ({f'in {where!r}: ' if where else ''}{reason(error)}); "
-                "give images that it takes."
+                f"the channels of this network cannot be followed ({where}{reason(error)}); give images that it takes."
             ) from error
     answers = _answers(outputs)
     if not answers:

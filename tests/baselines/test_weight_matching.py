@@ -10,13 +10,14 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
-from metasum.baselines.weight_matching import WeightMatching, match, permute_network, permuted
+from metasum.baselines.weight_matching import WeightMatching, match
 from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
+from metasum.networks.permuting import permute_network, permuted
 from metasum.tasks.registry import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy

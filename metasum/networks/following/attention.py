@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ def multi_head(
             mapped = mapped if in_proj_bias is None else mapped + in_proj_bias[own]
         else:
             mapped = linear(stream, in_proj_weight, in_proj_bias)[..., own]  # type: ignore[arg-type]
-        heads = mapped.unflatten(-1, (num_heads, embed_dim_to_check // num_heads))
+        heads = mapped.reshape(*mapped.shape[:-1], num_heads, embed_dim_to_check // num_heads)
         streams.append(heads.movedim(0, -2))  # [N, heads, L, E / heads]
     q, k, v = streams
     scores = softmax(q @ k.transpose(-2, -1), dim=-1)
@@ -74,3 +75,27 @@ def gated(input: Tensor, dim: int = -1) -> Tensor:
     """As `torch.nn.functional.glu`."""
     own, gate = input.chunk(2, dim=dim)
     return own * torch.sigmoid(gate)
+
+
+def einsum(equation: str, first: Tensor, second: Tensor) -> Tensor:
+    """As `torch.einsum` of two tensors, as one matrix product.
+
+    Raises:
+        ArchitectureError: a letter is there twice in one tensor, or is summed over in one alone; or there are dots.
+    """
+    inputs, _, output = equation.replace(" ", "").partition("->")
+    one, _, two = inputs.partition(",")
+    both = [letter for letter in one if letter in two and letter in output]
+    summed = [letter for letter in one if letter in two and letter not in output]
+    rows, columns = ([letter for letter in own if letter not in (*both, *summed)] for own in (one, two))
+    once = all(len(set(own)) == len(own) for own in (one, two, output))
+    if not once or "." in equation or sorted(output) != sorted([*both, *rows, *columns]):
+        raise ArchitectureError(f"the channels of einsum {equation!r} cannot be followed.")
+    sizes = dict(zip(one + two, (*first.shape, *second.shape), strict=True))
+    shape = [[sizes[letter] for letter in letters] for letters in (both, rows, columns)]
+    a = first.permute([one.index(letter) for letter in (*both, *rows, *summed)])
+    b = second.permute([two.index(letter) for letter in (*both, *summed, *columns)])
+    product = a.reshape(*shape[0], math.prod(shape[1]), -1) @ b.reshape(*shape[0], -1, math.prod(shape[2]))
+    found = product.reshape(*shape[0], *shape[1], *shape[2])
+    letters = [*both, *rows, *columns]
+    return found.permute([letters.index(letter) for letter in output])

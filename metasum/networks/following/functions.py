@@ -34,7 +34,7 @@ CONVOLUTIONS = {"conv1d", "conv2d", "conv3d"}
 TRANSPOSED_CONVOLUTIONS = {"conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
 NORMALISING = {"batch_norm", "instance_norm", "group_norm"}
 NORMALISING_THE_LAST = {"layer_norm", "rms_norm"}
-# Each element depends on itself and, whatever their order, on all others along the dimension; where it is among the arguments.
+# Each element depends on itself and, whatever their order, on all others along a dimension: which argument that is.
 ALONG_A_DIMENSION = {"softmax": 1, "log_softmax": 1, "softmin": 1, "normalize": 2}
 REDUCING = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "norm": 2, "logsumexp": 1, "prod": 1}
 # These look at a tensor's shape, dtype and device, and at no number in it.

@@ -15,6 +15,13 @@ from metasum.networks.following.notes import Notes, tensors_in
 from metasum.networks.following.rules import RULES, Call, assign
 
 
+SPELT_OUT: dict[str, Callable[..., Tensor]] = {
+    "scaled_dot_product_attention": attention.scaled_dot_product,
+    "einsum": attention.einsum,
+    "glu": attention.gated,
+}
+
+
 class Following(TorchFunctionMode):
     """While it is entered, the channels of every tensor that PyTorch's functions return are noted.
 
@@ -77,13 +84,9 @@ class Following(TorchFunctionMode):
                 raise self._notes.refusal(name)
 
     def _follow(self, call: Call) -> None:
-        if call.name == "scaled_dot_product_attention":
+        if (spelt_out := SPELT_OUT.get(call.name)) is not None:
             with self:
-                twin = attention.scaled_dot_product(*call.args, **call.kwargs)
-            self._notes.note(call.result, self._notes.numbers(twin, call.name), call.name)
-        elif call.name == "glu":
-            with self:
-                twin = attention.gated(*call.args, **call.kwargs)
+                twin = spelt_out(*call.args, **call.kwargs)
             self._notes.note(call.result, self._notes.numbers(twin, call.name), call.name)
         elif call.name == "multi_head_attention_forward":
             with self:

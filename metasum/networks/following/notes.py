@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from metasum.errors import ArchitectureError
-from metasum.networks.following.numbers import Numbering
+from metasum.networks.following.numbers import Numbering, kinds_of
 
 MOST_LOOSE = 2**22  # elements of a parameter that are numbered one by one
 
@@ -142,37 +143,31 @@ class Notes:
         """
         rank = max(len(first.shape), len(second.shape))
         a, b = _of_rank(first, rank), _of_rank(second, rank)
-        shape = torch.broadcast_shapes(a.shape, b.shape)
+        shape = tuple(one if other == 1 else other for one, other in zip(a.shape, b.shape, strict=True))
         over = [d for d in range(rank) if b.shape[d] == 1 and a.varied(d)]  # of a, in each number of b
         under = [d for d in range(rank) if a.shape[d] == 1 and b.varied(d)]
         if over and under:
             raise self.refusal(function)
         if under:
             a, b, over = b, a, under
-        if over:
-            rest = [d for d in range(rank) if d not in over]
-            if any(b.shape[d] > 1 and (a.varied(d) or b.varied(d)) for d in rest) or b.numbers.any():
-                around = torch.broadcast_shapes(*([n.shape[d] for d in rest] for n in (a.numbers, b.numbers)))
-                sets = a.numbers.permute(*rest, *over).expand(*around, *(a.numbers.shape[d] for d in over))
-                owners = b.numbers.permute(*rest, *over).flatten(len(rest)).squeeze(-1).expand(around)
-                sets = sets.flatten(len(rest))
-                self.tie(sets.reshape(-1, sets.shape[-1]), owners.flatten())
-            wide = torch.broadcast_shapes(a.numbers.shape, b.numbers.shape)
-            return Held(_compact(a.numbers.expand(wide)), shape)
-        ours, theirs = torch.broadcast_tensors(a.numbers, b.numbers)
-        self.numbering.join(ours, theirs)
-        return Held(_compact(self.numbering.roots(ours)), shape)
+        wide = [max(sizes) for sizes in zip(a.numbers.shape, b.numbers.shape, strict=True)]
+        if not over:
+            self.numbering.join(a.numbers.expand(wide), b.numbers.expand(wide))
+            return Held(_compact(self.numbering.roots(a.numbers.expand(wide))), shape)
+        rest = [d for d in range(rank) if d not in over]
+        if b.numbers.any() or any(b.shape[d] > 1 and a.varied(d) for d in rest):
+            narrow = [1 if d in over else wide[d] for d in range(rank)]
+            self.tie(_rows(a.numbers.expand(wide), over), b.numbers.expand(narrow).flatten())
+        return Held(_compact(a.numbers.expand(wide)), shape)
 
     def tie(self, sets: Tensor, owners: Tensor | None) -> None:
         """Adds a family of sets `[sets, n]`, each of them once."""
         rows = self.numbering.roots(sets).sort(dim=1).values
         if owners is not None:
             rows = torch.cat([rows, self.numbering.roots(owners)[:, None]], dim=1)
-        _, which = rows.unique(dim=0, return_inverse=True)
-        first = torch.full([int(which.max()) + 1], len(which)).scatter_reduce_(
-            0, which, torch.arange(len(which)), "amin"
-        )
-        first = first.sort().values
+        kinds = kinds_of(rows)
+        first = torch.full([len(kinds.rows)], len(rows))
+        first = first.scatter_reduce_(0, kinds.which, torch.arange(len(rows)), "amin").sort().values
         self.numbering.tie(sets[first], None if owners is None else owners[first])
 
     def gather(self, numbers: Tensor, dimensions: Sequence[int]) -> Tensor:
@@ -183,25 +178,21 @@ class Notes:
         over = [d % numbers.ndim for d in dimensions]
         if all(numbers.shape[d] == 1 for d in over):
             return numbers
-        rest = [d for d in range(numbers.ndim) if d not in over]
-        moved = numbers.permute(*rest, *over)
-        sets = moved.reshape(-1, moved[(0,) * len(rest)].numel())
-        kinds, which = self.numbering.roots(sets).sort(dim=1).values.unique(dim=0, return_inverse=True)
-        new = self.numbering.new(len(kinds)).where(kinds.any(dim=1), 0)
-        owners = new[which]
+        sets = _rows(numbers, over)
+        kinds = kinds_of(self.numbering.roots(sets).sort(dim=1).values)
+        owners = self.numbering.new(len(kinds.rows)).where(kinds.rows.any(dim=1), 0)[kinds.which]
         self.tie(sets, owners)
-        return owners.reshape([1 if d in over else numbers.shape[d] for d in range(numbers.ndim)])
+        return owners.reshape([1 if d in over else size for d, size in enumerate(numbers.shape)])
 
     def tie_along(self, numbers: Tensor, dimension: int) -> None:
         """Elements along the dimension are seen together, whatever their order."""
         if numbers.shape[dimension] > 1:
-            rows = numbers.movedim(dimension, -1)
-            self.tie(rows.reshape(-1, rows.shape[-1]), None)
+            self.tie(_rows(numbers, [dimension % numbers.ndim]), None)
 
     def tie_part(self, part: Tensor, whole: Tensor) -> None:
         """Where a part has not all channels of the whole, what is done to it is not done to the others."""
-        own = self.numbering.roots(part).unique()
-        if len(own) < len(self.numbering.roots(whole).unique()) and own.any():
+        own, every = (kinds_of(self.numbering.roots(numbers).flatten()).rows for numbers in (part, whole))
+        if len(own) < len(every) and own.any():
             self.numbering.tie(own[None])
 
     def refusal(self, function: str) -> ArchitectureError:
@@ -222,6 +213,13 @@ def _compact(tensor: Tensor) -> Tensor:
         if size > 1 and (tensor.stride(dimension) == 0 or bool((tensor == first).all())):
             tensor = first
     return tensor
+
+
+def _rows(numbers: Tensor, dimensions: Sequence[int]) -> Tensor:
+    """One row of all that is along these dimensions, for each place in the others, in their order."""
+    rest = [d for d in range(numbers.ndim) if d not in dimensions]
+    size = math.prod(numbers.shape[d] for d in dimensions)
+    return numbers.permute(*rest, *dimensions).reshape(-1, size)
 
 
 def _of_rank(held: Held, rank: int) -> Held:

@@ -8,11 +8,28 @@ import torch
 from torch import Tensor
 
 
+class Kinds(NamedTuple):
+    """What different rows, or elements, a tensor has."""
+
+    rows: Tensor
+    """In their order."""
+    which: Tensor
+    """Of each row of the tensor, its number among `rows`."""
+    counts: Tensor
+    """How often each of `rows` is there."""
+
+
+def kinds_of(tensor: Tensor) -> Kinds:
+    """The different rows of a matrix, or elements of a vector."""
+    found = torch.unique(tensor, dim=0, return_inverse=True, return_counts=True)
+    return Kinds(*found)
+
+
 class Family(NamedTuple):
     """Sets of channels that one function treats alike, each as a whole.
 
-    The mean over a set stays the same where its channels change places among themselves. Sets can change places with one
-    another, too, where the function does to one what it does to the other.
+    The mean over a set stays the same where its channels change places among themselves. Sets can change places with
+    one another, too, where the function does to one what it does to the other.
     """
 
     sets: Tensor
@@ -31,7 +48,7 @@ class Numbering:
         """Channels along a dimension of a tensor, by the tensor's `id` and the dimension."""
         self.families: list[Family] = []
         self.loose: dict[int, Tensor] = {}
-        """A number for each element of a tensor of which it is not known yet along which dimension it holds channels."""
+        """A number for each element of tensors of which it is not known yet which dimension holds channels."""
 
     def new(self, count: int) -> Tensor:
         start = len(self._root)
@@ -50,7 +67,7 @@ class Numbering:
             differ = ours != theirs
             if not differ.any():
                 return
-            pairs = torch.stack([ours[differ], theirs[differ]]).unique(dim=1)
+            pairs = kinds_of(torch.stack([ours[differ], theirs[differ]], dim=1)).rows.T
             least, most = pairs.amin(0), pairs.amax(0)
             parents = torch.arange(len(self._root)).scatter_reduce_(0, most, least, "amin")
             while not torch.equal(above := parents[parents], parents):
@@ -83,7 +100,7 @@ class Numbering:
                 self._fix_shared(family)
 
     def _settle_loose(self, tensor_id: int, numbers: Tensor) -> None:
-        """Finds the one dimension along which a tensor's elements are of different channels; else they stay."""
+        """Finds the dimension along which a tensor's elements are of different channels; without one they stay."""
         roots = self.roots(numbers)
         met = torch.bincount(self._root, minlength=len(self._root))[roots] > 1  # the others nobody asked for
         met |= roots == 0
@@ -91,7 +108,7 @@ class Numbering:
         for dimension in range(numbers.ndim):
             others = tuple(other for other in range(numbers.ndim) if other != dimension)
             low, high = roots.where(met, far).amin(others), roots.where(met, -1).amax(others)
-            if bool((low >= high).all()) and len(low.where(high >= 0, 0).unique()) > 1:
+            if bool((low >= high).all()) and low.where(high >= 0, 0).amin() < low.where(high >= 0, 0).amax():
                 self.use(tensor_id, dimension, low.where(high >= 0, 0))
                 return
         self.fix(numbers[met])
@@ -104,17 +121,18 @@ class Numbering:
             self.join(sets[single, 0], owners[single])
 
     def _fix_shared(self, family: Family) -> None:
-        """A channel in two different sets would have two places to go, an owner of two sets and two owners of one, too."""
+        """A channel in two different sets would have two places to go; so would an owner of two or two of one."""
         if len(family.sets) < 2:
             return
-        sets, which = self.roots(family.sets).unique(dim=0, return_inverse=True)
-        found, counts = torch.cat([own.unique() for own in sets]).unique(return_counts=True)
-        shared = torch.isin(sets, found[(counts > 1) & (found > 0)]).any(dim=1)
+        sets, which, _ = kinds_of(self.roots(family.sets))
+        inside = kinds_of(torch.stack([torch.arange(len(sets)).repeat_interleave(sets.shape[1]), sets.flatten()], 1))
+        found = kinds_of(inside.rows[:, 1])
+        shared = torch.isin(sets, found.rows[(found.counts > 1) & (found.rows > 0)]).any(dim=1)
         self.fix(sets[shared].flatten())
         if family.owners is not None:
             owners = self.roots(family.owners)
-            pairs = torch.stack([which, owners]).unique(dim=1)
-            for part in pairs:
-                kinds, often = part.unique(return_counts=True)
-                self.fix(pairs[1][torch.isin(part, kinds[often > 1])])
+            pairs = kinds_of(torch.stack([which, owners], dim=1)).rows
+            for part in pairs.T:
+                kinds = kinds_of(part)
+                self.fix(pairs[kinds.counts[kinds.which] > 1, 1])
             self.fix(owners[shared[which]])

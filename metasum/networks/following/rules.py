@@ -241,7 +241,7 @@ def _linear(notes: Notes, call: Call, weight: Tensor, order: tuple[int, ...], bi
 
 
 def matmul(notes: Notes, call: Call) -> None:
-    """With a parameter it is a linear layer. Else sums over channels that two tensors have in common, or over others."""
+    """With a parameter it is a linear layer. Else it sums over what two tensors share: channels, or something else."""
     first, second = call.args[0], call.argument(1, "other")
     if (known := notes.weight(second)) is not None and second.ndim == 2:
         weight, order = known
@@ -254,8 +254,8 @@ def matmul(notes: Notes, call: Call) -> None:
     if a.varied(-1) or b.varied(-1):
         if a.varied(-2) or b.varied(-2):
             raise notes.refusal(call.name)
-        rows = [Held(h.numbers.squeeze(-2), (*h.shape[:-2], h.shape[-1])) for h in (a, b)]
-        found = notes.meet(*rows, call.name)
+        one, other = (Held(h.numbers.squeeze(-2), (*h.shape[:-2], h.shape[-1])) for h in (a, b))
+        found = notes.meet(one, other, call.name)
         notes.note(call.result, notes.gather(found.numbers, [-1]).unsqueeze(-1), call.name)
         return
     a = Held(a.numbers, (*a.shape[:-1], 1))

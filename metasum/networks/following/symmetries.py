@@ -14,7 +14,7 @@ from torch import Tensor
 from metasum.networks.following.numbers import Numbering
 
 Exchange = list[dict[tuple[int, int], list[int]]]
-"""For each channel, or block of channels, that can change places with the others: its positions by (tensor's `id`, dimension)."""
+"""Channels, or blocks, that can change places: of each its positions by (tensor's `id`, dimension)."""
 
 
 class Symmetries:
