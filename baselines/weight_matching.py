@@ -17,7 +17,7 @@ from metasum.merging.endpoints import Endpoint, NetworkMethod
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters

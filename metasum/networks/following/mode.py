@@ -14,7 +14,6 @@ from metasum.networks.following import attention, functions
 from metasum.networks.following.notes import Notes, tensors_in
 from metasum.networks.following.rules import RULES, Call, assign
 
-
 SPELT_OUT: dict[str, Callable[..., Tensor]] = {
     "scaled_dot_product_attention": attention.scaled_dot_product,
     "einsum": attention.einsum,

@@ -112,14 +112,13 @@ def pad(notes: Notes, call: Call) -> None:
             continue
         if call.argument(2, "mode", "constant") != "constant" and (before or after):
             raise notes.refusal(call.name)
-        around = list(numbers.shape)
-        parts = [
-            numbers.narrow(dimension, max(-before, 0), numbers.shape[dimension] - max(-before, 0) - max(-after, 0))
+        around = [1 if d == dimension else size for d, size in enumerate(numbers.shape)]
+        new = [
+            notes.numbering.new(1).reshape([1] * len(around)).expand(around)
+            for _ in range(max(before, 0) + max(after, 0))
         ]
-        for place, width in ((0, before), (len(parts), after)):
-            around[dimension] = 1
-            for _ in range(width):
-                parts.insert(place, notes.numbering.new(1).reshape([1] * len(shape)).expand(around))
+        kept = numbers.narrow(dimension, max(-before, 0), numbers.shape[dimension] + min(before, 0) + min(after, 0))
+        parts = [*new[: max(before, 0)], kept, *new[max(before, 0) :]]
         numbers = torch.cat(parts, dim=dimension)
         notes.tie_part(numbers, notes.numbers(call.args[0], call.name))
     notes.note(call.result, numbers, call.name)

@@ -7,7 +7,7 @@ dimensions of two attention heads, the parts of a grouped convolution), with all
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from torch import Tensor
 
@@ -63,15 +63,19 @@ class Symmetries:
         for owner, sets in sorted(self._owned.items()):
             kinds = tuple((self._sets[number][0], len(self._sets[number][1])) for number in sets)
             alike[(tuple(self._held.get(owner, ())), kinds)].append(owner)
+        done = set[int]()  # that went with others
         for owners in alike.values():
+            owners = [owner for owner in owners if owner not in done]
             while len(owners) > 1:
-                first = owners[0]
-                found = [first, *(other for other in owners[1:] if self._exchangeable(first, other))]
-                if len(found) > 1:
-                    exchange = [self._positions(list(dict.fromkeys(self._block(owner)))) for owner in found]
-                    if exchange[0]:
-                        yield exchange
-                owners = [owner for owner in owners if owner not in found]
+                first, *others = owners
+                found = {other: pairs for other in others if (pairs := self._exchange(first, other))}
+                own = next(([one for one, _ in pairs] for pairs in found.values()), [])
+                found = {other: pairs for other, pairs in found.items() if [one for one, _ in pairs] == own}
+                done.update(own, *([two for _, two in pairs] for pairs in found.values()))
+                if any(self._held.get(channel) for channel in own):
+                    theirs = [[two for _, two in pairs] for pairs in found.values()]
+                    yield [self._positions(channels) for channels in (own, *theirs)]
+                owners = [owner for owner in others if owner not in found]
 
     def _block(self, owner: int) -> list[int]:
         """The owner and all channels of its sets, in their order."""
@@ -84,27 +88,45 @@ class Symmetries:
                 found[self._axes[number]] += self._places[number][channel]
         return dict(found)
 
-    def _exchangeable(self, first: int, other: int) -> bool:
-        """Whether the two owners' blocks can change places, channel by channel in their order."""
-        moved = dict[int, int]()
-        for one, two in zip(self._block(first), self._block(other), strict=True):
-            if moved.setdefault(one, two) != two or moved.setdefault(two, one) != one:
-                return False
-        moved = {one: two for one, two in moved.items() if one != two}
-        if 0 in moved or any(self._held.get(one) != self._held.get(two) for one, two in moved.items()):
-            return False
-        numbers = {number for channel in moved for number, _ in self._within.get(channel, ())}
-        numbers |= {number for channel in moved for number in self._owned.get(channel, ())}
-        return all(self._stays_a_set(number, moved) for number in numbers)
+    def _exchange(self, first: int, other: int) -> list[tuple[int, int]] | None:
+        """Pairs of channels that change places when two owners' blocks do, in their order; None where they cannot.
 
-    def _stays_a_set(self, number: int, moved: Mapping[int, int]) -> bool:
+        Where a set moves, what goes with it does, too.
+        """
+        moved, pairs = dict[int, int](), list[tuple[int, int]]()
+        new = list(zip(self._block(first), self._block(other), strict=True))
+        while new:
+            for one, two in new:
+                if one == two == moved.get(one, one):
+                    continue
+                if 0 in (one, two) or self._held.get(one) != self._held.get(two):
+                    return None
+                if one not in moved and two not in moved:
+                    moved[one], moved[two] = two, one
+                    pairs.append((one, two))
+                elif moved.get(one) != two:
+                    return None
+            following = [self._owners_after(number, moved) for number in self._touching(moved)]
+            if any(pair is None for pair in following):
+                return None
+            new = [pair for pair in following if pair is not None and moved.get(pair[0], pair[0]) != pair[1]]
+        return pairs
+
+    def _touching(self, channels: Iterable[int]) -> list[int]:
+        """The sets that hold one of these channels, or go with one."""
+        within = {number for channel in channels for number, _ in self._within.get(channel, ())}
+        return sorted(within.union(*(self._owned.get(channel, ()) for channel in channels)))
+
+    def _owners_after(self, number: int, moved: Mapping[int, int]) -> tuple[int, int] | None:
+        """What goes with a set, and with the set in whose place that comes; None where there is no such place."""
         family, channels, owner = self._sets[number]
         image = self._by_content.get((family, tuple(sorted(moved.get(channel, channel) for channel in channels))))
         if image is None:
-            return False
-        if owner is not None and moved.get(owner, owner) == owner:
-            return image == number
-        return owner is None or self._sets[image][2] == moved.get(owner, owner)
+            return None
+        theirs = self._sets[image][2]
+        if owner is None or theirs is None:
+            return 0, 0
+        return (owner, theirs) if image == number or owner != theirs else None
 
 
 def _places(channels: Tensor) -> dict[int, list[int]]:
