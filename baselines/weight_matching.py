@@ -9,6 +9,7 @@ it did is looked at on its own images before it is used.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
@@ -185,7 +186,8 @@ def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
 
 
 def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
-    return type(group)({own: positions for own, positions in group.positions.items() if own != axis}, group.of_blocks)
+    others = {own: positions for own, positions in group.positions.items() if own != axis}
+    return dataclasses.replace(group, positions=others)
 
 
 def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:

@@ -50,6 +50,8 @@ class ChannelGroup:
     the number of pixels behind a flatten. An axis may hold channels of other groups, too (behind a concatenation)."""
     of_blocks: bool = False
     """Whether each channel is a block of others, which other groups may put in another order within it."""
+    tied: bool = False
+    """Whether something is computed of several channels together, whatever their order: a norm's mean, an attention."""
 
     @property
     def size(self) -> int:
@@ -119,11 +121,11 @@ def _is_inside(group: ChannelGroup, inside: set[tuple[Axis, int]]) -> bool:
 
 def _group(exchange: Exchange, names: Mapping[int, list[str]], *, of_blocks: bool = False) -> ChannelGroup:
     positions = {
-        Axis(name, dimension): torch.tensor([own[tensor, dimension] for own in exchange])
-        for tensor, dimension in exchange[0]
+        Axis(name, dimension): torch.tensor([own[tensor, dimension] for own in exchange.positions])
+        for tensor, dimension in exchange.positions[0]
         for name in names[tensor]
     }
-    return ChannelGroup(dict(sorted(positions.items())), of_blocks)
+    return ChannelGroup(dict(sorted(positions.items())), of_blocks, exchange.tied)
 
 
 def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn.Module, Any], Any] | None) -> None:

@@ -45,7 +45,9 @@ def move(notes: Notes, call: Call) -> None:
         return
 
     def of(leaf: Any) -> Any:
-        return notes.full(leaf, call.name) if isinstance(leaf, Tensor) and not _is_index(notes, leaf) else leaf
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.cpu() if _is_index(notes, leaf) else notes.full(leaf, call.name)
 
     moved = call.function(*tree_map(of, tuple(call.args)), **tree_map(of, call.kwargs))
     for tensor, numbers in zip(tensors_in(call.result), tensors_in(moved), strict=True):
@@ -80,6 +82,7 @@ def _beside(numbers: Tensor, rank: int) -> Tensor:
 def assign(notes: Notes, call: Call) -> None:
     """`target[index] = value`, after which the target is no constant."""
     target, index, value = call.args
+    index = tree_map(lambda own: own.cpu() if isinstance(own, Tensor) else own, index)
     if isinstance(value, Tensor) and not notes.is_constant(value):
         numbers = notes.full(target, call.name).clone()
         before = numbers.clone()

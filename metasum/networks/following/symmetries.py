@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor
 
 from metasum.networks.following.numbers import Numbering
 
-Exchange = list[dict[tuple[int, int], list[int]]]
-"""Channels, or blocks, that can change places: of each its positions by (tensor's `id`, dimension)."""
+
+class Exchange(NamedTuple):
+    """Channels, or blocks of them, that can change places."""
+
+    positions: list[dict[tuple[int, int], list[int]]]
+    """Of each its positions by (tensor's `id`, dimension)."""
+    tied: bool
+    """Whether something is computed of several of them together."""
 
 
 class Symmetries:
@@ -55,7 +62,9 @@ class Symmetries:
             signature = (*self._held[channel], *self._within[channel], *self._owned.get(channel, ()))
             alike[signature].append(channel)
         for channels in alike.values():
-            yield [self._positions([channel]) for channel in channels]
+            seen = (self._sets[number][1] for number, _ in self._within[channels[0]])
+            tied = any(min(content) != max(content) for content in seen)
+            yield Exchange([self._positions([channel]) for channel in channels], tied)
 
     def blocks(self) -> Iterator[Exchange]:
         """Sets that can change places as wholes."""
@@ -74,7 +83,7 @@ class Symmetries:
                 done.update(own, *([two for _, two in pairs] for pairs in found.values()))
                 if any(self._held.get(channel) for channel in own):
                     theirs = [[two for _, two in pairs] for pairs in found.values()]
-                    yield [self._positions(channels) for channels in (own, *theirs)]
+                    yield Exchange([self._positions(channels) for channels in (own, *theirs)], tied=True)
                 owners = [owner for owner in others if owner not in found]
 
     def _block(self, owner: int) -> list[int]:
