@@ -9,19 +9,21 @@ it did is looked at on its own images before it is used.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters
 
 SWEEPS = 100  # more than any network here has needed
+LEAST = 1e-9  # share of the likeness that counts as a gain
 IMAGES = 8  # that a permuted network is looked at on
 
 
@@ -45,6 +47,7 @@ class WeightMatching(NetworkMethod):
         import torch
 
         from metasum.networks.channels import channel_groups
+        from metasum.networks.permuting import permute_network
         from metasum.networks.same_function import same_function
         from metasum.weights.composition import average_parameters
         from metasum.weights.parameters import parameters_of
@@ -82,73 +85,141 @@ def match(
 
     Returns:
         For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
-        a maximum in each permutation by itself.
+        a maximum in each permutation by itself; blocks are matched by what is in them in its best order.
     """
+    import torch
+
+    matching = _Matching(reference, other, groups)
+    for _ in range(SWEEPS):
+        gained = [matching.improve(index) for index in torch.randperm(len(groups), generator=generator).tolist()]
+        if not any(gained):
+            break
+    return matching.orders
+
+
+class _Matching:
+    """The best orders so far."""
+
+    def __init__(self, reference: Parameters, other: Parameters, groups: Sequence[ChannelGroup]) -> None:
+        import torch
+
+        self._reference = {name: tensor.detach() for name, tensor in reference.items()}
+        self._other = {name: tensor.detach() for name, tensor in other.items() if name in reference}
+        self._groups = groups
+        self.orders = [torch.arange(group.size) for group in groups]
+        self._holding = defaultdict["Axis", list[int]](list)  # groups by axis
+        for index, group in enumerate(groups):
+            for axis in group.positions:
+                if axis.name in self._other:
+                    self._holding[axis].append(index)
+        self._inner = [self._within(group) if group.of_blocks else [] for group in groups]
+        self._moved: dict[tuple[str, int], tuple[Tensor, Tensor]] = {
+            axis: self._composed(axis) for axis in self._holding
+        }
+
+    def _within(self, group: ChannelGroup) -> list[int]:
+        """The groups of channels in a group's blocks."""
+        beside = sorted({index for axis in group.positions for index in self._holding.get(axis, ())})
+        return [index for index in beside if not self._groups[index].of_blocks and group.overlaps(self._groups[index])]
+
+    def improve(self, index: int) -> bool:
+        """Puts one group in its best order, of blocks with all that is in them; whether something is gained."""
+        import torch
+
+        group, names = self._groups[index], [axis.name for axis in self._axes(index)]
+        if group.size == 1:
+            return False
+        if not group.of_blocks and len(names) == len(set(names)):
+            return self._put_in_best_order(index)
+        names += [axis.name for inner in self._inner[index] for axis in self._axes(inner)]
+        state, before = (list(self.orders), dict(self._moved)), self._likeness(set(names))
+        for each in (index, *self._inner[index]) if group.of_blocks else ():
+            self._put(each, torch.arange(self._groups[each].size))
+        for each in (index, *self._inner[index]):
+            self._put_in_best_order(each)
+        if self._likeness(set(names)) > before + LEAST * abs(before):
+            return True
+        self.orders, self._moved = state
+        return False
+
+    def _put_in_best_order(self, index: int) -> bool:
+        """The others stay as they are; whether the order is another one than before."""
+        import torch
+        from scipy.optimize import linear_sum_assignment
+
+        group, before = self._groups[index], self.orders[index]
+        gain = torch.zeros(group.size, group.size, dtype=torch.float64)
+        for axis in self._axes(index):
+            ours, theirs = self._rows(index, axis)
+            if any(axis in self._groups[inner].positions for inner in self._inner[index]):
+                gain += _likeness_of_blocks(ours, theirs)
+            else:
+                gain += (ours.flatten(1) @ theirs.flatten(1).T).double().cpu()
+        order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+        rows = torch.arange(group.size)
+        if gain[rows, order].sum() <= gain[rows, before].sum() + LEAST * gain[rows, before].sum().abs():
+            return False
+        self._put(index, order)
+        return True
+
+    def _axes(self, index: int) -> list[Axis]:
+        return [axis for axis in self._groups[index].positions if axis.name in self._other]
+
+    def _put(self, index: int, order: Tensor) -> None:
+        self.orders[index] = order
+        for axis in self._axes(index):
+            self._moved[axis] = self._composed(axis)
+
+    def _composed(self, axis: Axis) -> tuple[Tensor, Tensor]:
+        """Which entry comes where along an axis: by the groups of blocks, and after them by the others."""
+        import torch
+
+        blocks, others = (torch.arange(self._other[axis.name].shape[axis.dimension]) for _ in range(2))
+        for index in self._holding[axis]:
+            positions = self._groups[index].positions[axis]
+            if self._groups[index].of_blocks:
+                blocks[positions.flatten()] = blocks[positions[self.orders[index]].flatten()]
+            else:
+                others[positions.flatten()] = positions[self.orders[index]].flatten()
+        return blocks, others
+
+    def _rows(self, index: int, axis: Axis) -> tuple[Tensor, Tensor]:
+        """Of each channel all that the reference has, and the other with this axis in its order: `[channels, n, …]`."""
+        positions = self._groups[index].positions[axis]
+        blocks, _ = self._moved[axis]
+        ours = self._reference[axis.name].index_select(axis.dimension, positions.flatten().to(self._device))
+        theirs = self._other[axis.name].index_select(axis.dimension, blocks[positions.flatten()].to(self._device))
+        theirs = self._in_order(axis.name, theirs, but=axis.dimension)
+        one, two = (own.movedim(axis.dimension, 0).reshape(*positions.shape, -1) for own in (ours, theirs))
+        return one, two
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._other.values())).device
+
+    def _in_order(self, name: str, tensor: Tensor, but: int | None = None) -> Tensor:
+        for dimension in range(tensor.ndim):
+            moved = self._moved.get((name, dimension))
+            if moved is not None and dimension != but:
+                tensor = tensor.index_select(dimension, moved[0][moved[1]].to(tensor.device))
+        return tensor
+
+    def _likeness(self, names: Collection[str]) -> float:
+        """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
+        return sum(
+            float((self._reference[name] * self._in_order(name, self._other[name])).double().sum())
+            for name in sorted(names)
+        )
+
+
+def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
+    """How alike two blocks are at best, whatever the order of the channels in them: `[blocks, blocks]`, float64."""
     import torch
     from scipy.optimize import linear_sum_assignment
 
-    orders = [torch.arange(group.size) for group in groups]
-    for _ in range(SWEEPS):
-        gained = False
-        for index in torch.randperm(len(groups), generator=generator).tolist():
-            group = groups[index]
-            gain = torch.zeros(group.size, group.size, dtype=torch.float64)
-            for axis in (axis for axis in group.positions if axis.name in reference):
-                others = [g if g is not group else _without(g, axis) for g in groups]
-                moved = permuted({axis.name: other[axis.name]}, others, orders)
-                rows, columns = (_rows(p[axis.name].detach(), axis, group) for p in (reference, moved))
-                gain += (rows @ columns.T).double().cpu()
-            order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            changed = [*orders[:index], order, *orders[index + 1 :]]
-            names = {axis.name for axis in group.positions}
-            before, after = (_likeness(reference, other, names, groups, which) for which in (orders, changed))
-            if after > before + 1e-9 * abs(before):
-                orders, gained = changed, True
-        if not gained:
-            break
-    return orders
-
-
-def _likeness(
-    reference: Parameters,
-    other: Parameters,
-    names: Collection[str],
-    groups: Sequence[ChannelGroup],
-    orders: Sequence[Tensor],
-) -> float:
-    """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
-    own = {name: tensor for name, tensor in other.items() if name in names}
-    moved = permuted(own, groups, orders)
-    return sum(float((reference[name].detach() * tensor.detach()).double().sum()) for name, tensor in moved.items())
-
-
-def permuted(
-    tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
-    import torch
-
-    moved = dict(tensors)
-    for group, order in zip(groups, orders, strict=True):
-        for axis, positions in group.positions.items():
-            if axis.name in moved:
-                tensor = moved[axis.name]
-                index = torch.arange(tensor.shape[axis.dimension])
-                index[positions.flatten()] = positions[order].flatten()
-                moved[axis.name] = tensor.index_select(axis.dimension, index.to(tensor.device))
-    return moved
-
-
-def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> None:
-    """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
-    network.load_state_dict(permuted(network.state_dict(), groups, orders))
-
-
-def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
-    return type(group)({own: positions for own, positions in group.positions.items() if own != axis})
-
-
-def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
-    """One row for each channel of the group: `[channels, everything else]`."""
-    own = tensor.index_select(axis.dimension, group.positions[axis].flatten().to(tensor.device))
-    return own.movedim(axis.dimension, 0).reshape(group.size, -1)
+    products = torch.einsum("anr,bmr->abnm", ours, theirs).double().cpu()
+    gain = torch.zeros(products.shape[:2], dtype=torch.float64)
+    for one, row in enumerate(products.numpy()):
+        for two, product in enumerate(row):
+            gain[one, two] = float(product[linear_sum_assignment(product, maximize=True)].sum())
+    return gain
