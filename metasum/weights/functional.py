@@ -8,23 +8,30 @@ module. In train mode batch normalisation updates the *given* buffers in place; 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
+from metasum.weights.inputs import Inputs
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 from metasum.weights.structure import refusal
 
-Backend = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
+Backend = Callable[[nn.Module, Parameters, Buffers, Inputs], Any]
 
 
 def functional_call(
-    network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor, *, backend: str = "learn2learn"
-) -> Tensor:
-    """`network(images)` as if it had these parameters and buffers.
+    network: nn.Module,
+    parameters: Parameters,
+    buffers: Buffers,
+    *inputs: Any,
+    backend: str = "learn2learn",
+    **named_inputs: Any,
+) -> Any:
+    """`network(*inputs, **named_inputs)` as if it had these parameters and buffers.
 
     Nothing is compared: a module that reaches its layers by a way that it does not register (a plain list, a bound
     method) may be run with its old ones. `MetaSum` checks; see `metasum.weights.runner.Runner`.
@@ -33,7 +40,7 @@ def functional_call(
         network: lends its structure and its train or eval mode; none of its tensors is read or changed.
         parameters: every parameter by name; gradients flow to them.
         buffers: every buffer by name; changed in place by batch normalisation in train mode.
-        images: `[N, C, H, W]`.
+        inputs: what the network is called with, for instance images `[N, C, H, W]`; and by name, `named_inputs`.
         backend: "learn2learn", "torch" or "higher".
 
     Raises:
@@ -46,7 +53,7 @@ def functional_call(
     why = refusal(network, backend)
     if why:
         raise UsageError(f"backend {backend} cannot run this network: {why}.")
-    return BACKENDS[backend](network, parameters, buffers, images)
+    return BACKENDS[backend](network, parameters, buffers, Inputs(inputs, named_inputs))
 
 
 def import_backend(backend: str) -> None:
@@ -65,23 +72,24 @@ def _check_backend(backend: str) -> None:
         raise unknown("backend", backend, BACKENDS)
 
 
-def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
     # clone_module looks each parameter up in `memo` before it clones it, under the key `parameter.data_ptr` (the bound
     # method). Filled in beforehand, the clone is made of the given tensors: no copy, no rounding, any operator.
     memo = {own.data_ptr: parameters[name] for name, own in network.named_parameters()}
     clone: nn.Module = third_party.learn2learn().clone_module(network, memo=memo)
     set_buffers(clone, network, buffers)
-    return clone(images)  # type: ignore[no-any-return]
+    return inputs.call(clone)
 
 
-def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
-    return torch_functional_call(network, {**parameters, **buffers}, (images,))  # type: ignore[no-any-return]
+def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
+    return torch_functional_call(network, {**parameters, **buffers}, inputs.positional, inputs.named)
 
 
-def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
     patched = third_party.higher().patch.make_functional(network)
     set_buffers(patched, network, buffers)
-    return patched(images, params=[parameters[name] for name, _ in network.named_parameters()])  # type: ignore[no-any-return]
+    own = [parameters[name] for name, _ in network.named_parameters()]
+    return patched(*inputs.positional, **inputs.named, params=own)
 
 
 def set_buffers(copy: nn.Module, network: nn.Module, buffers: Buffers) -> None:

@@ -1,4 +1,4 @@
-"""Comparing functional backends with the network itself, on a few images.
+"""Comparing functional backends with the network itself, on a few inputs.
 
 The reference is a copy of the network whose parameters are really overwritten. A backend passes where it gives the
 same outputs, the same gradients and the same buffers, twice in a row, and leaves the network it was lent as it was.
@@ -6,6 +6,7 @@ same outputs, the same gradients and the same buffers, twice in a row, and leave
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,19 +15,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from metasum.errors import UsageError, reason
 from metasum.types import Buffers, Parameters
 from metasum.weights.copies import copy_of
 from metasum.weights.functional import functional_call
+from metasum.weights.inputs import Inputs, tensors_in
 from metasum.weights.parameters import parameters_of
 from metasum.weights.randomness import same_randomness
+from metasum.weights.shared_parts import is_weight
 from metasum.weights.structure import aliases
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}  # shares of a tensor's size: GPUs add in any order
+# shares of a tensor's size: GPUs add in any order
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2, torch.complex128: 1e-8, torch.complex64: 1e-2}
 COARSE = 0.05  # in half precision, or under autocast
-IMAGES = 4  # of the batch, which batch normalisation still finds varied
+ENTRIES = 4  # of the batch, which batch normalisation still finds varied
 
 
 @dataclass(frozen=True)
@@ -43,27 +46,28 @@ class Answer:
 
 
 class Probe:
-    """One network on a few images, against which backends are compared. Nothing of the network or its state changes.
+    """One network on a few inputs, against which backends are compared. Nothing of the network or its state changes.
 
     Args:
         network: what is probed, in the mode and on the device that it is in.
         buffers: by name; copied.
-        images: `[N, C, H, W]`, of which the first few are used where the network takes as few.
+        inputs: what it is called with, of which the first few entries are used where the network takes as few.
 
     Raises:
         UsageError: the output depends on weights that are not the network's parameters, or on none of them.
     """
 
-    def __init__(self, network: nn.Module, buffers: Buffers, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, buffers: Buffers, inputs: Inputs) -> None:
         self._network, self._buffers = network, buffers
-        with _apart(images.device) as rewind:
-            self._images = images.detach().clone()[:IMAGES]
+        self._device = inputs.device(network)
+        with _apart(self._device) as rewind:
+            self._inputs = inputs.copies(ENTRIES)
             try:
-                self._own = _outputs(copy_of(network), self._images)
+                self._own = _outputs(copy_of(network), self._inputs)
             except Exception:  # noqa: BLE001 (whatever a module of the user raises)
-                self._images = images.detach().clone()  # a network for whole batches only
+                self._inputs = inputs.copies()  # a network for whole batches only
                 rewind()
-                self._own = _outputs(copy_of(network), self._images)
+                self._own = _outputs(copy_of(network), self._inputs)
             self._weights = _other_weights(network)
             rewind()
             self._expected = self._overwritten()
@@ -85,16 +89,15 @@ class Probe:
 
     def fault_of(self, backend: str) -> str | None:
         """What `backend` does wrong, in words that follow its name; None where it passes."""
-        with _apart(self._images.device) as rewind:
+        with _apart(self._device) as rewind:
             lent = copy_of(self._network)
             leaves = {n: _leaf(tensor) for n, tensor in self._weights.items()}
             buffers = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
             try:
-                found = _answer(
-                    lambda x: functional_call(lent, leaves, buffers, x, backend=backend), self._images, leaves
-                )
+                run = functools.partial(functional_call, lent, leaves, buffers, backend=backend)
+                found = _answer(run, self._inputs, leaves)
                 rewind()
-                after = _outputs(lent, self._images)
+                after = _outputs(lent, self._inputs)
             except Exception as error:  # noqa: BLE001 (whatever a backend raises)
                 return f"ends in an error of its own ({type(error).__name__}: {reason(error)})"
         if found.stranger is not None:
@@ -127,11 +130,11 @@ class Probe:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(self._weights[name])
-                parameter.requires_grad_(parameter.is_floating_point())
+                parameter.requires_grad_(is_weight(parameter))
                 parameter.grad = None
             for name, buffer in buffers.items():
                 buffer.copy_(self._buffers[name])
-        return _answer(twin, self._images, own, buffers=twin)
+        return _answer(twin, self._inputs, own, buffers=twin)
 
 
 @contextmanager
@@ -143,7 +146,7 @@ def _apart(device: torch.device) -> Iterator[Callable[[], None]]:
 
 
 def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+    return tensor.detach().clone().requires_grad_(is_weight(tensor))
 
 
 def _other_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -152,39 +155,38 @@ def _other_weights(network: nn.Module) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name, own in parameters_of(network).items():
         weights[name] = own.detach().clone()
-        if own.is_floating_point():
+        if is_weight(own):
             size = float(own.detach().norm()) / max(own.numel(), 1) ** 0.5 or 0.1
-            noise = torch.randn(own.shape, generator=generator).to(own.device, own.dtype)
+            noise = torch.randn(own.shape, generator=generator).to(own.device).to(own.dtype)
             weights[name] += 0.5 * size * noise
     return weights
 
 
-def _outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
+def _outputs(network: nn.Module, inputs: Inputs) -> list[Tensor]:
     with torch.no_grad():
-        return _tensors(network(images.clone()))
+        return _tensors(inputs.copies().call(network))
 
 
 def _tensors(output: Any) -> list[Tensor]:
-    return [leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+    return [tensor.detach().clone() for tensor in tensors_in(output)]
 
 
 def _answer(
-    call: Callable[[Tensor], Any], images: Tensor, leaves: Parameters, *, buffers: nn.Module | None = None
+    run: Callable[..., Any], inputs: Inputs, leaves: Parameters, *, buffers: nn.Module | None = None
 ) -> Answer:
     """Calls twice, each time with a backward of its own into `leaves`."""
     outputs: list[Tensor] = []
     stranger = None
     for _ in range(2):
-        batch = images.clone()
-        output = call(batch)
+        output = inputs.copies().call(run)
         outputs += _tensors(output)
-        roots = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
-        own = {id(leaf) for leaf in (batch, *leaves.values())}
+        roots = [tensor for tensor in tensors_in(output) if tensor.requires_grad]
+        own = {id(leaf) for leaf in leaves.values()}
         if stranger is None:
             stranger = next((tensor for tensor in _graph_leaves(roots) if id(tensor) not in own), None)
         if roots and stranger is None:  # whose gradient is not to be touched
             torch.autograd.backward(roots, [_direction(root) for root in roots])
-    gradients = {name: leaf.grad for name, leaf in leaves.items()}
+    gradients = {n: None if leaf.grad is None else leaf.grad.to_dense() for n, leaf in leaves.items()}
     kept = {} if buffers is None else {name: buffer.detach().clone() for name, buffer in buffers.named_buffers()}
     return Answer(outputs, gradients, kept, stranger)
 
@@ -216,7 +218,7 @@ def _close(found: Tensor, expected: Tensor, floor: float = 1e-12) -> bool:
     """Whether the tensors differ by little, as a share of their size; not-a-number agrees with itself."""
     if found.shape != expected.shape:
         return False
-    if not expected.is_floating_point():
+    if not is_weight(expected):
         return torch.equal(found, expected)
     narrow = torch.is_autocast_enabled(expected.device.type)
     tolerance = COARSE if narrow else TOLERANCE.get(expected.dtype, COARSE)

@@ -42,7 +42,7 @@ def learn2learn_loss(algorithm, model):
 @pytest.mark.parametrize("backend", ["learn2learn", "torch", "higher"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_gradients_are_those_of_learn2learns_maml(backend, first_order):
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, first_order=first_order, backend=backend)
+    networks = MetaSum(small_network(), shared=True, lr=0.2, first_order=first_order, backend=backend)
     model = small_network()
     maml = third_party.learn2learn().algorithms.MAML(model, lr=0.2, first_order=first_order)
     mine = gradients(episode_loss(adapted(networks)), networks)
@@ -52,7 +52,7 @@ def test_meta_gradients_are_those_of_learn2learns_maml(backend, first_order):
 
 
 def test_learnt_rates_get_the_gradients_of_learn2learns_meta_sgd():
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, inner_optimizer="meta-sgd")
+    networks = MetaSum(small_network(), shared=True, lr=0.2, inner_optimizer="meta-sgd")
     model = small_network()
     meta_sgd = third_party.learn2learn().algorithms.MetaSGD(model, lr=0.2)
     meta_sgd.lrs = torch.nn.ParameterList([torch.nn.Parameter(lr.double()) for lr in meta_sgd.lrs])
@@ -64,7 +64,7 @@ def test_learnt_rates_get_the_gradients_of_learn2learns_meta_sgd():
 
 
 def test_meta_gradients_through_adam_are_those_of_highers_inner_loop():
-    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer="adam")
+    networks = MetaSum(smooth_network(), shared=True, lr=0.05, inner_optimizer="adam")
     model, higher = smooth_network(), third_party.higher()
     with higher.innerloop_ctx(model, torch.optim.Adam(model.parameters(), 0.05), copy_initial_weights=False) as (f, o):
         for _ in range(STEPS):
@@ -85,7 +85,7 @@ def smooth_network():
 
 @pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "adam"])
 def test_the_sums_gradient_agrees_with_finite_differences(rule):
-    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer=rule, backend="torch")
+    networks = MetaSum(smooth_network(), shared=True, lr=0.05, inner_optimizer=rule, backend="torch")
     weight = networks.target[1].bias
 
     def loss(bias):
@@ -108,9 +108,9 @@ def test_networks_adapt_apart():
     alone = networks.clone()
     for _ in range(STEPS):
         alone.adapt(cross_entropy(alone.target(X_T), Y_T))
-    for name, tensor in alone.target.parameters.items():
-        torch.testing.assert_close(tensor, both.target.parameters[name])
-    assert all(torch.equal(t, dict(networks.target.named_parameters())[n]) for n, t in alone.support.parameters.items())
+    for name, tensor in alone.target.named_parameters():
+        torch.testing.assert_close(tensor, dict(both.target.named_parameters())[name])
+    assert all(torch.equal(t, dict(networks.target.named_parameters())[n]) for n, t in alone.support.named_parameters())
 
 
 def test_clones_leave_weights_and_statistics_of_the_module_alone():
@@ -157,7 +157,7 @@ def test_one_clone_makes_no_sum():
 
 def test_it_drops_into_an_ordinary_learn2learn_loop():
     """An initialisation from which two tasks can be learnt apart in three steps, and added."""
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.3)
+    networks = MetaSum(small_network(), shared=True, lr=0.3)
     optimizer = torch.optim.Adam(networks.parameters(), 0.02)
     losses = []
     for _ in range(40):

@@ -13,6 +13,7 @@ from metasum import MetaSum, functional_call
 from metasum.errors import UsageError
 from metasum.networks.vgg import VGG16
 from metasum.weights import runner
+from metasum.weights.inputs import Inputs
 from metasum.weights.structure import is_plain
 
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
@@ -79,7 +80,7 @@ def test_what_no_backend_can_run_is_refused_by_name(kind, backend):
 @pytest.mark.parametrize("kind", RUN)
 def test_clones_are_checked_as_the_sum_is(kind):
     make, right = RUN[kind]
-    networks = MetaSum(odd_module(make), shared=True, inner_lr=0.0)
+    networks = MetaSum(odd_module(make), shared=True, lr=0.0)
     found = networks.clone().target(X.clone())
     assert networks.backend == right[0]
     if kind != "drawing" and kind != "spectral_norm":
@@ -95,7 +96,7 @@ def test_the_check_leaves_no_trace(kind):
         parameter.grad = torch.ones_like(parameter)
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
     images = X.clone()
-    networks._run_target.check(networks.target, dict(networks.target.named_buffers()), images)
+    networks._run_target.check(networks.target, dict(networks.target.named_buffers()), Inputs.of(images))
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
     assert np.array_equal(np.random.get_state()[1], states[2])
