@@ -7,10 +7,11 @@ module. In train mode batch normalisation updates the *given* buffers in place; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
@@ -78,11 +79,28 @@ def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffe
     memo = {own.data_ptr: parameters[name] for name, own in network.named_parameters()}
     clone: nn.Module = third_party.learn2learn().clone_module(network, memo=memo)
     set_buffers(clone, network, buffers)
-    return inputs.call(clone)
+    answer = inputs.call(clone)
+    with torch.no_grad():
+        for name, buffer in clone.named_buffers():  # a forward may put new tensors in their places
+            if name in buffers and buffer is not buffers[name]:
+                buffers[name].copy_(buffer)
+    return answer
 
 
 def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
-    return torch_functional_call(network, {**parameters, **buffers}, inputs.positional, inputs.named)
+    # Every place once, by its first name: where a module has two, torch's own look-up of ties fills its places twice,
+    # and leaves the given tensors in it.
+    names = {id(own): name for name, own in (*network.named_parameters(), *network.named_buffers())}
+    given = {**parameters, **buffers}
+    places: dict[str, Tensor] = {}
+    for path, module in network.named_modules():
+        registered = (*_registered(module._parameters), *_registered(module._buffers))
+        places |= {f"{path}.{key}".lstrip("."): given[names[id(own)]] for key, own in registered}
+    return torch_functional_call(network, places, inputs.positional, inputs.named, tie_weights=False)
+
+
+def _registered(registry: Any) -> Iterator[tuple[str, Tensor]]:
+    return ((key, own) for key, own in registry.items() if own is not None)
 
 
 def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:

@@ -85,9 +85,16 @@ class Runner:
         if self._asked is not None and self._asked in right:
             return self._asked
         if self._asked is None or not right:
-            faults = "; ".join(f"{name} {fault}" for name, fault in self._faults.items())
+            alike: dict[str, list[str]] = {}
+            for name, fault in self._faults.items():
+                alike.setdefault(fault, []).append(name)
+            faults = "; ".join(f"{_all_of(names)} {fault}" for fault, names in alike.items())
             raise UsageError(f"no backend can run this network with other weights: {faults}.")
         raise UsageError(f"backend {self._asked} {self._faults[self._asked]}; take backend {right[0]!r}.")
+
+
+def _all_of(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"each of {', '.join(names)}"
 
 
 def _inside_a_transform(*inputs: Any) -> bool:
