@@ -44,6 +44,12 @@ def functional_call(
         inputs: what the network is called with, for instance images `[N, C, H, W]`; and by name, `named_inputs`.
         backend: "learn2learn", "torch" or "higher".
 
+    Example:
+        >>> parameters = {name: 0.9 * own for name, own in model.named_parameters()}
+        >>> buffers = {name: own.clone() for name, own in model.named_buffers()}
+        >>> logits = functional_call(model, parameters, buffers, images)
+        >>> cross_entropy(logits, labels).backward()  # reaches the model's parameters through 0.9 times each
+
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
         UsageError: the structure of `network` says that this backend cannot run it; the submodule is named.
