@@ -91,9 +91,11 @@ class Clone:
     @contextmanager
     def in_its_mode(self) -> Iterator[None]:
         """Within the block the model is in the clone's mode."""
+        if self._mode is None:
+            yield
+            return
         before = [(module, module.training) for module in self._model.modules()]
-        if self._mode is not None:
-            self._model.train(self._mode)
+        self._model.train(self._mode)
         try:
             yield
         finally:
@@ -183,7 +185,9 @@ class Clones:
         with self.target.in_its_mode():
             return self._summed([dict(network.named_parameters()) for network in self.networks], *inputs, **named)
 
-    __call__ = summed
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The sum's answer, as `summed`."""
+        return self.summed(*inputs, **named)
 
 
 def _adapt(networks: Sequence[Clone], loss: Tensor, allowed: Adapting) -> None:

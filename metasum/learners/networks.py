@@ -200,7 +200,9 @@ class MetaSum(nn.Module):
         """
         return self.run_with(self.summed_parameters(), *inputs, **named)
 
-    forward = summed
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The summed network's answer, as `summed`."""
+        return self.summed(*inputs, **named)
 
     def detached_sum(self, sets: Sequence[Parameters] | None = None) -> DetachedSum:
         """The summed network for one training step, whose gradient is handed to both networks in one go.

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import odd_layers
 import odd_modules
+import odd_refusals
 import pytest
 import torch
 from odd_modules import ALL, Checkpointed, CheckpointedInTraining, PlainList, hooked, odd_module
@@ -21,7 +22,7 @@ from metasum.weights.structure import is_plain
 pytestmark = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
 X = torch.randn(6, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 RUN = odd_modules.RUN | odd_layers.RUN
-REFUSED = odd_modules.REFUSED | odd_layers.REFUSED
+REFUSED = odd_modules.REFUSED | odd_refusals.REFUSED
 ONCE = ("checkpoint in training", "buffer put anew")  # what is unusual of them shows in train mode only
 
 
