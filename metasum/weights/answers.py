@@ -22,15 +22,13 @@ COARSE = 0.05  # in half precision, or under autocast
 class Answer:
     """Of two calls in a row: outputs, gradients by parameter, buffers afterwards.
 
-    `stranger` is a trainable tensor that the output depends on and that is not among the parameters given; `rewritten`
-    the name of a parameter that the calls changed.
+    `stranger` is a trainable tensor that the output depends on and that is not among the parameters given.
     """
 
     outputs: list[Tensor]
     gradients: dict[str, Tensor | None]
     buffers: dict[str, Tensor]
     stranger: Tensor | None
-    rewritten: str | None
 
 
 def outputs_of(network: nn.Module, inputs: Inputs) -> list[Tensor]:
@@ -48,7 +46,6 @@ def answer_of(
     """Calls twice, each time with a backward of its own into `leaves`."""
     outputs: list[Tensor] = []
     stranger = None
-    before = {name: leaf.detach().clone() for name, leaf in leaves.items()}
     for _ in range(2):
         output = inputs.copies().call(run)
         outputs += _tensors(output)
@@ -60,8 +57,7 @@ def answer_of(
             torch.autograd.backward(roots, [_direction(root) for root in roots])
     gradients = {n: None if leaf.grad is None else _dense(leaf.grad) for n, leaf in leaves.items()}
     kept = {} if buffers is None else {name: buffer.detach().clone() for name, buffer in buffers.named_buffers()}
-    changed = (name for name, leaf in leaves.items() if not _same(leaf, before[name]))
-    return Answer(outputs, gradients, kept, stranger, next(changed, None))
+    return Answer(outputs, gradients, kept, stranger)
 
 
 def _dense(gradient: Tensor) -> Tensor:
@@ -107,7 +103,3 @@ def close(found: Tensor, expected: Tensor, floor: float = 1e-12) -> bool:
             return False
         expected, found = torch.where(finite, expected, 0), torch.where(finite, found, 0)
     return float((found - expected).norm()) <= tolerance * (float(expected.norm()) + floor)
-
-
-def _same(found: Tensor, before: Tensor) -> bool:
-    return torch.allclose(found, before, rtol=0, atol=0, equal_nan=True)

@@ -66,9 +66,9 @@ class Probe:
 
     def _refuse_what_cannot_be_summed(self) -> None:
         kind, expected = type(self._network).__name__, self._expected
-        if expected.rewritten is not None:
+        if self._rewritten is not None:
             raise UsageError(
-                f"{kind} changes its parameter {expected.rewritten!r} while it runs, for which a sum has no place: "
+                f"{kind} changes its parameter {self._rewritten!r} while it runs, for which a sum has no place: "
                 "keep what changes in a buffer, or change it after each step."
             )
         if expected.stranger is not None:
@@ -144,7 +144,10 @@ class Probe:
                 parameter.grad = None
             for name, buffer in buffers.items():
                 buffer.copy_(self._buffers[name])
-        return answer_of(twin, self._inputs, own, buffers=twin)
+        found = answer_of(twin, self._inputs, own, buffers=twin)
+        changed = (name for name in own if not _same(own[name], self._weights[name]))
+        self._rewritten = next(changed, None)
+        return found
 
 
 @contextmanager
@@ -157,6 +160,10 @@ def _apart(device: torch.device) -> Iterator[Callable[[], None]]:
 
 def _shapes(network: nn.Module) -> dict[str, torch.Size]:
     return {name: own.shape for name, own in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _same(found: Tensor, before: Tensor) -> bool:
+    return torch.allclose(found, before, rtol=0, atol=0, equal_nan=True)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
