@@ -75,6 +75,10 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
         network: whose buffers are rewritten; its parameters are untouched.
         batches: images `[N, C, H, W]` as the network is trained on.
 
+    Example:
+        >>> merged = recalibrate(model, [images])  # or any loader of images
+        >>> logits = merged(images)
+
     Raises:
         UsageError: there was no batch to read.
     """
