@@ -9,6 +9,9 @@ if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.learners.networks import MetaSum as MetaSum
     from metasum.merging.disk.config import MergeConfig as MergeConfig
     from metasum.merging.disk.files import merge_files as merge_files
+    from metasum.modules.measuring import evaluate as evaluate
+    from metasum.modules.merging import merge as merge
+    from metasum.modules.tasks import MergedTasks as MergedTasks
     from metasum.networks.build import load_network as load_network
     from metasum.run.request import Request as Request
     from metasum.run.request import settings as settings
@@ -29,8 +32,11 @@ _HOMES = {
     "SumRequest": "metasum.strangers.request",
     "SweepConfig": "metasum.sweeps.config",
     "average_parameters": "metasum.weights.composition",
+    "evaluate": "metasum.modules.measuring",
     "functional_call": "metasum.weights.functional",
     "load_network": "metasum.networks.build",
+    "MergedTasks": "metasum.modules.tasks",
+    "merge": "metasum.modules.merging",
     "merge_files": "metasum.merging.disk.files",
     "Request": "metasum.run.request",
     "recalibrate": "metasum.weights.statistics",

@@ -50,11 +50,13 @@ class Following(TorchFunctionMode):
         images: whose channels stay where they are.
     """
 
-    def __init__(self, numbering: Numbering, names: Mapping[int, Sequence[str]], images: Tensor) -> None:
+    def __init__(self, numbering: Numbering, names: Mapping[int, Sequence[str]], images: Any) -> None:
         super().__init__()
         self._numbering, self._names = numbering, names
         self._known: dict[int, tuple[Tensor, Tensor]] = {}  # with the tensor, so that no other gets its `id`
-        self._note(images, torch.zeros(images.shape, dtype=torch.long))
+        for tensor in tree_leaves(images):
+            if isinstance(tensor, Tensor):
+                self._note(tensor, torch.zeros(tensor.shape, dtype=torch.long))
         self._layers: list[tuple[str, nn.Module]] = []
 
     @contextmanager

@@ -11,10 +11,8 @@ without a word wrong for group norm, tied weights and a linear layer on an image
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +20,8 @@ from torch import Tensor, nn
 from metasum.errors import ArchitectureError, reason
 from metasum.networks.channel_numbers import Numbering
 from metasum.networks.channel_rules import Following
+from metasum.weights.batches import Forward, answer, cut
+from metasum.weights.modes import in_eval_mode
 
 SIZES = (32, 8, 16, 28, 64, 96, 128, 224)  # of images, in the order in which they are tried
 
@@ -51,7 +51,7 @@ class ChannelGroup:
         return torch.equal(self.positions[axis].flatten(), torch.arange(size))
 
 
-def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[ChannelGroup]:
+def channel_groups(network: nn.Module, images: Any = None, *, forward: Forward | None = None) -> list[ChannelGroup]:
     """The groups of hidden channels, in the order in which they are computed.
 
     Channels of the images and logits stay where they are and are in no group; so are those that a layer reads in an
@@ -59,7 +59,9 @@ def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[Cha
 
     Args:
         network: is run once, in eval mode, and left as it was.
-        images: `[N, C, H, W]`, of which the first is read [default: zeros, of the first size that the network takes].
+        images: `[N, C, H, W]`, or whatever it is called with (see `metasum.weights.batches`), of which the first is
+            read [default: zeros, of the first size that the network takes].
+        forward: from the network and such a batch to logits, where it is not called in the usual way.
 
     Raises:
         ArchitectureError: the network does not take such images, or does something to channels that is not known
@@ -70,18 +72,18 @@ def channel_groups(network: nn.Module, images: Tensor | None = None) -> list[Cha
         for name, tensor in tensors:
             names[id(tensor)].append(name)
     numbering = Numbering()
-    with torch.no_grad(), _in_eval_mode(network):
-        image = example_image(network) if images is None else images[:1]
+    with torch.no_grad(), in_eval_mode(network):
+        image = example_image(network) if images is None else cut(images, 0, 1)
         following = Following(numbering, names, image)
         with following.naming_layers(network):
             try:
                 with following:
-                    outputs = network(image)
+                    outputs = answer(network, image, forward)
             except ArchitectureError:
                 raise
             except Exception as error:  # whatever the network's own code says to this image
                 raise ArchitectureError(
-                    f"the channels of this network cannot be followed ({reason(error)})."
+                    f"the channels of this network cannot be followed ({reason(error.__cause__ or error)})."
                 ) from error
         following.fix(outputs)
     return _groups(numbering, names)
@@ -116,8 +118,16 @@ def _groups(numbering: Numbering, names: dict[int, list[str]]) -> list[ChannelGr
     return groups
 
 
+def noise_for(network: nn.Module, count: int = 2) -> Tensor:
+    """Images of noise `[count, C, H, W]` in the shape of `example_image`, always the same."""
+    example = example_image(network)
+    return torch.randn(count, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
+
+
 def example_image(network: nn.Module) -> Tensor:
     """One image of zeros `[1, C, H, W]`, of the first of `SIZES` that the network, in eval mode, takes.
+
+    A network whose first layer is a linear one is shown a vector `[1, inputs]` before any image.
 
     Raises:
         ArchitectureError: it takes none of them.
@@ -125,24 +135,14 @@ def example_image(network: nn.Module) -> Tensor:
     first = next((tensor for tensor in network.parameters() if tensor.ndim >= 2), None)
     if first is None:
         raise ArchitectureError("the channels of a network without weights cannot be followed.")
-    for channels in dict.fromkeys((first.shape[1] if first.ndim == 4 else 1, 1, 3)):
-        for size in SIZES:
-            image = first.new_zeros(1, channels, size, size)
-            try:
-                with torch.no_grad():
-                    network(image)
-            except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
-                continue
-            return image
+    channels = dict.fromkeys((first.shape[1] if first.ndim == 4 else 1, 1, 3))
+    shapes = [(first.shape[1],)] if first.ndim == 2 else []
+    for shape in (*shapes, *((own, size, size) for own in channels for size in SIZES)):
+        image = first.new_zeros(1, *shape)
+        try:
+            with torch.no_grad():
+                network(image)
+        except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
+            continue
+        return image
     raise ArchitectureError("the channels of this network cannot be followed: give images that it takes.")
-
-
-@contextmanager
-def _in_eval_mode(network: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

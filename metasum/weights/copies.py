@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError, reason
 
 
-def copy_of(network: nn.Module) -> nn.Module:
+def copy_of(network: nn.Module, *, instead: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A deep copy of `network`, with its parameters, buffers, modes and hooks.
 
     Tensors that a forward left in an attribute (an activation that is kept, the weight that the old `weight_norm` or a
     pruning mask computes) are copied as values, cut off from the gradient: PyTorch's own deep copy refuses them.
 
+    Args:
+        network: is left alone.
+        instead: the very tensors that the copy has in place of parameters and buffers of these names.
+
     Raises:
         ArchitectureError: a submodule cannot be copied; it is named.
     """
     memo = {id(tensor): tensor.detach().clone() for tensor in _computed(network)}
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    memo |= {id(own[name]): tensor for name, tensor in (instead or {}).items()}
     try:
         return copy.deepcopy(network, memo)
     except Exception as error:

@@ -1,0 +1,120 @@
+"""What the verbs are given, checked: networks, a loader for each, a base, a method, names of what is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from metasum.errors import UsageError
+from metasum.merging import METHODS
+from metasum.merging.method import Method
+from metasum.plugins import load_entry_points
+from metasum.types import Parameters
+from metasum.weights.batches import Batches, Forward, device_of
+from metasum.weights.copies import copy_of
+from metasum.weights.parameters import buffers_of
+
+
+def method_of(method: str | Method, settings: Mapping[str, Any], *, seed: int) -> Method:
+    """The method, by its name or as it is; raises UsageError for an unknown one, or settings beside an object."""
+    if isinstance(method, str):
+        load_entry_points()
+        return METHODS.named(method)(seed=seed, **settings)
+    if isinstance(method, type) and issubclass(method, Method):
+        return method(seed=seed, **settings)
+    if not isinstance(method, Method):
+        raise UsageError(
+            f"method is a {type(method).__name__}, and should be a name or an object like TIES(density=0.3)."
+        )
+    if settings:
+        raise UsageError(f"{next(iter(settings))}= is a setting of {method.name}, which was made with its own already.")
+    return method
+
+
+def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
+    """The networks as a list, each of them ready; raises UsageError for what is none, or not yet.
+
+    Those that lie on another device than the first are copied there.
+    """
+    if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList):
+        networks = [networks]
+    found = list(networks)
+    if len(found) < fewest:
+        raise UsageError(f"give at least {fewest} networks, not {len(found)}.")
+    for number, network in enumerate(found, start=1):
+        if not isinstance(network, nn.Module):
+            raise UsageError(f"network {number} is a {type(network).__name__}, and should be an nn.Module.")
+        lazy = next((name for name, tensor in network.named_parameters() if is_lazy(tensor)), None)
+        if lazy is not None:
+            raise UsageError(f"{lazy!r} of network {number} has no shape yet: run the network on a batch first.")
+    return [found[0], *(_beside(network, found[0]) for network in found[1:])]
+
+
+def _beside(network: nn.Module, first: nn.Module) -> nn.Module:
+    device = device_of(first)
+    return network if device_of(network) == device else copy_of(network).to(device)
+
+
+def loaders_of(
+    images: Any, count: int, *, what: str, forward: Forward | None, device: torch.device
+) -> list[Batches] | None:
+    """A loader for each of the networks; None where there are none. Raises UsageError where they are not as many."""
+    if images is None:
+        return None
+    if isinstance(images, Tensor | Mapping) or not isinstance(images, Sequence) or len(images) != count:
+        raise UsageError(
+            f"{what}= takes a loader for each of the {count} networks, in a list; not "
+            f"{len(images) if isinstance(images, Sequence) else f'a {type(images).__name__}'}."
+        )
+    if len({id(own) for own in images if iter_is_itself(own)}) < sum(map(iter_is_itself, images)):
+        raise UsageError(f"{what}= holds one iterator twice, which can be read only once.")
+    return [
+        Batches(own, what=f"{what} of network {number}", forward=forward, device=device)
+        for number, own in enumerate(images, start=1)
+    ]
+
+
+def iter_is_itself(loader: Any) -> bool:
+    """Whether it can be read only once."""
+    return hasattr(loader, "__next__")
+
+
+def kept_names(networks: Sequence[nn.Module], keep: Sequence[str] | str) -> list[frozenset[str]]:
+    """Names of each network's parameters and buffers that match one of the patterns, as the shell's.
+
+    Raises:
+        UsageError: a pattern matches nothing, or they match everything.
+    """
+    patterns = (keep,) if isinstance(keep, str) else tuple(keep)
+    every = [[name for name, _ in (*net.named_parameters(), *net.named_buffers())] for net in networks]
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for names in every for name in names):
+            raise UsageError(f"keep={pattern!r}: no parameter is called so, as {every[0][0]!r} is.")
+    kept = [frozenset(name for name in names if any(fnmatchcase(name, own) for own in patterns)) for names in every]
+    for number, (network, own) in enumerate(zip(networks, kept, strict=True), start=1):
+        if all(name in own for name, _ in network.named_parameters()):
+            raise UsageError(f"keep= keeps every parameter of network {number}: nothing is left to be merged.")
+    return kept
+
+
+def base_of(base: Any, first: nn.Module, kept: frozenset[str]) -> Parameters:
+    """θ_0 by name: of a network, or as a state dict has it; {} where there is none.
+
+    Args:
+        base: what was given.
+        first: the first network, on whose device they are put.
+        kept: names of its tensors that are not merged; these and buffers are left out.
+    """
+    if base is None:
+        return {}
+    tensors = dict(base.named_parameters()) if isinstance(base, nn.Module) else base
+    if not isinstance(tensors, Mapping):
+        raise UsageError(f"base is a {type(base).__name__}, and should be a network or its state dict.")
+    apart = {*buffers_of(first), *kept}
+    named = {name: own for name, own in tensors.items() if isinstance(own, Tensor) and name not in apart}
+    return {name: own.detach().to(device_of(first)) for name, own in named.items()}
