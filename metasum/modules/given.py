@@ -17,7 +17,7 @@ from metasum.plugins import load_entry_points
 from metasum.types import Parameters
 from metasum.weights.batches import Batches, Forward, device_of
 from metasum.weights.copies import copy_of
-from metasum.weights.parameters import buffers_of
+from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 
 
 def method_of(method: str | Method, settings: Mapping[str, Any], *, seed: int) -> Method:
@@ -34,6 +34,11 @@ def method_of(method: str | Method, settings: Mapping[str, Any], *, seed: int) -
     if settings:
         raise UsageError(f"{next(iter(settings))}= is a setting of {method.name}, which was made with its own already.")
     return method
+
+
+def check_alike(networks: Sequence[nn.Module]) -> None:
+    """Raises ArchitectureError unless they have the same parameters and buffers; the first difference is named."""
+    check_same_architecture([{**parameters_of(network), **buffers_of(network)} for network in networks])
 
 
 def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
