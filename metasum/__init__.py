@@ -11,6 +11,7 @@ if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.merging.disk.files import merge_files as merge_files
     from metasum.modules.aligning import align as align
     from metasum.modules.aligning import same_function as same_function
+    from metasum.modules.comparing import compare as compare
     from metasum.modules.lines import line as line
     from metasum.modules.measuring import evaluate as evaluate
     from metasum.modules.merging import merge as merge
@@ -36,6 +37,7 @@ _HOMES = {
     "SweepConfig": "metasum.sweeps.config",
     "align": "metasum.modules.aligning",
     "average_parameters": "metasum.weights.composition",
+    "compare": "metasum.modules.comparing",
     "evaluate": "metasum.modules.measuring",
     "functional_call": "metasum.weights.functional",
     "line": "metasum.modules.lines",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -36,9 +36,20 @@ def method_of(method: str | Method, settings: Mapping[str, Any], *, seed: int) -
     return method
 
 
-def check_alike(networks: Sequence[nn.Module]) -> None:
-    """Raises ArchitectureError unless they have the same parameters and buffers; the first difference is named."""
-    check_same_architecture([{**parameters_of(network), **buffers_of(network)} for network in networks])
+def check_alike(networks: Sequence[nn.Module], kept: Sequence[frozenset[str]] | None = None) -> None:
+    """Raises ArchitectureError unless they have the same parameters and buffers; the first difference is named.
+
+    Args:
+        networks: at least one.
+        kept: for each, names that are not looked at.
+    """
+    apart = kept or [frozenset()] * len(networks)
+    check_same_architecture(
+        [
+            {name: own for name, own in {**parameters_of(network), **buffers_of(network)}.items() if name not in names}
+            for network, names in zip(networks, apart, strict=True)
+        ]
+    )
 
 
 def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
@@ -66,7 +77,7 @@ def _beside(network: nn.Module, first: nn.Module) -> nn.Module:
 
 
 def loaders_of(
-    images: Any, count: int, *, what: str, forward: Forward | None, device: torch.device
+    images: Any, count: int, *, what: str, forward: Forward | None, device: torch.device | None
 ) -> list[Batches] | None:
     """A loader for each of the networks; None where there are none. Raises UsageError where they are not as many."""
     if images is None:
@@ -76,17 +87,13 @@ def loaders_of(
             f"{what}= takes a loader for each of the {count} networks, in a list; not "
             f"{len(images) if isinstance(images, Sequence) else f'a {type(images).__name__}'}."
         )
-    if len({id(own) for own in images if iter_is_itself(own)}) < sum(map(iter_is_itself, images)):
+    iterators = [id(own) for own in images if isinstance(own, Iterator)]
+    if len(set(iterators)) < len(iterators):
         raise UsageError(f"{what}= holds one iterator twice, which can be read only once.")
     return [
         Batches(own, what=f"{what} of network {number}", forward=forward, device=device)
         for number, own in enumerate(images, start=1)
     ]
-
-
-def iter_is_itself(loader: Any) -> bool:
-    """Whether it can be read only once."""
-    return hasattr(loader, "__next__")
 
 
 def kept_names(networks: Sequence[nn.Module], keep: Sequence[str] | str) -> list[frozenset[str]]:

@@ -7,6 +7,7 @@ dictionary's by name (where it has one entry, by position: whatever the network 
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -85,6 +86,16 @@ class _Inputs(Iterable[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         return (batch.inputs for batch in self._batches)
+
+
+class Together(Iterable[Any]):
+    """The batches of several loaders, one loader after the other."""
+
+    def __init__(self, sources: Iterable[Any], *, what: str = "images") -> None:
+        self._loaders = [_loader(source, what) for source in sources]
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self._loaders)
 
 
 def _loader(source: Any, what: str) -> Iterable[Any]:
