@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from metasum.errors import UsageError
 from metasum.merging import METHODS
@@ -16,8 +15,8 @@ from metasum.merging.method import Method
 from metasum.plugins import load_entry_points
 from metasum.types import Parameters
 from metasum.weights.batches import Batches, Forward, device_of
-from metasum.weights.copies import copy_of
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.structure import summable_copy
 
 
 def method_of(method: str | Method, settings: Mapping[str, Any], *, seed: int) -> Method:
@@ -53,9 +52,10 @@ def check_alike(networks: Sequence[nn.Module], kept: Sequence[frozenset[str]] | 
 
 
 def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
-    """The networks as a list, each of them ready; raises UsageError for what is none, or not yet.
+    """The networks as a list, each of them ready; those that lie on another device than the first are copied there.
 
-    Those that lie on another device than the first are copied there.
+    Raises:
+        UsageError: one is no module, has no weights yet, or cannot be copied with all that it runs.
     """
     if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList):
         networks = [networks]
@@ -65,15 +65,15 @@ def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
     for number, network in enumerate(found, start=1):
         if not isinstance(network, nn.Module):
             raise UsageError(f"network {number} is a {type(network).__name__}, and should be an nn.Module.")
-        lazy = next((name for name, tensor in network.named_parameters() if is_lazy(tensor)), None)
-        if lazy is not None:
-            raise UsageError(f"{lazy!r} of network {number} has no shape yet: run the network on a batch first.")
-    return [found[0], *(_beside(network, found[0]) for network in found[1:])]
+    return [network if twin is None else twin for network, twin in zip(found, _copies(found), strict=True)]
 
 
-def _beside(network: nn.Module, first: nn.Module) -> nn.Module:
-    device = device_of(first)
-    return network if device_of(network) == device else copy_of(network).to(device)
+def _copies(networks: Sequence[nn.Module]) -> Iterator[nn.Module | None]:
+    """Copies on the first network's device, of those that are not there; raises where one cannot be made."""
+    device = device_of(networks[0])
+    for network in networks:
+        twin = summable_copy(network)
+        yield None if device_of(network) == device else twin.to(device)
 
 
 def loaders_of(

@@ -15,7 +15,7 @@ from metasum.results.modules import LineBetweenModules
 from metasum.weights.batches import Batches, Forward, answer_and_labels, device_of
 from metasum.weights.copies import copy_of
 from metasum.weights.modes import in_eval_mode
-from metasum.weights.parameters import buffers_of, parameters_of
+from metasum.weights.parameters import buffers_of, find_norms_again, parameters_of
 from metasum.weights.randomness import same_randomness
 from metasum.weights.shared_parts import is_weight
 from metasum.weights.statistics import recalibrate_together
@@ -84,6 +84,8 @@ def between(first: nn.Module, second: nn.Module, alpha: float) -> nn.Module:
         for name, tensor in {**parameters_of(twin), **buffers_of(twin)}.items():
             if is_weight(tensor):
                 tensor.copy_(_point(ours[name], theirs[name], alpha))
+    if 0 < alpha < 1:
+        find_norms_again(twin)
     return twin
 
 

@@ -19,7 +19,13 @@ from metasum.types import Parameters
 from metasum.weights.batches import Batches, Forward, device_of
 from metasum.weights.copies import copy_of
 from metasum.weights.modes import in_eval_mode
-from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of, with_parameters
+from metasum.weights.parameters import (
+    buffers_of,
+    check_same_architecture,
+    find_norms_again,
+    parameters_of,
+    with_parameters,
+)
 from metasum.weights.randomness import same_randomness
 from metasum.weights.shared_parts import check_equal, is_weight
 from metasum.weights.statistics import recalibrate_together, side_by_side
@@ -99,6 +105,7 @@ def _assembled(endpoints: Sequence[Endpoint], merged: Parameters) -> list[nn.Mod
     first, *others = endpoints
     tasks = [with_parameters(first.network, {**parameters_of(first.network), **merged}).eval()]
     _average_buffers([_buffers(end) for end in endpoints], tasks[0])
+    find_norms_again(tasks[0])
     if first.kept:
         common = {**parameters_of(tasks[0]), **buffers_of(tasks[0])}
         for end in others:

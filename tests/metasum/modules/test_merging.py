@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from odd_modules import REFUSED, RUN, odd_module
 from torch import nn
 from users import CLASSES, AnswersAnObject, Trunk, TwoInputs, classes, inputs, loader, same, seeded, snapshot
 
 import metasum
 from metasum import merge, recalibrate
-from metasum.errors import ArchitectureError, UsageError
+from metasum.errors import ArchitectureError, MetaSumError, UsageError
 from metasum.merging import METHODS
 from metasum.merging.ties import TIES
 
@@ -170,7 +171,7 @@ def test_statistics_of_the_common_trunk_are_of_all_images_and_kept_ones_of_their
         ({"method": TIES(), "density": 0.5}, "density= is a setting of ties, which was made with its own already"),
         ({"networks": [seeded(Trunk, 1)]}, "average takes at least 2 networks, not 1"),
         ({"networks": [seeded(Trunk, 1), {}]}, "network 2 is a dict, and should be an nn.Module"),
-        ({"networks": [nn.LazyLinear(3), nn.LazyLinear(3)]}, "'weight' of network 1 has no shape yet"),
+        ({"networks": [nn.LazyLinear(3), nn.LazyLinear(3)]}, "has no weights before its first batch"),
         ({"images": [loader()]}, "images= takes a loader for each of the 2 networks, in a list; not 1"),
         ({"images": loader()}, "a loader for each of the 2 networks, in a list; not a DataLoader"),
         ({"images": [[], loader()]}, "images of network 1: there is nothing"),
@@ -204,3 +205,37 @@ def test_recalibration_reads_any_loader_and_leaves_out_a_last_image_alone():
     recalibrate(two, [(X, Z, Y)])
     torch.testing.assert_close(two.trunk[1].running_mean, two.trunk[0](X).detach().mean(0))
     recalibrate(two, [(Z, X)], forward=lambda net, batch: (net(batch[1], batch[0]), "anything"))
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs")  # of the reentrant checkpoint
+@pytest.mark.parametrize("kind", [*(kind for kind in RUN if kind != "drawing"), "list of tensors"])
+def test_networks_that_run_in_unusual_ways_are_merged_whole(kind):
+    """The same as one that was built anew and given the merged tensors one by one."""
+    make = (RUN | REFUSED)[kind][0]
+    networks = [odd_module(make, seed) for seed in (1, 2)]
+    before = snapshot(*networks)
+    found = merge(networks)
+    assert same(snapshot(*networks), before)
+    expected = odd_module(make, 3)
+    with torch.no_grad():
+        for name, tensor in expected.named_parameters():
+            tensor.copy_(found.get_parameter(name))
+        for name, tensor in expected.named_buffers():
+            tensor.copy_(found.get_buffer(name))
+        x = inputs(size=3)
+        torch.testing.assert_close(found(x), expected.eval()(x))
+
+
+@pytest.mark.parametrize("kind", ["inner function", "lazy", "quantised", "no weights"])
+def test_networks_that_a_copy_would_not_be_of_are_refused(kind):
+    make, words = REFUSED[kind]
+    with pytest.raises(MetaSumError, match=words):
+        merge([odd_module(make, 1), odd_module(make, 2)])
+
+
+def test_a_spectral_norm_divides_by_the_merged_weights_norm():
+    networks = [
+        seeded(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)), seed).eval() for seed in (1, 2)
+    ]
+    found = merge(networks)
+    assert float(torch.linalg.matrix_norm(found.weight.detach(), 2)) == pytest.approx(1, abs=1e-3)
