@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -74,10 +75,11 @@ def networks_table(result: NetworksResult) -> Table[NetworksRow]:
     alone, together = ([row for row in result.rows if row.what == what] for what in ("alone", "ensemble"))
     with_metric = any(found.metric is not None for row in result.rows for found in row.on.values())
     kind = METRIC if with_metric else PERCENT
+    best = merged[0] if merged else None
     columns = [Column("network", lambda row: row.name), *(_column(name, kind) for name in result.datasets)]
     if len(result.datasets) > 1:
-        best = merged[0] if merged else None
-        columns.append(Column("mean", _mean_of(result), kind, accent=lambda row: row is best))
+        columns.append(Column("mean", _mean_of(result), kind))
+    columns[-1] = dataclasses.replace(columns[-1], accent=lambda row: row is best)
     columns.append(Column("seconds", lambda row: row.seconds, HUNDREDTHS, page_head="merging, s"))
     losses = [] if with_metric else [_loss_column(name) for name in result.datasets]
     return Table([*columns, *losses], [*alone, *merged, *together], notes=_notes(result))
@@ -102,7 +104,10 @@ def _mean_of(result: NetworksResult):  # type: ignore[no-untyped-def]  # a funct
 
 
 def _notes(result: NetworksResult) -> tuple[str, ...]:
-    notes = [f"{name} is left out: {reason}" for name, reason in result.left_out.items()]
+    notes = [
+        f"Left out: {reason if reason.startswith(name) else f'{name}, since {reason}'}"
+        for name, reason in result.left_out.items()
+    ]
     if result.kept:
         notes.append(f"Each network keeps {', '.join(result.kept)} for itself, and is measured with its own.")
     if result.statistics is not None:

@@ -64,7 +64,7 @@ def test_it_is_a_table_for_everybody(found, tmp_path):
     )
     page = found.page(tmp_path / "deep" / "networks.html").read_text()
     assert "Along the line from network 1 to network 2" in page
-    assert "weighted is left out: weighted takes one weight" in page
+    assert "Left out: weighted takes one weight" in page
     assert not any(word in page for word in ('src="http', "<link", "<script", "@import"))
     (tmp_path / "results.json").write_text(json.dumps(found.to_json()))
     assert read_result(tmp_path / "results.json") == found
