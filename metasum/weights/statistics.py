@@ -56,6 +56,19 @@ def _accumulating(modules: list[_NormBase]) -> Iterator[_Weight]:
             module.train(training)
 
 
+@contextmanager
+def _all_or_none(modules: list[_NormBase]) -> Iterator[None]:
+    """Puts the statistics back as they were where the block fails."""
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, own in zip(buffers, before, strict=True):
+            buffer.copy_(own)
+        raise
+
+
 class _Weight:
     """Gives every norm the momentum with which all inputs so far count alike, on each of its calls."""
 
@@ -88,7 +101,7 @@ def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = No
         >>> metasum.recalibrate(merged, train_loader)
 
     Raises:
-        UsageError: there was no batch to read, or the network cannot be run on one.
+        UsageError: there was no batch to read, or the network cannot be run on one; its statistics are as before.
     """
     recalibrate_together([(network, Batches(images, forward=forward, device=device_of(network)))], forward=forward)
     return network.eval()
@@ -101,10 +114,15 @@ def recalibrate_together(pairs: Sequence[tuple[nn.Module, Batches]], *, forward:
         pairs: each network, left in eval mode, with the images that it is run on. One may come twice.
         forward: from a network and a batch to its answer, where it is not called in the usual way.
     """
-    modules = dict.fromkeys(module for network, _ in pairs for module in normalisers(network.eval()))
+    modules = list(dict.fromkeys(module for network, _ in pairs for module in normalisers(network.eval())))
     if not modules:
         return
-    with torch.no_grad(), same_randomness(device_of(pairs[0][0])), _accumulating(list(modules)) as weight:
+    with (
+        torch.no_grad(),
+        same_randomness(device_of(pairs[0][0])),
+        _all_or_none(modules),
+        _accumulating(modules) as weight,
+    ):
         for network, batches in pairs:
             size = 1
             for batch in batches:

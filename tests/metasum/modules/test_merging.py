@@ -239,3 +239,12 @@ def test_a_spectral_norm_divides_by_the_merged_weights_norm():
     ]
     found = merge(networks)
     assert float(torch.linalg.matrix_norm(found.weight.detach(), 2)) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("images", [[], [X, Z], iter([])])
+def test_recalibration_that_fails_leaves_statistics_as_they_were(images):
+    network = seeded(Trunk, 1).eval()
+    before = snapshot(network)
+    with pytest.raises(UsageError):
+        recalibrate(network, images)
+    assert same(snapshot(network), before)
