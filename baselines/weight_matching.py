@@ -8,7 +8,9 @@ it did is looked at on its own images before it is used.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import dataclasses
+from collections import defaultdict
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from metasum.merging.endpoints import AligningMethod, Endpoint
@@ -38,6 +40,7 @@ class WeightMatching(AligningMethod):
         import torch
 
         from metasum.networks.channels import channel_groups
+        from metasum.networks.permuting import permute_network
         from metasum.networks.same_function import same_function
         from metasum.weights.copies import copy_of
 
@@ -66,73 +69,113 @@ def match(
 
     Returns:
         For each group int64 `[channels]`: position i takes the channel with that number. Σ⟨W_ref, P W_other Pᵀ⟩ is at
-        a maximum in each permutation by itself.
+        a maximum in each permutation by itself; blocks are matched by what is in them in its best order.
     """
+    import torch
+
+    matching = _Matching(reference, other, groups)
+    for _ in range(SWEEPS):
+        gained = [matching.improve(index) for index in torch.randperm(len(groups), generator=generator).tolist()]
+        if not any(gained):
+            break
+    return matching.orders
+
+
+class _Matching:
+    """The best orders so far."""
+
+    def __init__(self, reference: Parameters, other: Parameters, groups: Sequence[ChannelGroup]) -> None:
+        import torch
+
+        self._reference, self._other, self._groups = reference, other, groups
+        self.orders = [torch.arange(group.size) for group in groups]
+        self._touching = defaultdict[str, list[int]](list)  # by tensor
+        for index, group in enumerate(groups):
+            for name in dict.fromkeys(axis.name for axis in group.positions):
+                self._touching[name].append(index)
+        self._inner = {
+            index: [
+                inner for inner in self._beside(group) if not groups[inner].of_blocks and group.overlaps(groups[inner])
+            ]
+            for index, group in enumerate(groups)
+            if group.of_blocks
+        }
+
+    def _beside(self, group: ChannelGroup) -> list[int]:
+        return sorted({index for axis in group.positions for index in self._touching[axis.name]})
+
+    def improve(self, index: int) -> bool:
+        """Puts one group in its best order, of blocks with all that is in them; whether something is gained."""
+        import torch
+
+        inner = self._inner.get(index, [])
+        if self._groups[index].size == 1:
+            return False
+        changed = list(self.orders)
+        for within in inner:
+            changed[within] = torch.arange(self._groups[within].size)
+        changed[index] = self._best(index, changed)
+        for within in inner:
+            changed[within] = self._best(within, changed)
+        names = {axis.name for which in (index, *inner) for axis in self._groups[which].positions}
+        before, after = self._likeness(names, self.orders), self._likeness(names, changed)
+        if after <= before + 1e-9 * abs(before):
+            return False
+        self.orders = changed
+        return True
+
+    def _best(self, index: int, orders: Sequence[Tensor]) -> Tensor:
+        """The order of one group that brings it closest, the others being as they are."""
+        import torch
+        from scipy.optimize import linear_sum_assignment
+
+        group = self._groups[index]
+        gain = torch.zeros(group.size, group.size, dtype=torch.float64)
+        for axis in (axis for axis in group.positions if axis.name in self._reference):
+            moved = self._moved(axis.name, orders, without=(index, axis))
+            ours, theirs = (_rows(tensor, axis, group) for tensor in (self._reference[axis.name].detach(), moved))
+            if any(axis in self._groups[inner].positions for inner in self._inner.get(index, ())):
+                gain += _likeness_of_blocks(ours, theirs)
+            else:
+                gain += (ours.flatten(1) @ theirs.flatten(1).T).double().cpu()
+        return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+
+    def _moved(self, name: str, orders: Sequence[Tensor], without: tuple[int, Axis] | None = None) -> Tensor:
+        from metasum.networks.permuting import permuted
+
+        groups = [self._groups[index] for index in self._touching[name]]
+        own = [orders[index] for index in self._touching[name]]
+        if without is not None and without[0] in self._touching[name]:
+            place = self._touching[name].index(without[0])
+            groups[place] = _without(groups[place], without[1])
+        return permuted({name: self._other[name].detach()}, groups, own)[name]
+
+    def _likeness(self, names: Collection[str], orders: Sequence[Tensor]) -> float:
+        """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
+        known = [name for name in sorted(names) if name in self._other and name in self._reference]
+        return sum(float((self._reference[name].detach() * self._moved(name, orders)).double().sum()) for name in known)
+
+
+def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
+    """How alike two blocks are at best, whatever the order of the channels in them: `[blocks, blocks]`, float64."""
     import torch
     from scipy.optimize import linear_sum_assignment
 
-    orders = [torch.arange(group.size) for group in groups]
-    for _ in range(SWEEPS):
-        gained = False
-        for index in torch.randperm(len(groups), generator=generator).tolist():
-            group = groups[index]
-            gain = torch.zeros(group.size, group.size, dtype=torch.float64)
-            for axis in (axis for axis in group.positions if axis.name in reference):
-                others = [g if g is not group else _without(g, axis) for g in groups]
-                moved = permuted({axis.name: other[axis.name]}, others, orders)
-                rows, columns = (_rows(p[axis.name].detach(), axis, group) for p in (reference, moved))
-                gain += (rows @ columns.T).double().cpu()
-            order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
-            changed = [*orders[:index], order, *orders[index + 1 :]]
-            names = {axis.name for axis in group.positions}
-            before, after = (_likeness(reference, other, names, groups, which) for which in (orders, changed))
-            if after > before + 1e-9 * abs(before):
-                orders, gained = changed, True
-        if not gained:
-            break
-    return orders
-
-
-def _likeness(
-    reference: Parameters,
-    other: Parameters,
-    names: Collection[str],
-    groups: Sequence[ChannelGroup],
-    orders: Sequence[Tensor],
-) -> float:
-    """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
-    own = {name: tensor for name, tensor in other.items() if name in names}
-    moved = permuted(own, groups, orders)
-    return sum(float((reference[name].detach() * tensor.detach()).double().sum()) for name, tensor in moved.items())
-
-
-def permuted(
-    tensors: Mapping[str, Tensor], groups: Sequence[ChannelGroup], orders: Sequence[Tensor]
-) -> dict[str, Tensor]:
-    """Parameters (or a whole state, buffers included) with every group's channels in the given order: a new mapping."""
-    import torch
-
-    moved = dict(tensors)
-    for group, order in zip(groups, orders, strict=True):
-        for axis, positions in group.positions.items():
-            if axis.name in moved:
-                tensor = moved[axis.name]
-                index = torch.arange(tensor.shape[axis.dimension])
-                index[positions.flatten()] = positions[order].flatten()
-                moved[axis.name] = tensor.index_select(axis.dimension, index.to(tensor.device))
-    return moved
-
-
-def permute_network(network: nn.Module, groups: Sequence[ChannelGroup], orders: Sequence[Tensor]) -> None:
-    """Puts every group's channels in the given order, batch-norm statistics included, in place: the same function."""
-    network.load_state_dict(permuted(network.state_dict(), groups, orders))
+    products = torch.einsum("anr,bmr->abnm", ours, theirs).double().cpu()
+    gain = torch.zeros(products.shape[:2], dtype=torch.float64)
+    for one, row in enumerate(products.numpy()):
+        for two, product in enumerate(row):
+            gain[one, two] = float(product[linear_sum_assignment(product, maximize=True)].sum())
+    return gain
 
 
 def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
-    return type(group)({own: positions for own, positions in group.positions.items() if own != axis})
+    others = {own: positions for own, positions in group.positions.items() if own != axis}
+    return dataclasses.replace(group, positions=others)
 
 
 def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
-    """One row for each channel of the group: `[channels, everything else]`."""
-    own = tensor.index_select(axis.dimension, group.positions[axis].flatten().to(tensor.device))
-    return own.movedim(axis.dimension, 0).reshape(group.size, -1)
+    """One matrix for each channel of the group: `[channels, n, everything else]`."""
+    positions = group.positions[axis]
+    own = tensor.index_select(axis.dimension, positions.flatten().to(tensor.device))
+    return own.movedim(axis.dimension, 0).reshape(*positions.shape, -1)

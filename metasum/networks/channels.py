@@ -1,8 +1,8 @@
 """Which axes of a network's tensors hold the same channels, and so can only be permuted together.
 
 Found by running the network on one image while every tensor carries, element by element, the number of the channel
-it belongs to (`channel_rules.py` says what PyTorch's functions do to these). Wherever two channels meet in one element
-(an addition, a layer that is called twice, tied weights), they are one from then on.
+it belongs to (`following/rules.py` says what PyTorch's functions do to these). Wherever two channels meet in one
+element (an addition, a layer that is called twice, tied weights), they are one from then on.
 
 `torch_pruning.DependencyGraph` (1.6.1) was tried: exact for plain and residual networks, DenseNet and MobileNet, but
 without a word wrong for group norm, tied weights and a linear layer on an image, and stopped by grouped convolutions.
@@ -10,20 +10,24 @@ without a word wrong for group norm, tied weights and a linear layer on an image
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import ArchitectureError, reason
-from metasum.networks.channel_numbers import Numbering
-from metasum.networks.channel_rules import Following
-from metasum.weights.batches import Forward, answer, cut
+from metasum.errors import ArchitectureError, UsageError, reason
+from metasum.networks.following.mode import Following
+from metasum.networks.following.notes import Notes, tensors_in
+from metasum.networks.following.numbers import Numbering
+from metasum.networks.following.symmetries import Exchange, Symmetries
+from metasum.weights.batches import Forward, cut, run
 from metasum.weights.modes import in_eval_mode
 
-SIZES = (32, 8, 16, 28, 64, 96, 128, 224)  # of images, in the order in which they are tried
+SIZES = (32, 8, 16, 28, 64, 96, 128, 224, 299)  # of images, in the order in which they are tried
 
 
 class Axis(NamedTuple):
@@ -35,11 +39,19 @@ class Axis(NamedTuple):
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """Channels that can stand in any order, as long as all axes that hold them are put in the same one."""
+    """Channels that can stand in any order, as long as all axes that hold them are put in the same one.
+
+    A channel can be a block of others: an attention head, a part of a grouped convolution. Such groups come before
+    those of the channels in them, and orders are applied in that sequence.
+    """
 
     positions: dict[Axis, Tensor]
     """For each axis int64 `[channels, n]`: where along the axis each channel's entries are. n is 1 in most axes, and
     the number of pixels behind a flatten. An axis may hold channels of other groups, too (behind a concatenation)."""
+    of_blocks: bool = False
+    """Whether each channel is a block of others, which other groups may put in another order within it."""
+    tied: bool = False
+    """Whether something is computed of several channels together, whatever their order: a norm's mean, an attention."""
 
     @property
     def size(self) -> int:
@@ -50,72 +62,130 @@ class ChannelGroup:
         """Whether its channels are all that an axis of that size holds, in their order."""
         return torch.equal(self.positions[axis].flatten(), torch.arange(size))
 
+    def overlaps(self, other: ChannelGroup) -> bool:
+        """Whether an entry belongs to a channel of both: one group is of blocks of the other's channels."""
+        return any(
+            bool(torch.isin(positions, other.positions[axis]).any())
+            for axis, positions in self.positions.items()
+            if axis in other.positions
+        )
+
 
 def channel_groups(network: nn.Module, images: Any = None, *, forward: Forward | None = None) -> list[ChannelGroup]:
-    """The groups of hidden channels, in the order in which they are computed.
+    """The groups of hidden channels, in the order in which they are computed, those of blocks first.
 
-    Channels of the images and logits stay where they are and are in no group; so are those that a layer reads in an
-    order of its own (the input of a grouped convolution).
+    Channels of the images and logits stay where they are and are in no group; so are those for which nothing else can
+    be shown.
 
     Args:
-        network: is run once, in eval mode, and left as it was.
-        images: `[N, C, H, W]`, or whatever it is called with (see `metasum.weights.batches`), of which the first is
-            read [default: zeros, of the first size that the network takes].
-        forward: from the network and such a batch to logits, where it is not called in the usual way.
+        network: is run once, in eval mode, and left as it was. Where parameters are left unused (an auxiliary
+            classifier), it is run again with the modules that hold them saying that they are training.
+        images: `[N, C, H, W]`, of which the first is read, or whatever the network is called with: several inputs in a
+            tuple, or by name in a dictionary [default: zeros, of the first size that the network takes].
+        forward: from the network and these to what it returns, where it is not called in the usual way.
 
     Raises:
         ArchitectureError: the network does not take such images, or does something to channels that is not known
             here; the layer and the function are named.
     """
-    names = defaultdict[int, list[str]](list)  # a tied tensor has several
-    for tensors in (network.named_parameters(remove_duplicate=False), network.named_buffers(remove_duplicate=False)):
-        for name, tensor in tensors:
-            names[id(tensor)].append(name)
     numbering = Numbering()
     with torch.no_grad(), in_eval_mode(network):
-        image = example_image(network) if images is None else cut(images, 0, 1)
-        following = Following(numbering, names, image)
-        with following.naming_layers(network):
-            try:
-                with following:
-                    outputs = answer(network, image, forward)
-            except ArchitectureError:
-                raise
-            except Exception as error:  # whatever the network's own code says to this image
-                raise ArchitectureError(
-                    f"the channels of this network cannot be followed ({reason(error.__cause__ or error)})."
-                ) from error
-        following.fix(outputs)
-    return _groups(numbering, names)
+        inputs = example_image(network) if images is None else cut(images, 0, 1)
+        names, constants = _tensors_of(network)
+        notes = Notes(numbering, names, constants)
+        for tensor in tensors_in(inputs):
+            notes.note(tensor, torch.zeros([1] * tensor.ndim, dtype=torch.long), "the images")
+        _follow(network, inputs, notes, forward)
+        if idle := _modules_of_unused(network, numbering):
+            for module in idle:
+                module.training = True
+            _follow(network, inputs, notes, forward)
+    numbering.settle()
+    found = Symmetries(numbering)
+    blocks = [_group(exchange, names, of_blocks=True) for exchange in found.blocks()]
+    singles = [_group(exchange, names) for exchange in found.singles()]
+    inside = {
+        (axis, position)
+        for group in blocks
+        for axis, own in group.positions.items()
+        for position in own.flatten().tolist()
+    }
+    return [*blocks, *(group for group in singles if group.size > 1 or not _is_inside(group, inside))]
 
 
-def _groups(numbering: Numbering, names: dict[int, list[str]]) -> list[ChannelGroup]:
-    """Channels are interchangeable where the same axes hold them, equally often."""
-    held = defaultdict[int, list[tuple[int, int]]](list)  # by channel: (number of an axis or set, how often)
-    places = list[dict[int, list[int]]]()  # by axis: positions of each channel
-    axes = list(numbering.axes)
-    for number, channels in enumerate([*numbering.axes.values(), *numbering.sets]):
-        where = defaultdict[int, list[int]](list)
-        for position, channel in enumerate(numbering.roots(channels).tolist()):
-            where[channel].append(position)
-        places.append(where)
-        for channel, positions in where.items():
-            held[channel].append((number, len(positions)))
-    alike = defaultdict[tuple[tuple[int, int], ...], list[int]](list)
-    for channel in sorted(held.keys() - {0}):
-        alike[tuple(held[channel])].append(channel)
-    groups = []
-    for signature, channels_alike in alike.items():
-        positions_of = {
-            Axis(name, dimension): torch.tensor([places[number][channel] for channel in channels_alike])
-            for number, _ in signature
-            if number < len(axes)
-            for tensor, dimension in (axes[number],)
-            for name in names[tensor]
-        }
-        if positions_of:
-            groups.append(ChannelGroup(dict(sorted(positions_of.items()))))
-    return groups
+def _is_inside(group: ChannelGroup, inside: set[tuple[Axis, int]]) -> bool:
+    return all((axis, int(position)) in inside for axis, own in group.positions.items() for position in own.flatten())
+
+
+def _group(exchange: Exchange, names: Mapping[int, list[str]], *, of_blocks: bool = False) -> ChannelGroup:
+    positions = {
+        Axis(name, dimension): torch.tensor([own[tensor, dimension] for own in exchange.positions])
+        for tensor, dimension in exchange.positions[0]
+        for name in names[tensor]
+    }
+    return ChannelGroup(dict(sorted(positions.items())), of_blocks, exchange.tied)
+
+
+def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Forward | None) -> None:
+    """Runs the network once; what it returns stays where it is."""
+    following = Following(notes)
+    with following.naming_layers(network):
+        try:
+            with following:
+                outputs = run(network, inputs, forward)
+        except ArchitectureError:
+            raise
+        except UsageError as error:
+            where = f"in {notes.layers[-1][0]!r}: " if notes.layers and notes.layers[-1][0] else ""
+            raise ArchitectureError(
+                f"the channels of this network cannot be followed ({where}{reason(error.__cause__ or error)}); give "
+                "images that it takes."
+            ) from error
+    answers = _answers(outputs)
+    if not answers:
+        raise ArchitectureError(
+            f"a network that returns a {type(outputs).__name__} without tensors cannot be followed."
+        )
+    for answer in answers:
+        notes.numbering.fix(notes.numbers(answer, "the output"))
+
+
+def _answers(outputs: Any, depth: int = 4) -> list[Tensor]:
+    """All tensors that a network returns, in whatever object."""
+    if found := tensors_in(outputs):
+        return found
+    if dataclasses.is_dataclass(outputs) or (hasattr(outputs, "__dict__") and not callable(outputs)):
+        values = vars(outputs).values() if depth else ()
+        return [tensor for value in values for tensor in _answers(value, depth - 1)]
+    return []
+
+
+def _tensors_of(network: nn.Module) -> tuple[dict[int, list[str]], list[Tensor]]:
+    """Names of what can be permuted, by `id` (a tied tensor has several), and tensors that stay as they are."""
+    names, constants = defaultdict[int, list[str]](list), list[Tensor]()
+    for path, module in network.named_modules(remove_duplicate=False):
+        prefix = f"{path}." if path else ""
+        for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is None:
+                continue
+            if tensor.is_floating_point() and name not in module._non_persistent_buffers_set:
+                names[id(tensor)].append(prefix + name)
+            else:
+                constants.append(tensor)
+        others = [value for name, value in vars(module).items() if not name.startswith("_")]
+        constants += [tensor for tensor in tensors_in(others) if id(tensor) not in names]
+    return names, [tensor for tensor in constants if id(tensor) not in names]
+
+
+def _modules_of_unused(network: nn.Module, numbering: Numbering) -> list[nn.Module]:
+    """Modules of which a submodule has not run: all its parameters are unused."""
+    used = {tensor for tensor, _ in numbering.axes} | set(numbering.loose)
+
+    def idle(module: nn.Module) -> bool:
+        own = [id(parameter) for parameter in module.parameters()]
+        return bool(own) and used.isdisjoint(own)
+
+    return [module for module in network.modules() if not idle(module) and any(map(idle, module.children()))]
 
 
 def noise_for(network: nn.Module, count: int = 2) -> Tensor:

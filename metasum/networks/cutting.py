@@ -13,9 +13,10 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import ArchitectureError
-from metasum.networks.channels import channel_groups
+from metasum.errors import ArchitectureError, MetaSumError
+from metasum.networks.channels import channel_groups, example_image
 from metasum.networks.grouped import grouped_layer, replace_layer
+from metasum.networks.same_function import same_function
 
 MOST_BLOCKS = 64
 
@@ -39,7 +40,9 @@ def cut_out(network: nn.Module, part: Callable[[str, Tensor], Tensor]) -> nn.Mod
 
 def _resize(module: nn.Module) -> None:
     if isinstance(module, nn.Conv2d):
-        module.out_channels, module.in_channels = module.weight.shape[:2]
+        if module.groups > 1:  # each channel by itself
+            module.groups = module.groups * len(module.weight) // module.out_channels
+        module.out_channels, module.in_channels = len(module.weight), module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d) and module.weight is not None:
@@ -63,10 +66,11 @@ def in_blocks(network: nn.Module) -> nn.Module:
 def without_unused_channels(network: nn.Module) -> nn.Module:
     """The same function without the hidden channels whose every weight is 0, as a new network.
 
-    A network whose channels cannot be followed, or all of whose channels are used, is returned as it is.
+    A network is returned as it is whose channels cannot be followed, or are all used, or whose code counts on how many
+    there are. Channels that are seen together with others (by a norm, an attention) stay.
     """
     try:
-        groups = channel_groups(network)
+        groups = [group for group in channel_groups(network) if not group.tied]
     except ArchitectureError:
         return network
     parameters = {name: tensor.detach() for name, tensor in network.named_parameters(remove_duplicate=False)}
@@ -93,7 +97,18 @@ def without_unused_channels(network: nn.Module) -> nn.Module:
                 tensor = tensor.index_select(dimension, mask.nonzero().flatten().to(tensor.device))
         return tensor
 
-    return cut_out(network, part)
+    cut = cut_out(network, part)
+    return cut if _computes_the_same(network, cut) else network
+
+
+def _computes_the_same(network: nn.Module, cut: nn.Module) -> bool:
+    image = torch.ones_like(example_image(network))
+    with torch.no_grad():
+        try:
+            same_function(network, cut, image)
+        except MetaSumError:  # also of shapes that its code does not expect
+            return False
+    return True
 
 
 def block_count(network: nn.Module) -> int:

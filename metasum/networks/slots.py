@@ -42,6 +42,11 @@ class Slot:
             channels = group.size
             own = slice(channels * index // count, channels * (index + 1) // count)
             for axis in group.positions:
+                if group.of_blocks or group.tied:
+                    raise ArchitectureError(
+                        f"channels of {axis.name!r} are seen together (by a norm, an attention, the parts of a "
+                        "convolution), which ties slots together."
+                    )
                 if channels < count:
                     raise ArchitectureError(f"{axis.name!r} has {channels} channels, too few for {count} slots.")
                 size = network.state_dict()[axis.name].shape[axis.dimension]

@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from metasum.baselines.weight_matching import WeightMatching, permute_network
+from metasum.baselines.weight_matching import WeightMatching
 from metasum.errors import ArchitectureError, UsageError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.networks.channels import Axis, ChannelGroup, channel_groups
+from metasum.networks.permuting import permute_network
 from metasum.networks.same_function import same_function
 from metasum.weights.parameters import parameters_of
 

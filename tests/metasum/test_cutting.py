@@ -48,6 +48,42 @@ def test_a_network_of_which_nothing_can_be_saved_is_returned_as_it_is():
     assert block_count(network) == 1
 
 
+class CountingOn(nn.Module):
+    """`layer` with one channel that has no weight but 0; `code` counts on how many there are."""
+
+    def __init__(self, layer, code=lambda x: x):
+        super().__init__()
+        self.first, self.layer, self.last, self.code = nn.Conv2d(1, 8, 3), layer, nn.Linear(8, 3), code
+        with torch.no_grad():
+            for tensor in (self.first.weight[5], self.first.bias[5:6], self.last.weight[:, 5]):
+                tensor.zero_()
+            for tensor in layer.parameters():
+                tensor[5] = 0
+
+    def forward(self, x):
+        return self.last(self.code(self.layer(self.first(x))).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("network", "cut"),
+    [
+        (lambda: CountingOn(nn.ReLU()), True),
+        (lambda: CountingOn(nn.Conv2d(8, 8, 3, groups=8)), True),
+        (lambda: CountingOn(nn.Conv2d(8, 8, 3, groups=2)), False),
+        (lambda: CountingOn(nn.GroupNorm(2, 8)), False),
+        (lambda: CountingOn(nn.Softmax(1)), False),
+        (lambda: CountingOn(nn.ReLU(), lambda x: x.reshape(-1, 8, 6, 5, 6, 5).mean((2, 4))), False),
+    ],
+)
+def test_channels_that_others_count_on_stay(network, cut):
+    torch.manual_seed(0)
+    own = network().double().eval()
+    smaller = without_unused_channels(own)
+    assert (smaller is not own) == cut
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(X), own(X))
+
+
 def test_a_channel_with_one_weight_is_used():
     whole, _ = summed(VGG16, 2, 1)
     with torch.no_grad():

@@ -93,12 +93,31 @@ class Concatenating(torch.nn.Module):
         return self.third(torch.cat([self.first(x.flatten(1)), self.second(x.flatten(1))], dim=1))
 
 
+def between(layer):
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(1, 4, 1), layer, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(4, 3)
+    )
+
+
+def test_a_slot_of_a_depthwise_convolution_is_one_itself():
+    network = between(torch.nn.Conv2d(4, 4, 3, padding=1, groups=4)).double()
+    x = torch.randn(2, 1, 32, 32, dtype=torch.float64)
+    placed = [whole(network, slot, slot.take(network)) for slot in (Slot(network, index, 2) for index in range(2))]
+    total = {name: sum(tensors[name] for _, tensors in placed) for name in placed[0][1]}
+    with torch.no_grad():
+        thin = sum(Slot(network, index, 2).take(network)(x) for index in range(2))
+        torch.testing.assert_close(torch.func.functional_call(network, total, (x,)), thin)
+
+
 @pytest.mark.parametrize(
     ("network", "count", "words"),
     [
         (lambda: small_network(), 4, "3 channels"),
         (lambda: network_of("vgg16", norm="group"), 2, "several channels"),
         (lambda: Concatenating(), 2, "mixes the channels of several layers"),
+        (lambda: between(torch.nn.LayerNorm([4, 32, 32])), 2, "'1' .LayerNorm. does to channels"),
+        (lambda: between(torch.nn.Softmax(1)), 2, "'0.bias' are seen together"),
+        (lambda: between(torch.nn.Conv2d(4, 4, 1, groups=2)), 2, "'0.bias' are seen together"),
     ],
 )
 def test_what_cannot_be_divided_is_refused_by_name(network, count, words):

@@ -6,9 +6,9 @@ from torch import nn
 from users import AnswersAnObject, Trunk, TwoInputs, inputs, loader, same, seeded, snapshot
 
 from metasum import align, same_function
-from metasum.baselines.weight_matching import permute_network
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.channels import channel_groups
+from metasum.networks.permuting import permute_network
 from metasum.weights.copies import copy_of
 
 X, Z = inputs(), inputs(1, size=3)

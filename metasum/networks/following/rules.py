@@ -1,0 +1,284 @@
+"""What PyTorch's functions do to channels.
+
+A convolution or linear layer starts new channels, normalisation and activations carry them on, reshaping moves them, an
+addition makes two one. Attention scores belong to a head: a channel that goes with the head's dimensions as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from metasum.networks.following import functions
+from metasum.networks.following.notes import Held, Notes, tensors_in
+
+
+class Call(NamedTuple):
+    """One call of a function."""
+
+    name: str
+    function: Callable[..., Any]
+    args: Sequence[Any]
+    kwargs: dict[str, Any]
+    result: Any
+
+    def argument(self, place: int, name: str, default: Any = None) -> Any:
+        return self.kwargs.get(name, self.args[place] if len(self.args) > place else default)
+
+
+Rule = Callable[[Notes, Call], None]
+
+
+def same(notes: Notes, call: Call) -> None:
+    notes.note(call.result, notes.numbers(call.args[0], call.name), call.name)
+
+
+def move(notes: Notes, call: Call) -> None:
+    """The same call moves the numbers. Constant integers are where to (an index, a mask)."""
+    given = [tensor for tensor in tensors_in((call.args, call.kwargs)) if not _is_index(notes, tensor)]
+    if call.name in functions.TURNING and (weight := notes.weight(given[0])) is not None and given[0].ndim > 1:
+        notes.note_turned(call.result, weight[0], _turned(call, weight[1]))
+        return
+
+    def of(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf.cpu() if _is_index(notes, leaf) else notes.full(leaf, call.name)
+
+    moved = call.function(*tree_map(of, tuple(call.args)), **tree_map(of, call.kwargs))
+    for tensor, numbers in zip(tensors_in(call.result), tensors_in(moved), strict=True):
+        notes.note(tensor, numbers, call.name)
+        if len(given) == 1:
+            notes.tie_part(numbers, notes.numbers(given[0], call.name))
+
+
+def _is_index(notes: Notes, tensor: Tensor) -> bool:
+    return notes.is_constant(tensor) and not tensor.is_floating_point()
+
+
+def _turned(call: Call, order: tuple[int, ...]) -> tuple[int, ...]:
+    """Which of the parameter's dimensions is where in the result."""
+    first, *rest = call.args
+    sizes = torch.empty([2 + dimension for dimension in range(first.ndim)])
+    return tuple(order[size - 2] for size in call.function(sizes, *rest, **call.kwargs).shape)
+
+
+def elementwise(notes: Notes, call: Call) -> None:
+    """Elements that are computed from one another."""
+    first, *others = [notes.held(tensor, call.name) for tensor in tensors_in((call.args, call.kwargs))]
+    for other in others:
+        first = notes.meet(first, other, call.name)
+    notes.note(call.result, _beside(first.numbers, call.result.ndim), call.name)
+
+
+def _beside(numbers: Tensor, rank: int) -> Tensor:
+    return numbers.reshape([1] * (rank - numbers.ndim) + list(numbers.shape))
+
+
+def assign(notes: Notes, call: Call) -> None:
+    """`target[index] = value`, after which the target is no constant."""
+    target, index, value = call.args
+    index = tree_map(lambda own: own.cpu() if isinstance(own, Tensor) else own, index)
+    if isinstance(value, Tensor) and not notes.is_constant(value):
+        numbers = notes.full(target, call.name).clone()
+        before = numbers.clone()
+        numbers[index] = notes.numbers(value, call.name)
+        if target._is_view():
+            raise notes.refusal(call.name)  # what it is a view of has changed, too
+        notes.note(target, numbers, call.name)
+        notes.tie_part(before[index], before)
+    elif not notes.is_constant(target):
+        before = notes.full(target, call.name)
+        notes.tie_part(before[index], before)
+
+
+def over_pixels(notes: Notes, call: Call) -> None:
+    numbers = notes.numbers(call.args[0], call.name)
+    digit = call.name[-2]
+    count = int(digit) if digit.isdigit() else numbers.ndim - 2
+    if any(size > 1 for size in numbers.shape[-count:]) or not isinstance(call.result, Tensor):
+        raise notes.refusal(call.name)
+    notes.note(call.result, numbers, call.name)
+
+
+def pad(notes: Notes, call: Call) -> None:
+    """Beside channels stand new ones of zeros; beside pixels, more of the same channel."""
+    numbers, shape = notes.numbers(call.args[0], call.name), call.result.shape
+    sizes = call.argument(1, "pad")
+    widths = [(0, 0)] * (len(shape) - len(sizes) // 2) + list(zip(sizes[-2::-2], sizes[::-2], strict=True))
+    for dimension, (before, after) in enumerate(widths):
+        if numbers.shape[dimension] == 1:
+            continue
+        if call.argument(2, "mode", "constant") != "constant" and (before or after):
+            raise notes.refusal(call.name)
+        around = [1 if d == dimension else size for d, size in enumerate(numbers.shape)]
+        new = [
+            notes.numbering.new(1).reshape([1] * len(around)).expand(around)
+            for _ in range(max(before, 0) + max(after, 0))
+        ]
+        kept = numbers.narrow(dimension, max(-before, 0), numbers.shape[dimension] + min(before, 0) + min(after, 0))
+        parts = [*new[: max(before, 0)], kept, *new[max(before, 0) :]]
+        numbers = torch.cat(parts, dim=dimension)
+        notes.tie_part(numbers, notes.numbers(call.args[0], call.name))
+    notes.note(call.result, numbers, call.name)
+
+
+def reduce(notes: Notes, call: Call) -> None:
+    numbers = notes.numbers(call.args[0], call.name)
+    given = call.argument(functions.REDUCING[call.name], "dim")
+    if isinstance(given, bool) or not isinstance(call.result, Tensor):  # another function of that name
+        raise notes.refusal(call.name)
+    dimensions = range(numbers.ndim) if given is None else [given] if isinstance(given, int) else given
+    found = notes.gather(numbers, tuple(dimensions))
+    if call.result.ndim != found.ndim:
+        over = [d % found.ndim for d in dimensions]
+        found = found.reshape([size for d, size in enumerate(found.shape) if d not in over])
+    notes.note(call.result, found, call.name)
+
+
+def along_a_dimension(notes: Notes, call: Call) -> None:
+    numbers = notes.numbers(call.args[0], call.name)
+    dimension = call.argument(functions.ALONG_A_DIMENSION[call.name], "dim", 1)
+    if not isinstance(dimension, int):
+        raise notes.refusal(call.name)
+    notes.tie_along(numbers, dimension)
+    notes.note(call.result, numbers, call.name)
+
+
+def normalise(notes: Notes, call: Call) -> None:
+    """Batch, instance and group norm; all tensors but the first are vectors beside the channels."""
+    own = notes.along(call.args[0], 1, call.name)
+    if call.name == "group_norm" and (parts := call.argument(1, "num_groups")) < len(own):
+        notes.tie(own.reshape(parts, -1), None)  # several channels are normalised together
+    for tensor in tensors_in((call.args[1:], call.kwargs)):
+        notes.use(tensor, 0, own, call.name)
+    notes.spread(call.result, 1, own, call.name)
+
+
+def normalise_the_last(notes: Notes, call: Call) -> None:
+    """Layer norm: each element with all along the last dimension, times a weight and plus a bias."""
+    if len(call.argument(1, "normalized_shape")) > 1:
+        raise notes.refusal(call.name)
+    found = notes.held(call.args[0], call.name)
+    notes.tie_along(found.numbers, -1)
+    for tensor in tensors_in((call.args[1:], call.kwargs)):
+        found = notes.meet(found, notes.held(tensor, call.name), call.name)
+    notes.note(call.result, found.numbers, call.name)
+
+
+def prelu(notes: Notes, call: Call) -> None:
+    numbers, weight = notes.numbers(call.args[0], call.name), call.args[1]
+    if weight.numel() > 1:
+        notes.use(weight, 0, notes.along(call.args[0], 1, call.name), call.name)
+    notes.note(call.result, notes.numbering.roots(numbers), call.name)
+
+
+def convolution(notes: Notes, call: Call) -> None:
+    input, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    dimension = input.ndim - weight.ndim + 1
+    own = notes.along(input, dimension, call.name)
+    inputs, outputs = weight.shape[1], len(weight)
+    parts = len(own) // inputs
+    if parts == 1:
+        new = notes.numbering.new(outputs)
+        notes.use(weight, 1, own, call.name)
+    elif inputs == 1:  # each channel by itself
+        new = own.repeat_interleave(outputs // parts)
+    else:
+        new = _in_parts(notes, weight, own.reshape(parts, inputs), call.name)
+    notes.use(weight, 0, new, call.name)
+    notes.use(bias, 0, new, call.name)
+    notes.spread(call.result, dimension, new, call.name)
+
+
+def _in_parts(notes: Notes, weight: Tensor, own: Tensor, function: str) -> Tensor:
+    """A grouped convolution: all parts read their channels by one axis, so that these move alike in all of them."""
+    parts, inputs = own.shape
+    places, which = notes.numbering.new(inputs), notes.numbering.new(parts)
+    new = notes.numbering.new(len(weight))
+    notes.use(weight, 1, places, function)
+    notes.numbering.tie(own.T, places)
+    notes.numbering.tie(own, which)
+    notes.numbering.tie(new.reshape(parts, -1), which)
+    return new
+
+
+def transposed_convolution(notes: Notes, call: Call) -> None:
+    input, weight, bias = call.args[0], call.argument(1, "weight"), call.argument(2, "bias")
+    if call.argument(6, "groups", 1) != 1:
+        raise notes.refusal(call.name)
+    dimension = input.ndim - weight.ndim + 1
+    notes.use(weight, 0, notes.along(input, dimension, call.name), call.name)
+    new = notes.numbering.new(weight.shape[1])
+    notes.use(weight, 1, new, call.name)
+    notes.use(bias, 0, new, call.name)
+    notes.spread(call.result, dimension, new, call.name)
+
+
+def linear(notes: Notes, call: Call) -> None:
+    weight, bias = call.argument(1, "weight"), call.argument(2, "bias")
+    if (known := notes.weight(weight)) is None:
+        raise notes.refusal(call.name)
+    _linear(notes, call, *known, bias)
+
+
+def _linear(notes: Notes, call: Call, weight: Tensor, order: tuple[int, ...], bias: Tensor | None) -> None:
+    """`weight`, with its dimensions in that order, is `[outputs, inputs]`."""
+    outward, inward = order
+    numbers, count = notes.numbers(call.args[0], call.name), weight.shape[outward]
+    if numbers.shape[-1] == 1 < numbers.numel():  # over the pixels of each channel
+        new = torch.zeros(count, dtype=torch.long)
+        notes.use(weight, inward, torch.zeros(weight.shape[inward], dtype=torch.long), call.name)
+        notes.note(call.result, numbers, call.name)
+    else:
+        new = notes.numbering.new(count)
+        notes.use(weight, inward, notes.along(call.args[0], -1, call.name), call.name)
+        notes.spread(call.result, -1, new, call.name)
+    notes.use(weight, outward, new, call.name)
+    notes.use(bias, 0, new, call.name)
+
+
+def matmul(notes: Notes, call: Call) -> None:
+    """With a parameter it is a linear layer. Else it sums over what two tensors share: channels, or something else."""
+    first, second = call.args[0], call.argument(1, "other")
+    if (known := notes.weight(second)) is not None and second.ndim == 2:
+        weight, order = known
+        _linear(notes, call, weight, order[::-1], None)
+        return
+    if first.ndim < 2 or second.ndim < 2:
+        raise notes.refusal(call.name)
+    a, b = notes.held(first, call.name), notes.held(second, call.name)
+    b = Held(b.numbers.mT, (*b.shape[:-2], b.shape[-1], b.shape[-2]))  # [..., m, k]
+    if a.varied(-1) or b.varied(-1):
+        if a.varied(-2) or b.varied(-2):
+            raise notes.refusal(call.name)
+        one, other = (Held(h.numbers.squeeze(-2), (*h.shape[:-2], h.shape[-1])) for h in (a, b))
+        found = notes.meet(one, other, call.name)
+        notes.note(call.result, notes.gather(found.numbers, [-1]).unsqueeze(-1), call.name)
+        return
+    a = Held(a.numbers, (*a.shape[:-1], 1))
+    b = Held(b.numbers.mT, (*b.shape[:-2], 1, b.shape[-2]))
+    notes.note(call.result, notes.meet(a, b, call.name).numbers, call.name)
+
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(functions.SAME, same),
+    **dict.fromkeys(functions.MOVING, move),
+    **dict.fromkeys(functions.ELEMENTWISE, elementwise),
+    **dict.fromkeys(functions.OVER_PIXELS, over_pixels),
+    **dict.fromkeys(functions.REDUCING, reduce),
+    **dict.fromkeys(functions.ALONG_A_DIMENSION, along_a_dimension),
+    **dict.fromkeys(functions.NORMALISING, normalise),
+    **dict.fromkeys(functions.NORMALISING_THE_LAST, normalise_the_last),
+    **dict.fromkeys(functions.CONVOLUTIONS, convolution),
+    **dict.fromkeys(functions.TRANSPOSED_CONVOLUTIONS, transposed_convolution),
+    **dict.fromkeys(("matmul", "bmm", "mm"), matmul),
+    "pad": pad,
+    "prelu": prelu,
+    "linear": linear,
+}
+"""By the name of the function."""
