@@ -8,7 +8,6 @@ it did is looked at on its own images before it is used.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from metasum.types import Parameters
 
 SWEEPS = 100  # more than any network here has needed
+LEAST = 1e-9  # share of the likeness that counts as a gain
 IMAGES = 8  # that a permuted network is looked at on
 
 
@@ -87,73 +87,113 @@ class _Matching:
     def __init__(self, reference: Parameters, other: Parameters, groups: Sequence[ChannelGroup]) -> None:
         import torch
 
-        self._reference, self._other, self._groups = reference, other, groups
+        self._reference = {name: tensor.detach() for name, tensor in reference.items()}
+        self._other = {name: tensor.detach() for name, tensor in other.items() if name in reference}
+        self._groups = groups
         self.orders = [torch.arange(group.size) for group in groups]
-        self._touching = defaultdict[str, list[int]](list)  # by tensor
+        self._holding = defaultdict["Axis", list[int]](list)  # groups by axis
         for index, group in enumerate(groups):
-            for name in dict.fromkeys(axis.name for axis in group.positions):
-                self._touching[name].append(index)
-        self._inner = {
-            index: [
-                inner for inner in self._beside(group) if not groups[inner].of_blocks and group.overlaps(groups[inner])
-            ]
-            for index, group in enumerate(groups)
-            if group.of_blocks
+            for axis in group.positions:
+                if axis.name in self._other:
+                    self._holding[axis].append(index)
+        self._inner = [self._within(group) if group.of_blocks else [] for group in groups]
+        self._moved: dict[tuple[str, int], tuple[Tensor, Tensor]] = {
+            axis: self._composed(axis) for axis in self._holding
         }
 
-    def _beside(self, group: ChannelGroup) -> list[int]:
-        return sorted({index for axis in group.positions for index in self._touching[axis.name]})
+    def _within(self, group: ChannelGroup) -> list[int]:
+        """The groups of channels in a group's blocks."""
+        beside = sorted({index for axis in group.positions for index in self._holding.get(axis, ())})
+        return [index for index in beside if not self._groups[index].of_blocks and group.overlaps(self._groups[index])]
 
     def improve(self, index: int) -> bool:
         """Puts one group in its best order, of blocks with all that is in them; whether something is gained."""
         import torch
 
-        inner = self._inner.get(index, [])
-        if self._groups[index].size == 1:
+        group, names = self._groups[index], [axis.name for axis in self._axes(index)]
+        if group.size == 1:
             return False
-        changed = list(self.orders)
-        for within in inner:
-            changed[within] = torch.arange(self._groups[within].size)
-        changed[index] = self._best(index, changed)
-        for within in inner:
-            changed[within] = self._best(within, changed)
-        names = {axis.name for which in (index, *inner) for axis in self._groups[which].positions}
-        before, after = self._likeness(names, self.orders), self._likeness(names, changed)
-        if after <= before + 1e-9 * abs(before):
-            return False
-        self.orders = changed
-        return True
+        if not group.of_blocks and len(names) == len(set(names)):
+            return self._put_in_best_order(index)
+        names += [axis.name for inner in self._inner[index] for axis in self._axes(inner)]
+        state, before = (list(self.orders), dict(self._moved)), self._likeness(set(names))
+        for each in (index, *self._inner[index]) if group.of_blocks else ():
+            self._put(each, torch.arange(self._groups[each].size))
+        for each in (index, *self._inner[index]):
+            self._put_in_best_order(each)
+        if self._likeness(set(names)) > before + LEAST * abs(before):
+            return True
+        self.orders, self._moved = state
+        return False
 
-    def _best(self, index: int, orders: Sequence[Tensor]) -> Tensor:
-        """The order of one group that brings it closest, the others being as they are."""
+    def _put_in_best_order(self, index: int) -> bool:
+        """The others stay as they are; whether the order is another one than before."""
         import torch
         from scipy.optimize import linear_sum_assignment
 
-        group = self._groups[index]
+        group, before = self._groups[index], self.orders[index]
         gain = torch.zeros(group.size, group.size, dtype=torch.float64)
-        for axis in (axis for axis in group.positions if axis.name in self._reference):
-            moved = self._moved(axis.name, orders, without=(index, axis))
-            ours, theirs = (_rows(tensor, axis, group) for tensor in (self._reference[axis.name].detach(), moved))
-            if any(axis in self._groups[inner].positions for inner in self._inner.get(index, ())):
+        for axis in self._axes(index):
+            ours, theirs = self._rows(index, axis)
+            if any(axis in self._groups[inner].positions for inner in self._inner[index]):
                 gain += _likeness_of_blocks(ours, theirs)
             else:
                 gain += (ours.flatten(1) @ theirs.flatten(1).T).double().cpu()
-        return torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+        order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+        rows = torch.arange(group.size)
+        if gain[rows, order].sum() <= gain[rows, before].sum() + LEAST * gain[rows, before].sum().abs():
+            return False
+        self._put(index, order)
+        return True
 
-    def _moved(self, name: str, orders: Sequence[Tensor], without: tuple[int, Axis] | None = None) -> Tensor:
-        from metasum.networks.permuting import permuted
+    def _axes(self, index: int) -> list[Axis]:
+        return [axis for axis in self._groups[index].positions if axis.name in self._other]
 
-        groups = [self._groups[index] for index in self._touching[name]]
-        own = [orders[index] for index in self._touching[name]]
-        if without is not None and without[0] in self._touching[name]:
-            place = self._touching[name].index(without[0])
-            groups[place] = _without(groups[place], without[1])
-        return permuted({name: self._other[name].detach()}, groups, own)[name]
+    def _put(self, index: int, order: Tensor) -> None:
+        self.orders[index] = order
+        for axis in self._axes(index):
+            self._moved[axis] = self._composed(axis)
 
-    def _likeness(self, names: Collection[str], orders: Sequence[Tensor]) -> float:
+    def _composed(self, axis: Axis) -> tuple[Tensor, Tensor]:
+        """Which entry comes where along an axis: by the groups of blocks, and after them by the others."""
+        import torch
+
+        blocks, others = (torch.arange(self._other[axis.name].shape[axis.dimension]) for _ in range(2))
+        for index in self._holding[axis]:
+            positions = self._groups[index].positions[axis]
+            if self._groups[index].of_blocks:
+                blocks[positions.flatten()] = blocks[positions[self.orders[index]].flatten()]
+            else:
+                others[positions.flatten()] = positions[self.orders[index]].flatten()
+        return blocks, others
+
+    def _rows(self, index: int, axis: Axis) -> tuple[Tensor, Tensor]:
+        """Of each channel all that the reference has, and the other with this axis in its order: `[channels, n, …]`."""
+        positions = self._groups[index].positions[axis]
+        blocks, _ = self._moved[axis]
+        ours = self._reference[axis.name].index_select(axis.dimension, positions.flatten().to(self._device))
+        theirs = self._other[axis.name].index_select(axis.dimension, blocks[positions.flatten()].to(self._device))
+        theirs = self._in_order(axis.name, theirs, but=axis.dimension)
+        one, two = (own.movedim(axis.dimension, 0).reshape(*positions.shape, -1) for own in (ours, theirs))
+        return one, two
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._other.values())).device
+
+    def _in_order(self, name: str, tensor: Tensor, but: int | None = None) -> Tensor:
+        for dimension in range(tensor.ndim):
+            moved = self._moved.get((name, dimension))
+            if moved is not None and dimension != but:
+                tensor = tensor.index_select(dimension, moved[0][moved[1]].to(tensor.device))
+        return tensor
+
+    def _likeness(self, names: Collection[str]) -> float:
         """Σ⟨W_ref, P W_other Pᵀ⟩ over the named parameters."""
-        known = [name for name in sorted(names) if name in self._other and name in self._reference]
-        return sum(float((self._reference[name].detach() * self._moved(name, orders)).double().sum()) for name in known)
+        return sum(
+            float((self._reference[name] * self._in_order(name, self._other[name])).double().sum())
+            for name in sorted(names)
+        )
 
 
 def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
@@ -167,15 +207,3 @@ def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
         for two, product in enumerate(row):
             gain[one, two] = float(product[linear_sum_assignment(product, maximize=True)].sum())
     return gain
-
-
-def _without(group: ChannelGroup, axis: Axis) -> ChannelGroup:
-    others = {own: positions for own, positions in group.positions.items() if own != axis}
-    return dataclasses.replace(group, positions=others)
-
-
-def _rows(tensor: Tensor, axis: Axis, group: ChannelGroup) -> Tensor:
-    """One matrix for each channel of the group: `[channels, n, everything else]`."""
-    positions = group.positions[axis]
-    own = tensor.index_select(axis.dimension, positions.flatten().to(tensor.device))
-    return own.movedim(axis.dimension, 0).reshape(*positions.shape, -1)

@@ -1,156 +1,140 @@
 """Differentiable adaptation: clones of one initialisation that take gradient steps apart, and the sum of these.
 
 MAML (Finn et al. 2017, arXiv:1703.03400) for networks that are to be added: the loss of the adapted clones, and of
-their sum, is differentiated through the steps of all of them.
+their sum, is differentiated through the steps of all of them. Clones speak the dialect of learn2learn's `MAML.clone`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metasum import third_party
-from metasum.errors import UsageError, unknown
-from metasum.types import Buffers, Parameters
+from metasum.errors import UsageError
+from metasum.learners.inner_rules import Update
 from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.shared_parts import is_weight
 
-Update = Callable[[dict[str, Tensor], Sequence[Tensor | None]], dict[str, Tensor]]
-"""From parameters and their gradients (None: the loss does not depend on it) to the parameters after one step."""
-
-Run = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
-"""A network with these parameters and buffers, on images."""
+Run = Callable[..., Any]
+"""A network, parameters, buffers, and inputs by position and by name; to what it answers with these."""
 
 
-class InnerSGD(nn.Module):
-    """θ ← θ - lr ∇L, as learn2learn's MAML.
+@dataclasses.dataclass(frozen=True)
+class Adapting:
+    """What a step allows, by the names and meanings of learn2learn's MAML.
 
-    Args:
-        model: what is cloned (all its weights have one rate, so that it is not looked at).
-        lr: that rate.
+    Attributes:
+        first_order: each step's gradient is held constant, so that meta-gradients skip second derivatives.
+        allow_unused: whether weights that the loss does not depend on stay as they are (else they are an error).
+            None: as `allow_nograd`.
+        allow_nograd: whether weights that require no gradient stay as they are (else they are an error).
     """
 
-    def __init__(self, model: nn.Module, lr: float) -> None:
-        super().__init__()
-        self.lr = lr
+    first_order: bool = False
+    allow_unused: bool | None = None
+    allow_nograd: bool = False
 
-    def start(self) -> Update:
-        return lambda parameters, gradients: _descend(parameters, gradients, lambda name: self.lr)
-
-
-class MetaSGD(nn.Module):
-    """θ ← θ - lr ⊙ ∇L with a learnt rate for every weight (Li et al. 2017, arXiv:1707.09835), as learn2learn's MetaSGD.
-
-    Args:
-        model: whose weights get rates.
-        lr: what the rates start from.
-    """
-
-    def __init__(self, model: nn.Module, lr: float) -> None:
-        super().__init__()
-        weights = {name: own for name, own in model.named_parameters() if is_weight(own)}
-        self._names = list(weights)
-        self.lrs = nn.ParameterList(torch.full_like(own, lr) for own in weights.values())
-
-    def start(self) -> Update:
-        rates = dict(zip(self._names, self.lrs, strict=True))
-        return lambda parameters, gradients: _descend(parameters, gradients, rates.__getitem__)
-
-
-class InnerAdam(nn.Module):
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980), differentiable in its moments as well, by `higher`.
-
-    Where a gradient is nearly 0 its second derivative is huge: with batch norm or many steps, prefer first order.
-
-    Args:
-        model: what is cloned.
-        lr: its step size.
-    """
-
-    def __init__(self, model: nn.Module, lr: float) -> None:
-        super().__init__()
-        self._model = (model,)  # in a tuple: its parameters are not the rule's
-        self.lr = lr
-
-    def start(self) -> Update:
-        reference = [own for own in self._model[0].parameters() if own.requires_grad]
-        rule: Any = third_party.higher().optim.get_diff_optim(torch.optim.Adam(reference, self.lr), reference)
-
-        def update(parameters: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> dict[str, Tensor]:
-            moving = [name for name, tensor in parameters.items() if tensor.requires_grad]
-            known = [own for own, tensor in zip(gradients, parameters.values(), strict=True) if tensor.requires_grad]
-            tensors = [parameters[name] for name in moving]  # the loss is a stand-in: the gradients are known already
-            stepped = rule.step(tensors[0].sum(), params=tensors, grad_callback=lambda _: known)
-            return {**parameters, **dict(zip(moving, stepped, strict=True))}
-
-        return update
-
-
-def _descend(
-    parameters: dict[str, Tensor], gradients: Sequence[Tensor | None], rate: Callable[[str], float | Tensor]
-) -> dict[str, Tensor]:
-    return {
-        name: parameter if gradient is None else parameter - rate(name) * gradient
-        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-    }
-
-
-INNER_RULES: dict[str, Callable[[nn.Module, float], Any]] = {"sgd": InnerSGD, "meta-sgd": MetaSGD, "adam": InnerAdam}
-
-
-def inner_rule(name: str, model: nn.Module, lr: float) -> Any:
-    """The rule called `name` ("sgd", "meta-sgd" or "adam") for clones of `model`; raises UsageError for another."""
-    if name not in INNER_RULES:
-        raise unknown("inner optimizer", name, INNER_RULES)
-    return INNER_RULES[name](model, lr)
+    def changed(self, **given: bool | None) -> Adapting:
+        """With those that are not None."""
+        return dataclasses.replace(self, **{name: value for name, value in given.items() if value is not None})
 
 
 class Clone:
     """A network on its way from where it was cloned: same structure, parameters of its own, differentiable.
 
+    Its parameters are no leaves: a `backward` puts gradients into what they were cloned from, unless `retain_grad` asks
+    for theirs, too.
+
     Args:
         model: lends its structure, its train or eval mode and its buffers, of which the clone has copies.
         update: how it takes a step.
-        run: from `model`, parameters, buffers and images to logits.
+        run: from `model`, parameters, buffers and inputs to what the network answers.
+        adapting: what `adapt` allows.
     """
 
-    def __init__(self, model: nn.Module, update: Update, run: Run) -> None:
-        self._model, self._update, self._run = model, update, run
+    def __init__(self, model: nn.Module, update: Update, run: Run, adapting: Adapting) -> None:
+        self._model, self._update, self._run, self._adapting = model, update, run, adapting
         # views: clones of one network must be told apart by the gradient, and share their first weights' memory
-        self.parameters = {name: tensor.view_as(tensor) for name, tensor in parameters_of(model).items()}
-        self.buffers = {name: buffer.clone() for name, buffer in buffers_of(model).items()}
+        self._parameters = {name: tensor.view_as(tensor) for name, tensor in parameters_of(model).items()}
+        self._buffers = {name: buffer.clone() for name, buffer in buffers_of(model).items()}
+        self._mode: bool | None = None
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]`, with gradients through every step so far."""
-        return self._run(self._model, self.parameters, self.buffers, images)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """What the network answers (of images: logits `[N, classes]`), with gradients through every step so far."""
+        with self.in_its_mode():
+            return self._run(self._model, self._parameters, self._buffers, *inputs, **named)
+
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """As they are after the steps so far, by the model's names."""
+        yield from self._parameters.items()
+
+    def parameters(self) -> Iterator[Tensor]:
+        """As they are after the steps so far, in the model's order."""
+        yield from self._parameters.values()
+
+    @property
+    def training(self) -> bool:
+        return self._model.training if self._mode is None else self._mode
+
+    def train(self, mode: bool = True) -> Clone:
+        """Puts this clone alone into train (or eval) mode; before, it is in the model's."""
+        self._mode = mode
+        return self
+
+    def eval(self) -> Clone:
+        return self.train(False)
+
+    @contextmanager
+    def in_its_mode(self) -> Iterator[None]:
+        """Within the block the model is in the clone's mode."""
+        if self._mode is None:
+            yield
+            return
+        before = [(module, module.training) for module in self._model.modules()]
+        self._model.train(self._mode)
+        try:
+            yield
+        finally:
+            for module, training in before:
+                module.training = training
+
+    def adapt(
+        self,
+        loss: Tensor,
+        *,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> None:
+        """One gradient step of this network; see `Clones.adapt`."""
+        given = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
+        _adapt([self], loss, self._adapting.changed(**given))
 
     def step(self, gradients: Sequence[Tensor | None]) -> None:
-        """One step along given gradients, in the order of `parameters`."""
-        self.parameters = self._update(self.parameters, gradients)
+        """One step along given gradients, in the order of `parameters`; None leaves a parameter as it is."""
+        self._parameters = self._update(self._parameters, gradients)
 
 
 class Clones:
-    """Clones that adapt apart, and their sum. The first is the target, the second the support.
+    """Clones that adapt apart, and their sum, which is what they are when called. The first is the target.
 
     Args:
         networks: the clones, two or more.
-        summed: from their parameter sets and images `[N, C, H, W]` to the sum's logits.
-        first_order: hold each step's gradient constant, so that meta-gradients skip second derivatives.
+        summed: from their parameter sets and inputs to what the sum answers.
+        adapting: what `adapt` allows.
     """
 
-    def __init__(
-        self,
-        networks: Sequence[Clone],
-        summed: Callable[[Sequence[Parameters], Tensor], Tensor],
-        *,
-        first_order: bool = False,
-    ) -> None:
+    def __init__(self, networks: Sequence[Clone], summed: Callable[..., Any], adapting: Adapting) -> None:
         if len(networks) < 2:
             raise UsageError(f"a sum takes at least two networks, not {len(networks)}.")
-        self.networks, self._summed, self.first_order = list(networks), summed, first_order
+        self.networks, self._summed, self._adapting = list(networks), summed, adapting
+
+    def __iter__(self) -> Iterator[Clone]:
+        return iter(self.networks)
 
     @property
     def target(self) -> Clone:
@@ -160,18 +144,82 @@ class Clones:
     def support(self) -> Clone:
         return self.networks[1]
 
-    def adapt(self, loss: Tensor) -> None:
+    def parameters(self) -> Iterator[Tensor]:
+        """Of all networks, one after the other, as they are after the steps so far."""
+        for network in self.networks:
+            yield from network.parameters()
+
+    def train(self, mode: bool = True) -> Clones:
+        """Puts the clones, and their sum, into train (or eval) mode; before, they are in their models'."""
+        for network in self.networks:
+            network.train(mode)
+        return self
+
+    def eval(self) -> Clones:
+        return self.train(False)
+
+    def adapt(
+        self,
+        loss: Tensor,
+        *,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> None:
         """One gradient step of every network that `loss` depends on, apart from each other.
 
         Args:
-            loss: the sum of the networks' own losses, a scalar in nats: no network's gradient sees another's term.
-        """
-        parameters = [list(network.parameters.values()) for network in self.networks]
-        moving = [tensor for own in parameters for tensor in own if tensor.requires_grad]
-        gradients = iter(torch.autograd.grad(loss, moving, create_graph=not self.first_order, allow_unused=True))
-        for network, own in zip(self.networks, parameters, strict=True):
-            network.step([next(gradients) if tensor.requires_grad else None for tensor in own])
+            loss: a scalar: the sum of the networks' own losses, so that no network's gradient sees another's term; or
+                the loss of their sum, which all descend.
+            first_order, allow_unused, allow_nograd: [default: as the clones were made], see `Adapting`.
 
-    def summed(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]` of the sum of what the clones have become; gradients reach all of them."""
-        return self._summed([network.parameters for network in self.networks], images)
+        Raises:
+            UsageError: the loss is no scalar or depends on no network; or on only some weights of one, or a weight
+                requires no gradient, where that is not allowed; it is named.
+        """
+        given = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
+        _adapt(self.networks, loss, self._adapting.changed(**given))
+
+    def summed(self, *inputs: Any, **named: Any) -> Any:
+        """What the sum of what the clones have become answers (of images: logits); gradients reach all of them."""
+        with self.target.in_its_mode():
+            return self._summed([dict(network.named_parameters()) for network in self.networks], *inputs, **named)
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """The sum's answer, as `summed`."""
+        return self.summed(*inputs, **named)
+
+
+def _adapt(networks: Sequence[Clone], loss: Tensor, allowed: Adapting) -> None:
+    if loss.numel() != 1:
+        raise UsageError(f"clones adapt to a loss that is one number, not {list(loss.shape)}; take its mean.")
+    own = [dict(network.named_parameters()) for network in networks]
+    weights = [{name: tensor for name, tensor in every.items() if is_weight(tensor)} for every in own]
+    moving = [[tensor for tensor in every.values() if tensor.requires_grad] for every in weights]
+    known: list[Tensor | None] = []
+    if loss.requires_grad and any(moving):
+        second, flat = not allowed.first_order, [tensor for tensors in moving for tensor in tensors]
+        known = list(torch.autograd.grad(loss, flat, create_graph=second, allow_unused=True))
+    if all(gradient is None for gradient in known):
+        raise UsageError(
+            "the loss depends on no weight of the clones, so that they cannot adapt to it: compute it from what "
+            "these clones answer, with gradients recorded, after their last step."
+        )
+    found, steps = iter(known), []
+    for network, every, ours in zip(networks, own, weights, strict=True):
+        gradients = {name: next(found) for name, tensor in ours.items() if tensor.requires_grad}
+        if any(gradient is not None for gradient in gradients.values()):
+            _check_allowed(ours, gradients, allowed)
+            steps.append((network, [gradients.get(name) for name in every]))
+    for network, along in steps:
+        network.step(along)
+
+
+def _check_allowed(weights: dict[str, Tensor], gradients: dict[str, Tensor | None], allowed: Adapting) -> None:
+    """Raises UsageError where a weight stays behind without leave."""
+    unused = allowed.allow_nograd if allowed.allow_unused is None else allowed.allow_unused
+    for name in weights:
+        if name not in gradients and not allowed.allow_nograd:
+            raise UsageError(f"{name!r} requires no gradient; allow_nograd=True adapts the others and leaves it.")
+        if name in gradients and gradients[name] is None and not unused:
+            raise UsageError(f"the loss does not depend on {name!r}; allow_unused=True adapts the others.")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from metasum.types import Parameters
 
@@ -22,17 +22,17 @@ class DetachedSum:
         >>> summed.hand_on()  # now in the gradients of networks.target and networks.support
 
     Args:
-        run: from parameters and images to the sum's logits.
+        run: from parameters and inputs to the sum's output.
         composed: θ_t ⊕ θ_s by name, with its graph.
     """
 
-    def __init__(self, run: Callable[[Parameters, Tensor], Tensor], composed: Parameters) -> None:
+    def __init__(self, run: Callable[..., Any], composed: Parameters) -> None:
         self._run, self._composed = run, composed
         self._leaves = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in composed.items()}
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]`; gradients stay with the composition until `hand_on`."""
-        return self._run(self._leaves, images)
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """What the sum answers to inputs; gradients stay with the composition until `hand_on`."""
+        return self._run(self._leaves, *inputs, **named)
 
     def hand_on(self) -> None:
         """Adds what was gathered to both networks' gradients, once."""

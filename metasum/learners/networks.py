@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
-from metasum.learners.adaptation import Clone, Clones, inner_rule
+from metasum.learners.adaptation import Adapting, Clone, Clones
 from metasum.learners.detached import DetachedSum
+from metasum.learners.inner_rules import inner_rule
 from metasum.types import Parameters
 from metasum.weights.composition import LearnedSum, Operator, keeps_functions, operator_named, task_arithmetic
+from metasum.weights.inputs import Inputs
 from metasum.weights.parameters import BufferSet, buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
@@ -21,10 +24,10 @@ from metasum.weights.structure import summable_copy
 class MetaSum(nn.Module):
     """Target network θ_t, support network θ_s, and the network θ_t + θ_s, which has no weights of its own.
 
-    Wraps any `nn.Module` whose forward takes one tensor, and never runs one wrongly: what the network's structure
+    Wraps any `nn.Module`, whatever it takes and answers, and never runs one wrongly: what the network's structure
     leaves open (layers in a plain list besides, hooks, checkpointing, a compiled wrapper) is compared with the network
-    itself, its weights really overwritten, on the first images that the sum or a clone sees in train and in eval mode.
-    That takes some passes of four images, once, on copies: buffers, gradients and random state stay as they are, and
+    itself, its weights really overwritten, on the first inputs that the sum or a clone sees in train and in eval mode.
+    That takes some passes of four entries, once, on copies: buffers, gradients and random state stay as they are, and
     hooks run. The summed network keeps batch-norm statistics of its own, so that a forward through it leaves those of
     target and support alone.
 
@@ -39,12 +42,17 @@ class MetaSum(nn.Module):
         scaling: λ of task arithmetic.
         backend: library that runs the third network, and clones: "learn2learn", "torch" or "higher", refused where it
             would compute anything else than the network does [default: the first of them that is right].
-        example: images `[N, C, H, W]` to compare the backend on now, in both modes, rather than on the first that come.
+        example: inputs to compare the backend on now, in both modes, rather than on the first that come: a tensor
+            (images `[N, C, H, W]`), a tuple of what forward takes by position, or a dictionary of what it takes by
+            name.
         shared: keep one network, from which target and support are cloned: what `clone` then makes start alike, and
             their loss moves this one initialisation.
         inner_optimizer: how clones adapt: "sgd", "meta-sgd" (with learnt rates) or "adam".
-        inner_lr: its step size.
+        lr: its step size.
         first_order: skip second derivatives in the gradient through `adapt`.
+        allow_unused: let clones adapt to a loss that some of their weights have no part in [default: as
+            `allow_nograd`].
+        allow_nograd: let clones adapt though some of their weights require no gradient.
 
     Raises:
         ArchitectureError: `support` is of another architecture; or a frozen part or an integer parameter differs in it;
@@ -57,7 +65,7 @@ class MetaSum(nn.Module):
         >>> networks = MetaSum(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)))
         >>> loss = cross_entropy(networks.summed(images), labels)
         >>> loss.backward()  # reaches networks.target and networks.support alike
-        >>> meta = MetaSum(model, shared=True, inner_lr=0.1)
+        >>> meta = MetaSum(model, shared=True, lr=0.1)
         >>> clones = meta.clone()
         >>> clones.adapt(cross_entropy(clones.target(x_t), y_t) + cross_entropy(clones.support(x_s), y_s))
         >>> cross_entropy(clones.summed(x_t), y_t).backward()  # through both adaptations, to meta.parameters()
@@ -70,11 +78,13 @@ class MetaSum(nn.Module):
         support: nn.Module | None = None,
         operator: str = "sum",
         backend: str | None = None,
-        example: Tensor | None = None,
+        example: Tensor | tuple[Any, ...] | Mapping[str, Any] | None = None,
         shared: bool = False,
         inner_optimizer: str = "sgd",
-        inner_lr: float = 0.1,
+        lr: float = 0.1,
         first_order: bool = False,
+        allow_unused: bool | None = None,
+        allow_nograd: bool = False,
         scaling: float = 0.4,
     ) -> None:
         super().__init__()
@@ -93,19 +103,26 @@ class MetaSum(nn.Module):
         self._run_target = Runner(self.target, backend)
         self._run_support = self._run_target if shared else Runner(self.support, backend)
         self._statistics = BufferSet(buffers_of(model))
-        self.shared, self.first_order = shared, first_order
+        self.shared, self.adapting = shared, Adapting(first_order, allow_unused, allow_nograd)
         self._combine = self._operator(operator, scaling)
-        self.inner_rule = inner_rule(inner_optimizer, self.target, inner_lr)
+        self.inner_rule = inner_rule(inner_optimizer, self.target, lr)
         if example is not None:
-            self._run_target.check_both_modes(self.target, buffers_of(self.target), example)
-            self._run_support.check_both_modes(self.support, buffers_of(self.support), example)
+            self._run_target.check_both_modes(self.target, buffers_of(self.target), Inputs.of(example))
+            self._run_support.check_both_modes(self.support, buffers_of(self.support), Inputs.of(example))
 
     @property
     def backend(self) -> str:
         """The library that runs the summed network: as asked for, or the first that no check has ruled out so far."""
         return self._run_target.backend
 
-    def clone(self, count: int = 2, *, first_order: bool | None = None) -> Clones:
+    def clone(
+        self,
+        count: int = 2,
+        *,
+        first_order: bool | None = None,
+        allow_unused: bool | None = None,
+        allow_nograd: bool | None = None,
+    ) -> Clones:
         """Differentiable clones, a target and a support (and further partners), that adapt apart and can be added.
 
         learn2learn's `MAML.clone` for networks that are to be added. The clones' gradients reach this module's
@@ -113,21 +130,23 @@ class MetaSum(nn.Module):
 
         Args:
             count: of clones; more than two only where the initialisation is shared.
-            first_order: [default: as this module was made].
+            first_order, allow_unused, allow_nograd: [default: as this module was made].
 
         Raises:
             UsageError: fewer than two, or more than there are initialisations for.
         """
         if count > 2 and not self.shared:
             raise UsageError(f"{count} clones need one shared initialisation: MetaSum(model, shared=True).")
+        given = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
+        adapting = self.adapting.changed(**given)
         target, support = (self.target, self._run_target), (self.support, self._run_support)
         return Clones(
             [
-                Clone(model, self.inner_rule.start(), run)
+                Clone(model, self.inner_rule.start(), run, adapting)
                 for model, run in [target, support, *[target] * (count - 2)][:count]
             ],
-            lambda parameters, images: self.run_with(self._compose(parameters), images),
-            first_order=self.first_order if first_order is None else first_order,
+            lambda parameters, *inputs, **named: self.run_with(self._compose(parameters), *inputs, **named),
+            adapting,
         )
 
     def _operator(self, name: str, scaling: float) -> Operator:
@@ -173,12 +192,17 @@ class MetaSum(nn.Module):
         """The buffers that the summed network keeps in training, by name: the very tensors."""
         return self._statistics.by_name()
 
-    def summed(self, images: Tensor) -> Tensor:
-        """Logits `[N, classes]` of the summed network, with gradients to both networks.
+    def summed(self, *inputs: Any, **named: Any) -> Any:
+        """What the summed network answers (of images: logits `[N, classes]`), with gradients to both networks.
 
-        In train mode batch normalisation uses the batch's own statistics and updates the sum's running ones.
+        It is called as the model is, with one input or several, by position or by name. In train mode batch
+        normalisation uses the batch's own statistics and updates the sum's running ones.
         """
-        return self.run_with(self.summed_parameters(), images)
+        return self.run_with(self.summed_parameters(), *inputs, **named)
+
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        """The summed network's answer, as `summed`."""
+        return self.summed(*inputs, **named)
 
     def detached_sum(self, sets: Sequence[Parameters] | None = None) -> DetachedSum:
         """The summed network for one training step, whose gradient is handed to both networks in one go.
@@ -191,9 +215,9 @@ class MetaSum(nn.Module):
         check_equal(sets, self._frozen, "frozen")
         return DetachedSum(self.run_with, self._compose(sets))
 
-    def run_with(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Logits of a network with these parameters and the sum's own statistics."""
-        return self._run_target(self.target, parameters, self._statistics.by_name(), images)
+    def run_with(self, parameters: Parameters, *inputs: Any, **named: Any) -> Any:
+        """What a network with these parameters and the sum's own statistics answers."""
+        return self._run_target(self.target, parameters, self._statistics.by_name(), *inputs, **named)
 
     def summed_network(
         self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"

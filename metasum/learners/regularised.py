@@ -108,7 +108,8 @@ def keep_quiet(network: nn.Module, batch: Batch, foreign: Batch, weight: float, 
 def logits_aside(network: nn.Module, images: Tensor) -> Tensor:
     """Logits `[N, classes]`, normalised by these very images `[N, C, H, W]`; running statistics stay as they are."""
     buffers = {name: buffer.clone() for name, buffer in buffers_of(network).items()}
-    return functional_call(network, parameters_of(network), buffers, images, backend="torch")
+    logits: Tensor = functional_call(network, parameters_of(network), buffers, images, backend="torch")
+    return logits
 
 
 def opinion(logits: Tensor) -> Tensor:

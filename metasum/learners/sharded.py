@@ -74,7 +74,7 @@ class ShardedMetaSum(MetaSum):
             raise UsageError("networks in pieces are added to each other only.")
         return _SumInPieces(self, self.summed_parameters(), self._third[0])
 
-    def run_with(self, parameters: Parameters, images: Tensor) -> Tensor:
+    def run_with(self, parameters: Parameters, *inputs: Any, **named: Any) -> Any:
         raise UsageError("networks in pieces run with their own weights only.")
 
 
@@ -88,9 +88,8 @@ class _SumInPieces(DetachedSum):
             leaf.grad = None
             leaf.detach().copy_(composed[name].detach())
 
-    def __call__(self, images: Tensor) -> Tensor:
-        logits: Tensor = self._third(images)
-        return logits
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        return self._third(*inputs, **named)
 
 
 class ShardedLearner:

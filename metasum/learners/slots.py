@@ -67,8 +67,8 @@ class SlotsLearner(SilentLearner, WrittenLearner):
         self._whole = (copy.deepcopy(networks.target),)  # in a tuple: its weights are not trained
         own = (config.slot, (config.slot + 1) % config.slots)
         self._slots = Sides(*(Slot(networks.target, index, config.slots) for index in own))
-        networks.target = self._slots.target.take(networks.target)
-        networks.support = self._slots.support.take(networks.support)
+        networks.target = self._slots.target.start(networks.target)
+        networks.support = self._slots.support.start(networks.support)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlotsLearner:
         """What `to` does to the learner, it does to the whole network, whose weights are not its own, too."""

@@ -113,6 +113,10 @@ def load_network(path: Path | str) -> nn.Module:
     Returns:
         A module from images `[N, in_channels, 32, 32]`, normalised by their dataset's moments, to logits.
 
+    Example:
+        >>> network = load_network("runs/digits+letters/metasum-seed0/target.safetensors")
+        >>> classes = network(images).argmax(1)
+
     Raises:
         CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
         ArchitectureError: its tensors are not those of that architecture.

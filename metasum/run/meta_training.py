@@ -162,8 +162,10 @@ def make_shared_networks(plan: Plan) -> MetaSum:
         backend=own.backend,
         shared=True,
         inner_optimizer=own.inner_optimizer,
-        inner_lr=own.inner_lr,
+        lr=own.inner_lr,
         first_order=own.first_order,
+        allow_unused=True,
+        allow_nograd=True,
         scaling=own.scaling,
     )
 

@@ -59,6 +59,12 @@ def run_settings() -> Iterator[tuple[str, type[Any]]]:
 class Request:
     """Settings that were given, by the names of the command line's flags. The rest is decided when a run is planned.
 
+    `settings` makes one.
+
+    Example:
+        >>> request = settings(target="mnist", support="cifar10", width=0.25)
+        >>> result = train(request, download=True)
+
     Raises:
         UsageError: a name that no setting has, or a value that its setting does not take.
     """

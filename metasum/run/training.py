@@ -54,6 +54,10 @@ def train(
     Returns:
         What result.json holds.
 
+    Example:
+        >>> result = train(settings(target="digits", support="letters", steps=50), out="runs", name="first")
+        >>> result.accuracy.target.after
+
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; nothing is left half-written.
     """

@@ -70,6 +70,11 @@ def sum_runs(
     Returns:
         What result.json holds; for instance `accuracy.datasets["digits"].sum`, or `sum`, the folder.
 
+    Example:
+        >>> runs = ["runs/digits+letters/metasum-seed0", "runs/printed-digits+letters/metasum-seed0"]
+        >>> result = sum_runs(runs, SumRequest(on=("digits", "printed-digits")), export="both.safetensors")
+        >>> result.accuracy.datasets["digits"].sum
+
     Raises:
         MetaSumError: the runs do not belong together, or something is missing; nothing is left half-written.
     """

@@ -11,6 +11,10 @@ from metasum.config import Checked, option
 class SweepConfig(Checked):
     """How a sweep file is run here; what is searched stands in the file.
 
+    Example:
+        >>> config = SweepConfig(count=10)
+        >>> result = sweep("wandb_sweeps/sum_weight.yaml", config)
+
     Raises:
         UsageError: a value is of the wrong type or outside its range.
     """

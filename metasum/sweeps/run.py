@@ -48,6 +48,9 @@ def sweep(
     Returns:
         What results.json holds.
 
+    Example:
+        >>> result = sweep("wandb_sweeps/sum_weight.yaml", SweepConfig(count=10), out="runs")
+
     Raises:
         MetaSumError: its subclass and sentence say what is wrong; Interrupted where the user stopped it.
     """

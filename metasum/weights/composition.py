@@ -41,6 +41,10 @@ def added_(differences: Sequence[Tensor], start: Tensor, scaling: float) -> Tens
 def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     """θ_1 + θ_2 + …, tensor by tensor; dL/dθ_i is the same for every i.
 
+    Example:
+        >>> total = sum_parameters([dict(first.named_parameters()), dict(second.named_parameters())])
+        >>> logits = torch.func.functional_call(first, total, (images,))  # with gradients to both networks
+
     Raises:
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.
     """
@@ -57,6 +61,10 @@ def _sum(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
 
 def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     """(θ_1 + … + θ_N) / N, tensor by tensor; dL/dθ_i is the same for every i.
+
+    Example:
+        >>> mean = average_parameters([dict(first.named_parameters()), dict(second.named_parameters())])
+        >>> logits = torch.func.functional_call(first, mean, (images,))  # with gradients to both networks
 
     Raises:
         ArchitectureError: the sets differ; the first such parameter is named, with both shapes.

@@ -7,24 +7,32 @@ module. In train mode batch normalisation updates the *given* buffers in place; 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
+from metasum.weights.inputs import Inputs
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 from metasum.weights.structure import refusal
 
-Backend = Callable[[nn.Module, Parameters, Buffers, Tensor], Tensor]
+Backend = Callable[[nn.Module, Parameters, Buffers, Inputs], Any]
 
 
 def functional_call(
-    network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor, *, backend: str = "learn2learn"
-) -> Tensor:
-    """`network(images)` as if it had these parameters and buffers.
+    network: nn.Module,
+    parameters: Parameters,
+    buffers: Buffers,
+    *inputs: Any,
+    backend: str = "learn2learn",
+    **named_inputs: Any,
+) -> Any:
+    """`network(*inputs, **named_inputs)` as if it had these parameters and buffers.
 
     Nothing is compared: a module that reaches its layers by a way that it does not register (a plain list, a bound
     method) may be run with its old ones. `MetaSum` checks; see `metasum.weights.runner.Runner`.
@@ -33,8 +41,14 @@ def functional_call(
         network: lends its structure and its train or eval mode; none of its tensors is read or changed.
         parameters: every parameter by name; gradients flow to them.
         buffers: every buffer by name; changed in place by batch normalisation in train mode.
-        images: `[N, C, H, W]`.
+        inputs: what the network is called with, for instance images `[N, C, H, W]`; and by name, `named_inputs`.
         backend: "learn2learn", "torch" or "higher".
+
+    Example:
+        >>> parameters = {name: 0.9 * own for name, own in model.named_parameters()}
+        >>> buffers = {name: own.clone() for name, own in model.named_buffers()}
+        >>> logits = functional_call(model, parameters, buffers, images)
+        >>> cross_entropy(logits, labels).backward()  # reaches the model's parameters through 0.9 times each
 
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
@@ -46,7 +60,7 @@ def functional_call(
     why = refusal(network, backend)
     if why:
         raise UsageError(f"backend {backend} cannot run this network: {why}.")
-    return BACKENDS[backend](network, parameters, buffers, images)
+    return BACKENDS[backend](network, parameters, buffers, Inputs(inputs, named_inputs))
 
 
 def import_backend(backend: str) -> None:
@@ -65,23 +79,41 @@ def _check_backend(backend: str) -> None:
         raise unknown("backend", backend, BACKENDS)
 
 
-def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+def _with_learn2learn(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
     # clone_module looks each parameter up in `memo` before it clones it, under the key `parameter.data_ptr` (the bound
     # method). Filled in beforehand, the clone is made of the given tensors: no copy, no rounding, any operator.
     memo = {own.data_ptr: parameters[name] for name, own in network.named_parameters()}
     clone: nn.Module = third_party.learn2learn().clone_module(network, memo=memo)
     set_buffers(clone, network, buffers)
-    return clone(images)  # type: ignore[no-any-return]
+    answer = inputs.call(clone)
+    with torch.no_grad():
+        for name, buffer in clone.named_buffers():  # a forward may put new tensors in their places
+            if name in buffers and buffer is not buffers[name]:
+                buffers[name].copy_(buffer)
+    return answer
 
 
-def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
-    return torch_functional_call(network, {**parameters, **buffers}, (images,))  # type: ignore[no-any-return]
+def _with_torch(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
+    # Every place once, by its first name: where a module has two, torch's own look-up of ties fills its places twice,
+    # and leaves the given tensors in it.
+    names = {id(own): name for name, own in (*network.named_parameters(), *network.named_buffers())}
+    given = {**parameters, **buffers}
+    places: dict[str, Tensor] = {}
+    for path, module in network.named_modules():
+        registered = (*_registered(module._parameters), *_registered(module._buffers))
+        places |= {f"{path}.{key}".lstrip("."): given[names[id(own)]] for key, own in registered}
+    return torch_functional_call(network, places, inputs.positional, inputs.named, tie_weights=False)
 
 
-def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, images: Tensor) -> Tensor:
+def _registered(registry: Any) -> Iterator[tuple[str, Tensor]]:
+    return ((key, own) for key, own in registry.items() if own is not None)
+
+
+def _with_higher(network: nn.Module, parameters: Parameters, buffers: Buffers, inputs: Inputs) -> Any:
     patched = third_party.higher().patch.make_functional(network)
     set_buffers(patched, network, buffers)
-    return patched(images, params=[parameters[name] for name, _ in network.named_parameters()])  # type: ignore[no-any-return]
+    own = [parameters[name] for name, _ in network.named_parameters()]
+    return patched(*inputs.positional, **inputs.named, params=own)
 
 
 def set_buffers(copy: nn.Module, network: nn.Module, buffers: Buffers) -> None:

@@ -1,4 +1,4 @@
-"""Comparing functional backends with the network itself, on a few images.
+"""Comparing functional backends with the network itself, on a few inputs.
 
 The reference is a copy of the network whose parameters are really overwritten. A backend passes where it gives the
 same outputs, the same gradients and the same buffers, twice in a row, and leaves the network it was lent as it was.
@@ -6,100 +6,113 @@ same outputs, the same gradients and the same buffers, twice in a row, and leave
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from metasum.errors import UsageError, reason
-from metasum.types import Buffers, Parameters
+from metasum.types import Buffers
+from metasum.weights.answers import Answer, all_close, answer_of, close, outputs_of
 from metasum.weights.copies import copy_of
 from metasum.weights.functional import functional_call
+from metasum.weights.inputs import Inputs
 from metasum.weights.parameters import parameters_of
 from metasum.weights.randomness import same_randomness
+from metasum.weights.shared_parts import is_weight
 from metasum.weights.structure import aliases
 
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-2}  # shares of a tensor's size: GPUs add in any order
-COARSE = 0.05  # in half precision, or under autocast
-IMAGES = 4  # of the batch, which batch normalisation still finds varied
-
-
-@dataclass(frozen=True)
-class Answer:
-    """Of two calls in a row: outputs, gradients by parameter, buffers afterwards.
-
-    `stranger` is a trainable tensor that the output depends on and that is not among the parameters given.
-    """
-
-    outputs: list[Tensor]
-    gradients: dict[str, Tensor | None]
-    buffers: dict[str, Tensor]
-    stranger: Tensor | None
+ENTRIES = 4  # of the batch, which batch normalisation still finds varied
 
 
 class Probe:
-    """One network on a few images, against which backends are compared. Nothing of the network or its state changes.
+    """One network on a few inputs, against which backends are compared. Nothing of the network or its state changes.
 
     Args:
         network: what is probed, in the mode and on the device that it is in.
         buffers: by name; copied.
-        images: `[N, C, H, W]`, of which the first few are used where the network takes as few.
+        inputs: what it is called with, of which the first few entries are used where the network takes as few.
 
     Raises:
         UsageError: the output depends on weights that are not the network's parameters, or on none of them.
     """
 
-    def __init__(self, network: nn.Module, buffers: Buffers, images: Tensor) -> None:
+    def __init__(self, network: nn.Module, buffers: Buffers, inputs: Inputs) -> None:
         self._network, self._buffers = network, buffers
-        with _apart(images.device) as rewind:
-            self._images = images.detach().clone()[:IMAGES]
+        self._device = inputs.device(network)
+        with _apart(self._device) as rewind:
+            self._inputs = inputs.copies(ENTRIES)
             try:
-                self._own = _outputs(copy_of(network), self._images)
+                self._own = self._as_it_is()
             except Exception:  # noqa: BLE001 (whatever a module of the user raises)
-                self._images = images.detach().clone()  # a network for whole batches only
+                self._inputs = inputs.copies()  # a network for whole batches only
                 rewind()
-                self._own = _outputs(copy_of(network), self._images)
+                self._own = self._as_it_is()
             self._weights = _other_weights(network)
             rewind()
-            self._expected = self._overwritten()
+            try:
+                self._expected = self._overwritten()
+            except Exception as error:
+                raise UsageError(
+                    f"{type(network).__name__} with other weights cannot run forward and backward twice in a row: "
+                    f"{reason(error)}"
+                ) from error
         known = [gradient for gradient in self._expected.gradients.values() if gradient is not None]
         self._largest = max((float(gradient.norm()) for gradient in known), default=0.0)
-        if self._expected.stranger is not None:
+        self._refuse_what_cannot_be_summed()
+
+    def _refuse_what_cannot_be_summed(self) -> None:
+        kind, expected = type(self._network).__name__, self._expected
+        if self._rewritten is not None:
             raise UsageError(
-                f"the output of {type(network).__name__} depends on a trainable tensor "
-                f"{list(self._expected.stranger.shape)} that is not among the network's parameters; "
-                "register the module or the nn.Parameter that it belongs to."
+                f"{kind} changes its parameter {self._rewritten!r} while it runs, for which a sum has no place: "
+                "keep what changes in a buffer, or change it after each step."
             )
-        pairs = zip(self._own, self._expected.outputs, strict=False)
+        if expected.stranger is not None:
+            raise UsageError(
+                f"the output of {kind} depends on a trainable tensor {list(expected.stranger.shape)} that is not among "
+                "the network's parameters; register the module or the nn.Parameter that it belongs to."
+            )
+        pairs = zip(self._own, expected.outputs, strict=False)
         moved = any(own.shape != new.shape or not torch.equal(own, new) for own, new in pairs)
         if not moved and not self._largest:
             raise UsageError(
-                f"{type(network).__name__} gives the same output with any parameters, so that it cannot be summed: "
-                "its forward has to use the parameters that it registers."
+                f"{kind} gives the same output with any parameters, so that it cannot be summed: its forward "
+                "has to use the parameters that it registers."
             )
+
+    def _as_it_is(self) -> list[Tensor]:
+        """What a copy with the network's own weights answers."""
+        twin = copy_of(self._network)
+        outputs = outputs_of(twin, self._inputs)
+        before, after = _shapes(self._network), _shapes(twin)
+        made = next((name for name in after if after[name] != before.get(name)), None)
+        if made is not None:
+            raise UsageError(
+                f"{type(twin).__name__} gives its {made!r} a shape at its first batch; "
+                "run the network once, then sum it."
+            )
+        return outputs
 
     def fault_of(self, backend: str) -> str | None:
         """What `backend` does wrong, in words that follow its name; None where it passes."""
-        with _apart(self._images.device) as rewind:
+        with _apart(self._device) as rewind:
             lent = copy_of(self._network)
             leaves = {n: _leaf(tensor) for n, tensor in self._weights.items()}
             buffers = {name: buffer.detach().clone() for name, buffer in self._buffers.items()}
             try:
-                found = _answer(
-                    lambda x: functional_call(lent, leaves, buffers, x, backend=backend), self._images, leaves
-                )
+                run = functools.partial(functional_call, lent, leaves, buffers, backend=backend)
+                found = answer_of(run, self._inputs, leaves)
                 rewind()
-                after = _outputs(lent, self._images)
+                after = outputs_of(lent, self._inputs)
             except Exception as error:  # noqa: BLE001 (whatever a backend raises)
                 return f"ends in an error of its own ({type(error).__name__}: {reason(error)})"
         if found.stranger is not None:
             return f"goes on with weights of its own{self._whose()}"
-        if not _all_close(found.outputs, self._expected.outputs):
+        if not all_close(found.outputs, self._expected.outputs):
             return f"computes another output than the network with these weights{self._whose()}"
         wrong = [name for name in leaves if not self._gradient_is_right(name, found)]
         if wrong:
@@ -107,9 +120,9 @@ class Probe:
                 f"computes another gradient than the network with these weights, of {wrong[-1]!r} and back from there"
                 f"{self._whose() or ' (as it does where what follows is checkpointed)'}"
             )
-        if not _all_close([buffers[n] for n in buffers], [self._expected.buffers[n] for n in buffers]):
+        if not all_close([buffers[n] for n in buffers], [self._expected.buffers[n] for n in buffers]):
             return "leaves other buffers than the network with these weights"
-        return None if _all_close(after, self._own) else f"changes the state of the network that it runs{self._whose()}"
+        return None if all_close(after, self._own) else f"changes the state of the network that it runs{self._whose()}"
 
     def _whose(self) -> str:
         return next((f" ({alias})" for alias in aliases(self._network)), "")
@@ -118,7 +131,7 @@ class Probe:
         expected, actual = self._expected.gradients[name], found.gradients[name]
         zero = torch.zeros_like(self._weights[name])
         given = zero if actual is None else actual
-        return _close(given, zero if expected is None else expected, floor=1e-3 * self._largest)
+        return close(given, zero if expected is None else expected, floor=1e-3 * self._largest)
 
     def _overwritten(self) -> Answer:
         """What a copy whose parameters are really overwritten answers."""
@@ -127,11 +140,14 @@ class Probe:
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(self._weights[name])
-                parameter.requires_grad_(parameter.is_floating_point())
+                parameter.requires_grad_(is_weight(parameter))
                 parameter.grad = None
             for name, buffer in buffers.items():
                 buffer.copy_(self._buffers[name])
-        return _answer(twin, self._images, own, buffers=twin)
+        found = answer_of(twin, self._inputs, own, buffers=twin)
+        changed = (name for name in own if not _same(own[name], self._weights[name]))
+        self._rewritten = next(changed, None)
+        return found
 
 
 @contextmanager
@@ -142,8 +158,16 @@ def _apart(device: torch.device) -> Iterator[Callable[[], None]]:
         yield rewind
 
 
+def _shapes(network: nn.Module) -> dict[str, torch.Size]:
+    return {name: own.shape for name, own in (*network.named_parameters(), *network.named_buffers())}
+
+
+def _same(found: Tensor, before: Tensor) -> bool:
+    return torch.allclose(found, before, rtol=0, atol=0, equal_nan=True)
+
+
 def _leaf(tensor: Tensor) -> Tensor:
-    return tensor.detach().clone().requires_grad_(tensor.is_floating_point())
+    return tensor.detach().clone().requires_grad_(is_weight(tensor))
 
 
 def _other_weights(network: nn.Module) -> dict[str, Tensor]:
@@ -152,79 +176,8 @@ def _other_weights(network: nn.Module) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for name, own in parameters_of(network).items():
         weights[name] = own.detach().clone()
-        if own.is_floating_point():
+        if is_weight(own):
             size = float(own.detach().norm()) / max(own.numel(), 1) ** 0.5 or 0.1
-            noise = torch.randn(own.shape, generator=generator).to(own.device, own.dtype)
+            noise = torch.randn(own.shape, generator=generator).to(own.device).to(own.dtype)
             weights[name] += 0.5 * size * noise
     return weights
-
-
-def _outputs(network: nn.Module, images: Tensor) -> list[Tensor]:
-    with torch.no_grad():
-        return _tensors(network(images.clone()))
-
-
-def _tensors(output: Any) -> list[Tensor]:
-    return [leaf.detach().clone() for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def _answer(
-    call: Callable[[Tensor], Any], images: Tensor, leaves: Parameters, *, buffers: nn.Module | None = None
-) -> Answer:
-    """Calls twice, each time with a backward of its own into `leaves`."""
-    outputs: list[Tensor] = []
-    stranger = None
-    for _ in range(2):
-        batch = images.clone()
-        output = call(batch)
-        outputs += _tensors(output)
-        roots = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad and t.is_floating_point()]
-        own = {id(leaf) for leaf in (batch, *leaves.values())}
-        if stranger is None:
-            stranger = next((tensor for tensor in _graph_leaves(roots) if id(tensor) not in own), None)
-        if roots and stranger is None:  # whose gradient is not to be touched
-            torch.autograd.backward(roots, [_direction(root) for root in roots])
-    gradients = {name: leaf.grad for name, leaf in leaves.items()}
-    kept = {} if buffers is None else {name: buffer.detach().clone() for name, buffer in buffers.named_buffers()}
-    return Answer(outputs, gradients, kept, stranger)
-
-
-def _direction(output: Tensor) -> Tensor:
-    """A fixed gradient with respect to the output, different for each of its numbers."""
-    return torch.cos(torch.arange(output.numel(), device=output.device)).to(output.dtype).reshape(output.shape)
-
-
-def _graph_leaves(roots: list[Tensor]) -> Iterator[Tensor]:
-    seen: set[Any] = set()
-    waiting = [root.grad_fn for root in roots] + [None]
-    yield from (root for root in roots if root.grad_fn is None)
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        waiting.extend(following for following, _ in node.next_functions)
-
-
-def _all_close(found: list[Tensor], expected: list[Tensor]) -> bool:
-    return len(found) == len(expected) and all(map(_close, found, expected))
-
-
-def _close(found: Tensor, expected: Tensor, floor: float = 1e-12) -> bool:
-    """Whether the tensors differ by little, as a share of their size; not-a-number agrees with itself."""
-    if found.shape != expected.shape:
-        return False
-    if not expected.is_floating_point():
-        return torch.equal(found, expected)
-    narrow = torch.is_autocast_enabled(expected.device.type)
-    tolerance = COARSE if narrow else TOLERANCE.get(expected.dtype, COARSE)
-    if expected.dtype not in TOLERANCE:
-        expected, found = expected.float(), found.float()
-    finite = expected.isfinite()
-    if not bool(finite.all()):
-        if not torch.equal(finite, found.isfinite()):
-            return False
-        expected, found = torch.where(finite, expected, 0), torch.where(finite, found, 0)
-    return float((found - expected).norm()) <= tolerance * (float(expected.norm()) + floor)

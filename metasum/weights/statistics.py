@@ -100,6 +100,10 @@ def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = No
     Example:
         >>> metasum.recalibrate(merged, train_loader)
 
+    Example:
+        >>> merged = recalibrate(model, [images])  # or any loader of images
+        >>> logits = merged(images)
+
     Raises:
         UsageError: there was no batch to read, or the network cannot be run on one; its statistics are as before.
     """

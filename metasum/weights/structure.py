@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import types
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,9 +17,10 @@ from torch import Tensor, jit, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 
 from metasum.errors import UsageError
-from metasum.weights.copies import copy_of
+from metasum.weights.copies import copy_of, slots_of
 
 REGISTRIES = ("_parameters", "_buffers", "_modules")
+SETTINGS = ("qconfig",)  # what PyTorch's quantisation notes down for itself
 HOOKS = ("_forward_hooks", "_forward_pre_hooks")
 DEPTH, OBJECTS = 6, 5000  # how far, and how much, is looked at behind one attribute
 
@@ -58,7 +60,8 @@ def aliases(network: nn.Module, of: nn.Module | None = None) -> Iterator[Alias]:
     wanted = {id(module): name for name, module in owner.named_modules()}
     wanted |= {id(parameter): name for name, parameter in owner.named_parameters()}
     for holder, module in network.named_modules():
-        places = [(key, value) for key, value in vars(module).items() if key not in REGISTRIES]
+        kept = vars(module) | slots_of(module)
+        places = [(key, value) for key, value in kept.items() if key not in (*REGISTRIES, *SETTINGS)]
         for attribute, value in [*places, ("forward", getattr(type(module), "forward", None))]:
             held = _first_held(value, wanted)
             if held is not None:
@@ -88,13 +91,15 @@ def _behind(value: Any) -> Iterable[Any]:
         return list(value)
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, weakref.ReferenceType):
+        return [value()]
     if isinstance(value, types.MethodType):
         return [value.__self__, value.__func__]
     if isinstance(value, types.FunctionType):
         return [*_cells(value), *(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
     if isinstance(value, type | types.ModuleType | Tensor | str | bytes | int | float) or value is None:
         return ()
-    return list(getattr(value, "__dict__", {}).values())
+    return [*getattr(value, "__dict__", {}).values(), *slots_of(value).values()]
 
 
 def _cells(function: types.FunctionType) -> Iterator[Any]:
@@ -116,6 +121,8 @@ def is_plain(network: nn.Module) -> bool:
             return False
         if any(getattr(module, hooks) for hooks in HOOKS) or "forward" in vars(module) or _is_compiled(module):
             return False
+        if any(isinstance(value, Tensor) for value in vars(module).values()):
+            return False
     return next(aliases(network), None) is None
 
 
@@ -130,7 +137,7 @@ def refusal(network: nn.Module, backend: str) -> str | None:
 
 def _refusal(module: nn.Module, backend: str, *, is_root: bool) -> str | None:
     if isinstance(module, jit.ScriptModule) and (backend != "torch" or is_root):
-        return "is compiled by torch.jit: take the module that it was scripted from"
+        return "is compiled by torch.jit: take the module that it was made from"
     if backend == "torch":
         return "is one that torch.func does not run" if isinstance(module, nn.DataParallel) and is_root else None
     if _is_compiled(module):
@@ -149,15 +156,29 @@ def summable_copy(network: nn.Module) -> nn.Module:
 
     Raises:
         ArchitectureError: a submodule cannot be copied; it is named.
-        UsageError: a lazy module has no weights yet; the network has no floating-point parameters; the copy still
-            calls layers of the original, as through an inner function; or there are weights that are neither
-            parameters nor buffers, as quantised ones.
+        UsageError: a lazy module has no weights yet; a module is compiled by torch.jit; there are weights that are
+            neither parameters nor buffers, as quantised ones; a parameter has hooks of its own; the network has no
+            floating-point parameters; or the copy still calls layers of the original, as through an inner function.
     """
     kind = type(network).__name__
     for name, module in network.named_modules():
+        own = f"{named(name)} ({type(module).__name__})"
         if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():  # type: ignore[misc]
-            lazy = f"{named(name)} ({type(module).__name__})"
-            raise UsageError(f"{lazy} has no weights before its first batch; run the network once, then sum it.")
+            raise UsageError(f"{own} has no weights before its first batch; run the network once, then sum it.")
+        if isinstance(module, jit.ScriptModule):
+            raise UsageError(f"{own} is compiled by torch.jit; sum the module that it was made from.")
+    hidden = _hidden_weights(network)
+    if hidden is not None:
+        raise UsageError(
+            f"{kind} keeps weights that are neither parameters nor buffers ({hidden!r} in its state dict), as "
+            "quantised layers do; sum the networks before quantising."
+        )
+    for name, parameter in network.named_parameters():
+        if parameter._backward_hooks or getattr(parameter, "_post_accumulate_grad_hooks", None):
+            raise UsageError(
+                f"parameter {name!r} has gradient hooks, which no copy keeps: take them off before, and attach them to "
+                "the parameters of target and support."
+            )
     if not any(parameter.is_floating_point() or parameter.is_complex() for parameter in network.parameters()):
         raise UsageError(f"{kind} has no floating-point parameters, so that there is nothing to sum.")
     twin = copy_of(network)
@@ -166,12 +187,6 @@ def summable_copy(network: nn.Module) -> nn.Module:
         raise UsageError(
             f"a copy of {kind} still calls layers of the original: {alias}, which a copy does not follow; "
             "keep the layer itself in an attribute and call it in forward."
-        )
-    hidden = _hidden_weights(network)
-    if hidden is not None:
-        raise UsageError(
-            f"{kind} keeps weights that are neither parameters nor buffers ({hidden!r} in its state dict), as "
-            "quantised layers do; sum the networks before quantising."
         )
     return twin
 

@@ -91,6 +91,49 @@ def test_matching_undoes_a_permutation(kind):
         torch.testing.assert_close(merged[name], tensor.detach())
 
 
+class Tokens(nn.Module):
+    """Two transformer layers on the pixels of an image."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 12, 8, stride=8), nn.Linear(12, 4)
+        self.layers = nn.Sequential(*[nn.TransformerEncoderLayer(12, 3, 20, batch_first=True) for _ in range(2)])
+
+    def forward(self, x):
+        return self.last(self.layers(self.first(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+class Parts(nn.Module):
+    """A grouped convolution of three parts between others."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, 12, 3), nn.ReLU(), nn.Conv2d(12, 18, 3, groups=3), nn.ReLU(), nn.Conv2d(18, 4, 3)
+        )
+
+    def forward(self, x):
+        return self.layers(x).mean((2, 3))
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("kind", [Tokens, Parts])
+def test_matching_undoes_an_order_of_blocks_and_of_what_is_in_them(kind, seed):
+    torch.manual_seed(seed)
+    network, x = kind().eval(), torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.add_(0.1 * torch.randn_like(tensor))
+    groups = channel_groups(network, x)
+    assert sum(group.of_blocks for group in groups) == 2
+    moved = copy.deepcopy(network)
+    permute_network(moved, groups, random_orders(groups, seed))
+    ends = [Endpoint(network, [x]), Endpoint(moved, [x])]
+    merged = merge(WeightMatching(seed=0), ends, ends[0].parameters)
+    for name, tensor in parameters_of(network).items():
+        torch.testing.assert_close(merged[name], tensor.detach())
+
+
 def test_no_single_permutation_can_be_bettered():
     """At the end every group's permutation is the best for it, the others being as they are: checked by swaps."""
     first, second = (parameters_of(small_network(seed)) for seed in (1, 2))

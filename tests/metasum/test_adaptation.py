@@ -42,7 +42,7 @@ def learn2learn_loss(algorithm, model):
 @pytest.mark.parametrize("backend", ["learn2learn", "torch", "higher"])
 @pytest.mark.parametrize("first_order", [False, True])
 def test_meta_gradients_are_those_of_learn2learns_maml(backend, first_order):
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, first_order=first_order, backend=backend)
+    networks = MetaSum(small_network(), shared=True, lr=0.2, first_order=first_order, backend=backend)
     model = small_network()
     maml = third_party.learn2learn().algorithms.MAML(model, lr=0.2, first_order=first_order)
     mine = gradients(episode_loss(adapted(networks)), networks)
@@ -52,7 +52,7 @@ def test_meta_gradients_are_those_of_learn2learns_maml(backend, first_order):
 
 
 def test_learnt_rates_get_the_gradients_of_learn2learns_meta_sgd():
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.2, inner_optimizer="meta-sgd")
+    networks = MetaSum(small_network(), shared=True, lr=0.2, inner_optimizer="meta-sgd")
     model = small_network()
     meta_sgd = third_party.learn2learn().algorithms.MetaSGD(model, lr=0.2)
     meta_sgd.lrs = torch.nn.ParameterList([torch.nn.Parameter(lr.double()) for lr in meta_sgd.lrs])
@@ -64,7 +64,7 @@ def test_learnt_rates_get_the_gradients_of_learn2learns_meta_sgd():
 
 
 def test_meta_gradients_through_adam_are_those_of_highers_inner_loop():
-    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer="adam")
+    networks = MetaSum(smooth_network(), shared=True, lr=0.05, inner_optimizer="adam")
     model, higher = smooth_network(), third_party.higher()
     with higher.innerloop_ctx(model, torch.optim.Adam(model.parameters(), 0.05), copy_initial_weights=False) as (f, o):
         for _ in range(STEPS):
@@ -85,7 +85,7 @@ def smooth_network():
 
 @pytest.mark.parametrize("rule", ["sgd", "meta-sgd", "adam"])
 def test_the_sums_gradient_agrees_with_finite_differences(rule):
-    networks = MetaSum(smooth_network(), shared=True, inner_lr=0.05, inner_optimizer=rule, backend="torch")
+    networks = MetaSum(smooth_network(), shared=True, lr=0.05, inner_optimizer=rule, backend="torch")
     weight = networks.target[1].bias
 
     def loss(bias):
@@ -108,9 +108,9 @@ def test_networks_adapt_apart():
     alone = networks.clone()
     for _ in range(STEPS):
         alone.adapt(cross_entropy(alone.target(X_T), Y_T))
-    for name, tensor in alone.target.parameters.items():
-        torch.testing.assert_close(tensor, both.target.parameters[name])
-    assert all(torch.equal(t, dict(networks.target.named_parameters())[n]) for n, t in alone.support.parameters.items())
+    for name, tensor in alone.target.named_parameters():
+        torch.testing.assert_close(tensor, dict(both.target.named_parameters())[name])
+    assert all(torch.equal(t, dict(networks.target.named_parameters())[n]) for n, t in alone.support.named_parameters())
 
 
 def test_clones_leave_weights_and_statistics_of_the_module_alone():
@@ -157,7 +157,7 @@ def test_one_clone_makes_no_sum():
 
 def test_it_drops_into_an_ordinary_learn2learn_loop():
     """An initialisation from which two tasks can be learnt apart in three steps, and added."""
-    networks = MetaSum(small_network(), shared=True, inner_lr=0.3)
+    networks = MetaSum(small_network(), shared=True, lr=0.3)
     optimizer = torch.optim.Adam(networks.parameters(), 0.02)
     losses = []
     for _ in range(40):
@@ -167,3 +167,128 @@ def test_it_drops_into_an_ordinary_learn2learn_loop():
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+def learn2learns_loop(meta, steps=4, clip=None):
+    """Meta-training as learn2learn's README writes it; `meta` is a MAML, or a MetaSum whose one clone is taken."""
+    optimizer = torch.optim.SGD(meta.parameters(), lr=0.1)
+    for step in range(steps):
+        optimizer.zero_grad()
+        for task in range(2):
+            clone = meta.clone()
+            clone = getattr(clone, "target", clone)
+            clone.train()
+            x, y = images(seed=10 * step + task), labels(seed=10 * step + task)
+            clone.adapt(cross_entropy(clone(x), y))
+            clone.adapt(cross_entropy(clone(x + 0.1), y), first_order=step == 1)
+            if clip is not None:  # the clone's own gradients, which it keeps when asked to
+                for parameter in clone.parameters():
+                    parameter.retain_grad()
+            clone.eval()
+            cross_entropy(clone(images(seed=99 + task)), y).backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(clone.parameters(), clip)
+                assert sum(float(own.grad.square().sum()) for own in clone.parameters()) <= clip**2 + 1e-6
+        torch.nn.utils.clip_grad_norm_(meta.parameters(), 1.0)
+        optimizer.step()
+    return list(meta.parameters())
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_learn2learn_loop_ends_where_its_maml_does(first_order):
+    """Batch norm in eval mode apart: MAML's clones share one network's statistics, these have their own."""
+    mine = learn2learns_loop(MetaSum(small_network(norm=False), shared=True, lr=0.2, first_order=first_order), clip=0.5)
+    maml = third_party.learn2learn().algorithms.MAML(small_network(norm=False), lr=0.2, first_order=first_order)
+    for own, other in zip(mine, learn2learns_loop(maml), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-10)
+
+
+def test_clones_when_called_are_their_sum_and_adapt_to_its_loss():
+    networks = MetaSum(small_network(), shared=True, lr=0.2)
+    clones = networks.clone()
+    before = [own.detach().clone() for own in clones.parameters()]
+    clones.adapt(cross_entropy(clones(X_T), Y_T))
+    assert len(before) == 2 * len(list(networks.target.parameters()))
+    assert all(
+        not torch.equal(now, then) for now, then in zip(clones.parameters(), before, strict=True) if now.ndim > 1
+    )
+    torch.testing.assert_close(clones(X_T), clones.summed(X_T))
+    target, support = clones
+    assert (target, support) == (clones.target, clones.support)
+    assert networks(X_T).shape == (6, 4)
+
+
+def test_a_clones_mode_is_its_own():
+    networks = MetaSum(small_network(), shared=True).train()
+    clones = networks.clone()
+    target = clones.target
+    trained = target(X_T)
+    networks.target.eval()
+    plain = networks.target(X_T)
+    networks.target.train()
+    target = networks.clone().target.eval()
+    torch.testing.assert_close(target(X_T), plain)
+    assert not torch.allclose(plain, trained)
+    assert networks.target.training
+    assert not target.training
+    statistics = {name: buffer.clone() for name, buffer in networks.sum_statistics().items()}
+    clones.eval().summed(X_T)
+    assert all(torch.equal(buffer, statistics[name]) for name, buffer in networks.sum_statistics().items())
+    clones.train().summed(X_T)
+    assert not torch.equal(networks.sum_statistics()["1.running_mean"], statistics["1.running_mean"])
+
+
+def with_unused():
+    network = small_network()
+    network.register_parameter("unused", torch.nn.Parameter(torch.ones(2).double()))
+    return network
+
+
+def with_frozen():
+    network = small_network()
+    network[0].weight.requires_grad_(False)
+    return network
+
+
+@pytest.mark.parametrize("inner", ["sgd", "meta-sgd", "adam"])
+@pytest.mark.parametrize(
+    ("make", "allow", "words"),
+    [
+        (with_unused, {"allow_unused": True}, "does not depend on 'unused'; allow_unused=True"),
+        (with_unused, {"allow_nograd": True}, "does not depend on 'unused'"),
+        (with_frozen, {"allow_nograd": True}, "'0.weight' requires no gradient; allow_nograd=True"),
+    ],
+)
+def test_weights_that_stay_behind_do_so_with_leave_only(make, allow, words, inner):
+    networks = MetaSum(make(), shared=True, inner_optimizer=inner)
+    clone = networks.clone().target
+    with pytest.raises(UsageError, match=words):
+        clone.adapt(cross_entropy(clone(X_T), Y_T))
+    for clones in (networks.clone(**allow), MetaSum(make(), shared=True, inner_optimizer=inner, **allow).clone()):
+        before = dict(clones.target.named_parameters())
+        clones.target.adapt(cross_entropy(clones.target(X_T), Y_T))
+        moved = {name for name, own in clones.target.named_parameters() if not torch.equal(own, before[name])}
+        assert moved.isdisjoint({"unused"} if make is with_unused else {"0.weight"})
+        assert {"7.weight", "5.bias"} <= moved
+    clone.adapt(cross_entropy(clone(X_T), Y_T), **allow)
+
+
+@pytest.mark.parametrize("inner", ["sgd", "meta-sgd", "adam"])
+def test_a_loss_that_does_not_reach_the_clones_is_refused(inner):
+    networks = MetaSum(small_network(), shared=True, inner_optimizer=inner)
+    clones, others = networks.clone(), networks.clone()
+    losses = {
+        "of other clones": cross_entropy(others.target(X_T), Y_T),
+        "of the module itself": cross_entropy(networks.target(X_T), Y_T),
+        "without a gradient": cross_entropy(clones.target(X_T), Y_T).detach(),
+    }
+    for loss in losses.values():
+        for adapting in (clones, clones.target):
+            with pytest.raises(UsageError, match="depends on no weight of the clones"):
+                adapting.adapt(loss, allow_unused=True)
+    with pytest.raises(UsageError, match=r"one number, not \[6\]"):
+        clones.adapt(cross_entropy(clones.target(X_T), Y_T, reduction="none"))
+    old = cross_entropy(clones.support(X_T), Y_T)
+    clones.support.adapt(cross_entropy(clones.support(X_T), Y_T))
+    with pytest.raises(UsageError, match="after their last step"):
+        clones.support.adapt(old)

@@ -18,6 +18,7 @@ from metasum.merging.draws import BLOCK, kept_entries
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.kinds import statistics_among
 from metasum.merging.memory import merge, merge_parameters
+from metasum.merging.plain import Weighted
 from metasum.merging.selection import Selection, just_below
 from metasum.merging.tensors import TensorMethod
 from metasum.networks.build import load_network
@@ -274,6 +275,26 @@ def test_ties_per_tensor_is_mergekits(tmp_path, files, density):
         kept = deltas * get_mask(deltas, method="sum")
         count = (kept != 0).sum(0).clamp(min=1)
         torch.testing.assert_close(result[name], start + 0.7 * kept.sum(0) / count)
+
+
+@pytest.mark.parametrize(("weights", "same_bits"), [((0.5, 0.5), True), ((0.6, 0.4), False)])
+def test_weighted_is_mergekits_linear_but_for_one_rounding(weights, same_bits):
+    """docs/merging.md says so."""
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        base = pytest.importorskip("mergekit.merge_methods.base")  # in the development group only
+        from mergekit.merge_methods.linear import linear_merge
+    generator = torch.Generator().manual_seed(0)
+    pair = [torch.randn(30_000, generator=generator) for _ in range(2)]
+    (theirs,) = linear_merge([base.TensorGroup.from_tensors(pair)], parameters={"weight": list(weights)})
+    sets = [{"w": tensor} for tensor in pair]
+    ours = merge_parameters(Weighted(weights=weights), sets)["w"]
+    assert torch.equal(ours, theirs) == same_bits
+    assert 0.2 < float((ours != theirs).float().mean()) < 0.35 or same_bits
+    sizes = sum(weight * tensor.abs() for weight, tensor in zip(weights, pair, strict=True))
+    assert bool(((ours - theirs).abs() <= torch.finfo(torch.float32).eps * sizes).all())
 
 
 def test_task_arithmetic_at_one_over_n_is_the_average(tmp_path, files):

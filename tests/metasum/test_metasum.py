@@ -119,7 +119,7 @@ def test_task_arithmetic_adds_what_was_learnt_to_the_start():
 
 
 def test_a_shared_start_gets_its_part_of_task_arithmetics_gradient():
-    networks = MetaSum(small_network(), shared=True, operator="task-arithmetic", scaling=0.7, inner_lr=0.1)
+    networks = MetaSum(small_network(), shared=True, operator="task-arithmetic", scaling=0.7, lr=0.1)
     clones = networks.clone()
     clones.summed(images()).sum().backward()  # no step yet: the sum is θ_0 itself, whatever λ
     found = [parameter.grad.clone() for parameter in networks.target.parameters()]

@@ -68,6 +68,14 @@ def test_hidden_weights_belong_to_one_slot_at_most():
         assert (tensor + counts[1][name]).max() == most, name
 
 
+def test_thin_networks_start_with_weights_as_large_as_if_drawn_for_themselves():
+    network = build_network(NetworkConfig(width=0.5, num_classes=10), in_channels=1, seed=0)
+    for name, weight in Slot(network, 1, 4).start(network).named_parameters():
+        if weight.ndim > 1 and weight.numel() > 2000:
+            drawn = 1 / math.sqrt(3 * weight[0].numel())  # PyTorch's own initialisation
+            assert weight.detach().std().item() == pytest.approx(drawn, rel=0.15), name
+
+
 def test_placing_hands_the_gradient_back():
     network = small_network()
     slot = Slot(network, 0, 2)

@@ -12,6 +12,10 @@ from metasum.config import Checked, option
 class MergeConfig(Checked):
     """Which parameters are merged, and what is written.
 
+    Example:
+        >>> settings = MergeConfig(skip=("head.*",), dtype="bfloat16", threads=2)  # the head is the first file's
+        >>> result = merge_files("average", ["a.safetensors", "b.safetensors"], "both.safetensors", settings=settings)
+
     Raises:
         UsageError: a value is of the wrong type, outside its range or not among its choices.
     """

@@ -54,7 +54,9 @@ def merge_files(
         cancelled: asked now and then whether to stop.
 
     Example:
-        >>> merge_files(TIES(density=0.3), ["a.safetensors", "b.safetensors"], "both.safetensors", base="start.pt")
+        >>> from metasum.merging.ties import TIES
+        >>> files = ["a.safetensors", "b.safetensors"]
+        >>> result = merge_files(TIES(density=0.3), files, "both.safetensors", base="start.safetensors")
 
     Raises:
         UsageError: a setting makes no sense, the method needs more than files, or `output` cannot be written like this.
