@@ -2,6 +2,7 @@
 
 import copy
 
+import odd_layers
 import pytest
 import torch
 from odd_modules import REFUSED, RUN, odd_module
@@ -13,6 +14,7 @@ from metasum import merge, recalibrate
 from metasum.errors import ArchitectureError, MetaSumError, UsageError
 from metasum.merging import METHODS
 from metasum.merging.ties import TIES
+from metasum.weights.inputs import Inputs, tensors_in
 
 X, Z, Y = inputs(0), inputs(1, size=3), classes()
 SETTINGS = {"weighted": {"weights": (0.5, 0.25)}}
@@ -207,11 +209,15 @@ def test_recalibration_reads_any_loader_and_leaves_out_a_last_image_alone():
     recalibrate(two, [(Z, X)], forward=lambda net, batch: (net(batch[1], batch[0]), "anything"))
 
 
+ODD = RUN | odd_layers.RUN | {"list of tensors": REFUSED["list of tensors"]}  # whose copies are whole
+DIFFERENT = "quantisation-aware training"  # whose networks have rounded to different integers
+
+
 @pytest.mark.filterwarnings("ignore:None of the inputs")  # of the reentrant checkpoint
-@pytest.mark.parametrize("kind", [*(kind for kind in RUN if kind != "drawing"), "list of tensors"])
+@pytest.mark.parametrize("kind", sorted({*ODD} - {"drawing", DIFFERENT}))
 def test_networks_that_run_in_unusual_ways_are_merged_whole(kind):
     """The same as one that was built anew and given the merged tensors one by one."""
-    make = (RUN | REFUSED)[kind][0]
+    make = ODD[kind][0]
     networks = [odd_module(make, seed) for seed in (1, 2)]
     before = snapshot(*networks)
     found = merge(networks)
@@ -222,22 +228,23 @@ def test_networks_that_run_in_unusual_ways_are_merged_whole(kind):
             tensor.copy_(found.get_parameter(name))
         for name, tensor in expected.named_buffers():
             tensor.copy_(found.get_buffer(name))
-        x = inputs(size=3)
-        torch.testing.assert_close(found(x), expected.eval()(x))
+        given = odd_layers.INPUTS.get(kind, Inputs.of(odd_layers.x))
+        pair = (tensors_in(given.call(network)) for network in (found, expected.eval()))
+        torch.testing.assert_close(*map(list, pair))
 
 
-@pytest.mark.parametrize("kind", ["inner function", "lazy", "quantised", "no weights"])
+@pytest.mark.parametrize("kind", ["inner function", "lazy, no batch yet", "quantised layer", "no weights at all"])
 def test_networks_that_a_copy_would_not_be_of_are_refused(kind):
     make, words = REFUSED[kind]
     with pytest.raises(MetaSumError, match=words):
         merge([odd_module(make, 1), odd_module(make, 2)])
 
 
-def test_a_spectral_norm_divides_by_the_merged_weights_norm():
-    networks = [
-        seeded(lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(6, 4)), seed).eval() for seed in (1, 2)
-    ]
+@pytest.mark.parametrize("norm", [nn.utils.parametrizations.spectral_norm, nn.utils.spectral_norm])
+def test_a_spectral_norm_divides_by_the_merged_weights_norm(norm):
+    networks = [seeded(lambda: norm(nn.Linear(6, 4)), seed).eval() for seed in (1, 2)]
     found = merge(networks)
+    found(X)
     assert float(torch.linalg.matrix_norm(found.weight.detach(), 2)) == pytest.approx(1, abs=1e-3)
 
 
