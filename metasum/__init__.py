@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.modules.lines import line as line
     from metasum.modules.measuring import evaluate as evaluate
     from metasum.modules.merging import merge as merge
+    from metasum.modules.repairing import repair as repair
     from metasum.modules.tasks import MergedTasks as MergedTasks
     from metasum.networks.build import load_network as load_network
     from metasum.run.request import Request as Request
@@ -47,6 +48,7 @@ _HOMES = {
     "merge_files": "metasum.merging.disk.files",
     "Request": "metasum.run.request",
     "recalibrate": "metasum.weights.statistics",
+    "repair": "metasum.modules.repairing",
     "same_function": "metasum.modules.aligning",
     "settings": "metasum.run.request",
     "sum_parameters": "metasum.weights.composition",
