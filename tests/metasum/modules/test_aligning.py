@@ -1,5 +1,7 @@
 """Networks in another order: brought back, and told apart from networks that compute something else."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -12,10 +14,22 @@ from metasum.networks.permuting import permute_network
 from metasum.weights.copies import copy_of
 
 X, Z = inputs(), inputs(1, size=3)
+
+
+class Outputs(OrderedDict):
+    """As Hugging Face's outputs: a dictionary whose entries are attributes, too."""
+
+
+class AnswersADictionary(AnswersAnObject):
+    def forward(self, values, attention_mask=None):
+        return Outputs(logits=super().forward(values, attention_mask).logits, loss=None)
+
+
 KINDS = {
     "tensor": (Trunk, X, None),
     "two inputs": (TwoInputs, {"image": X, "extra": Z}, None),
     "object": (AnswersAnObject, {"values": X, "attention_mask": X[:, 0]}, None),
+    "dictionary": (AnswersADictionary, X, None),
     "forward": (AnswersAnObject, ["text", X], lambda net, batch: net(batch[1]).logits),
 }
 
