@@ -7,29 +7,27 @@ averaged units vary less than those of either network: statistics of batch norms
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metasum.errors import DivergenceError
-from metasum.merging.endpoints import Endpoint, NetworkMethod
+from metasum.merging.endpoints import AligningMethod, Endpoint
 from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from metasum.networks.channels import Axis, ChannelGroup
-    from metasum.types import Parameters
 
-CHUNK = 32  # images that are run at once
+CHUNK = 32  # inputs that are run at once
 IMAGES = 8  # that a permuted network is looked at on
 LEAST = 1e-12  # share of a channel's mean square that is no rounding error of its variance
 
 
-class ActivationMatching(NetworkMethod):
+class ActivationMatching(AligningMethod):
     """The average of all networks, the channels of each in the order in which they answer to images as the first's do.
 
     Both networks see the images of both. Attention heads, parts of grouped convolutions and other channels that no
@@ -44,65 +42,43 @@ class ActivationMatching(NetworkMethod):
     needs_networks = True
     two_starts = True
 
-    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        """See `Method.merge`; raises what `align` does."""
-        from metasum.weights.composition import average_parameters
-
-        first, *others = endpoints
-        aligned = [endpoint._replace(network=self.align(endpoint, first)) for endpoint in others]
-        return average_parameters([end.parameters for end in (first, *aligned)])
-
     def align(self, endpoint: Endpoint, to: Endpoint) -> nn.Module:
-        """A copy of the endpoint's network, its channels in the order of the other's.
-
-        Raises:
-            ArchitectureError: it cannot tell which channels may be permuted, or a permuted network computes another
-                function than before on its own images.
-            DivergenceError: what the networks compute is NaN or infinite.
-        """
+        """See `AligningMethod.align`; raises DivergenceError where what the networks compute is NaN or infinite."""
         import torch
 
         from metasum.baselines.weight_matching import match
         from metasum.networks.channels import channel_groups
         from metasum.networks.permuting import permute_network
         from metasum.networks.same_function import same_function
+        from metasum.weights.batches import limited
+        from metasum.weights.copies import copy_of
 
-        groups = channel_groups(to.network, to.images[0][:1])
-        chunks = [chunk for end in (to, endpoint) for chunk in self._chunks(end)]
-        found = correlations(to.network, endpoint.network, groups, chunks)
-        orders = [_best(own, group.size) for own, group in zip(found, groups, strict=True)]
-        moved = copy.deepcopy(endpoint.network)
-        permute_network(moved, groups, orders)
+        every = channel_groups(to.network, to.few_images(IMAGES), forward=to.forward)
+        groups = [group for group in every if any(axis.name not in to.kept for axis in group.positions)]
+        count = self.config.merging_images
+        chunks = (chunk for end in (to, endpoint) for chunk in limited(end.images, count, size=CHUNK))
+        found = correlations(to, endpoint, groups, chunks)
+        moved = copy_of(endpoint.network)
+        permute_network(moved, groups, [_best(own, group.size) for own, group in zip(found, groups, strict=True)])
         rest = [group for group, own in zip(groups, found, strict=True) if own is None]
         if rest:
-            by_weights = match(
-                to.parameters, Endpoint(moved, []).parameters, rest, generator=torch.Generator().manual_seed(0)
-            )
-            permute_network(moved, rest, by_weights)
-        same_function(endpoint.network, moved, endpoint.images[0][:IMAGES])
+            others = endpoint._replace(network=moved).parameters
+            orders = match(to.parameters, others, rest, generator=torch.Generator().manual_seed(0))
+            permute_network(moved, rest, orders)
+        same_function(endpoint.network, moved, endpoint.few_images(IMAGES), forward=endpoint.forward)
         return moved
-
-    def _chunks(self, endpoint: Endpoint) -> Iterator[Tensor]:
-        import torch
-
-        left = self.config.merging_images
-        for batch in endpoint.images:
-            yield from torch.split(batch[:left], CHUNK)
-            left -= len(batch[:left])
-            if left <= 0:
-                return
 
 
 def correlations(
-    first: nn.Module, second: nn.Module, groups: Sequence[ChannelGroup], chunks: Iterable[Tensor]
+    first: Endpoint, second: Endpoint, groups: Sequence[ChannelGroup], chunks: Iterable[Any]
 ) -> list[Tensor | None]:
     """How alike two networks' channels are, over images and pixels, where linear layers and convolutions read them.
 
     Args:
-        first: in eval mode, like the second.
-        second: of the same architecture.
+        first: its network in eval mode, like the second's.
+        second: its network of the same architecture.
         groups: of both networks' channels.
-        chunks: images `[N, C, H, W]` that both are run on, once.
+        chunks: batches as `Endpoint.images` gives them, which both are run on, once.
 
     Returns:
         For each group Pearson's correlations `[channels of the first, of the second]`, float64 on the CPU, summed over
@@ -113,13 +89,13 @@ def correlations(
     """
     import torch
 
-    readers = _readers(first, groups)
+    readers = _readers(first.network, groups)
     moments = {reader: _Moments() for reader in readers}
     with torch.no_grad():
         for chunk in chunks:
-            with _inputs(first, readers) as ours, _inputs(second, readers) as theirs:
-                first(chunk)
-                second(chunk)
+            with _inputs(first.network, readers) as ours, _inputs(second.network, readers) as theirs:
+                first.logits(chunk)
+                second.logits(chunk)
             for reader in readers:
                 for one, two in zip(ours[reader.layer], theirs[reader.layer], strict=True):
                     moments[reader].add(_channels(one, reader, groups), _channels(two, reader, groups))

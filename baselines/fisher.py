@@ -13,12 +13,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from metasum.errors import UsageError
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from metasum.types import Parameters
 
@@ -41,11 +42,7 @@ class Fisher(NetworkMethod):
 
         generator = torch.Generator().manual_seed(self.seed)  # of the labels drawn
         weighted = [
-            (
-                end.parameters,
-                fisher_information(end.network, torch.cat(list(end.images))[: self.config.merging_images], generator),
-            )
-            for end in endpoints
+            (end.parameters, fisher_information(end, self.config.merging_images, generator)) for end in endpoints
         ]
         return {
             name: sum(((fisher[name] + FLOOR) * own[name] for own, fisher in weighted), torch.zeros(()))
@@ -54,26 +51,58 @@ class Fisher(NetworkMethod):
         }
 
 
-def fisher_information(network: nn.Module, images: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def fisher_information(endpoint: Endpoint, count: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Diagonal of the Fisher information: E over images and y ~ p(y | x) of (d log p(y | x) / dθ)², by name.
 
     Args:
-        network: in eval mode, so that every image is seen by itself; its gradients are neither read nor kept.
-        images: `[N, C, H, W]`.
+        endpoint: a network in eval mode, so that every image is seen by itself; its gradients are neither read nor
+            kept.
+        count: of its images that are looked at, at most.
         generator: of the labels, on the CPU.
+
+    Raises:
+        UsageError: the network answers with something else than one row of logits for each image.
     """
     import torch
 
-    from metasum.weights.parameters import parameters_of
+    from metasum.weights.batches import limited
+    from metasum.weights.shared_parts import is_weight
 
-    parameters = parameters_of(network)
-    total = {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
-    for image in images:
+    endpoint = with_gradients(endpoint)
+    own = dict(endpoint.network.named_parameters())
+    total = {name: torch.zeros_like(tensor) for name, tensor in endpoint.parameters.items()}
+    weights = {name: own[name] for name in total if is_weight(own[name])}
+    seen = 0
+    for image in limited(endpoint.images, count, size=1):
         with torch.enable_grad():
-            log_likelihood = network(image.unsqueeze(0)).log_softmax(dim=-1)[0]
+            log_likelihood = _one_row(endpoint.logits(image)).log_softmax(dim=-1)
             label = torch.multinomial(log_likelihood.detach().exp().cpu(), 1, generator=generator).item()
-            gradients = torch.autograd.grad(log_likelihood[int(label)], list(parameters.values()), allow_unused=True)
-        for name, gradient in zip(parameters, gradients, strict=True):
+            gradients = torch.autograd.grad(log_likelihood[int(label)], list(weights.values()), allow_unused=True)
+        for name, gradient in zip(weights, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient.square() / len(images)
-    return total
+                total[name] += gradient.square()
+        seen += 1
+    return {name: tensor / max(1, seen) for name, tensor in total.items()}
+
+
+def with_gradients(endpoint: Endpoint) -> Endpoint:
+    """The endpoint; where a weight of its network is frozen, with a copy in which none is."""
+    from metasum.weights.copies import copy_of
+    from metasum.weights.shared_parts import is_weight
+
+    if all(own.requires_grad for own in endpoint.network.parameters() if is_weight(own)):
+        return endpoint
+    network = copy_of(endpoint.network)
+    for own in network.parameters():
+        if is_weight(own):
+            own.requires_grad_(True)
+    return endpoint._replace(network=network)
+
+
+def _one_row(logits: Tensor) -> Tensor:
+    if logits.ndim != 2 or len(logits) != 1:
+        raise UsageError(
+            "Fisher information is that of class labels, one for each input; to one input the network answers with "
+            f"{list(logits.shape)} values, not with [1, classes]."
+        )
+    return logits[0]

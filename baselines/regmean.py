@@ -44,30 +44,29 @@ class RegMean(NetworkMethod):
     needs_networks = True
 
     def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        import torch
-
         from metasum.weights.composition import average_parameters
 
         merged = average_parameters([end.parameters for end in endpoints])
-        count = self.config.merging_images
-        products = [input_products(end.network, torch.cat(list(end.images))[:count]) for end in endpoints]
-        for name in products[0]:
+        products = [input_products(end, self.config.merging_images) for end in endpoints]
+        for name in (name for name in products[0] if all(name in own for own in products)):
             weights = [end.parameters[name] for end in endpoints]
             merged[name] = _solve([_shrunk(own[name], self.config.shrinkage) for own in products], weights)
         return merged
 
 
-def input_products(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """Mean of xᵀx over the inputs of every linear layer and ungrouped convolution, by the weight's name.
+def input_products(endpoint: Endpoint, count: int) -> dict[str, Tensor]:
+    """Mean of xᵀx over the inputs of every linear layer and ungrouped convolution that is merged, by the weight's name.
 
     Args:
-        network: in eval mode.
-        images: `[N, C, H, W]`.
+        endpoint: a network in eval mode.
+        count: of its images that are looked at, at most.
 
     Returns:
         Tensors `[K, K]`, float64; K is what one output sees: the inputs, or channels times kernel positions.
     """
     import torch
+
+    from metasum.weights.batches import limited
 
     totals: dict[str, tuple[Tensor, int]] = {}
 
@@ -76,12 +75,14 @@ def input_products(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
         total, count = totals.get(name, (torch.zeros((), device=rows.device), 0))
         totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
 
-    modules = [(f"{name}.weight", m) for name, m in network.named_modules() if _is_solved(m)]
+    merged = endpoint.parameters
+    names = [(f"{name}.weight".removeprefix("."), m) for name, m in endpoint.network.named_modules() if _is_solved(m)]
+    modules = [(name, module) for name, module in names if name in merged]
     handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in modules]
     try:
         with torch.no_grad():
-            for chunk in torch.split(images, CHUNK):
-                network(chunk)
+            for chunk in limited(endpoint.images, count, size=CHUNK):
+                endpoint.logits(chunk)
     finally:
         for handle in handles:
             handle.remove()

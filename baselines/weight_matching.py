@@ -8,16 +8,15 @@ it did is looked at on its own images before it is used.
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from metasum.merging.endpoints import Endpoint, NetworkMethod
+from metasum.merging.endpoints import AligningMethod, Endpoint
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters
@@ -27,7 +26,7 @@ LEAST = 1e-9  # share of the likeness that counts as a gain
 IMAGES = 8  # that a permuted network is looked at on
 
 
-class WeightMatching(NetworkMethod):
+class WeightMatching(AligningMethod):
     """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
     name = "weight-matching"
@@ -37,45 +36,30 @@ class WeightMatching(NetworkMethod):
     random = True
     two_starts = True
 
-    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        """See `Method.merge`.
-
-        Raises:
-            ArchitectureError: it cannot tell which channels may be permuted, or a permuted network computes another
-                function than before on its own images (on noise, where it comes without any).
-        """
+    def align(self, endpoint: Endpoint, to: Endpoint) -> nn.Module:
         import torch
 
         from metasum.networks.channels import channel_groups
         from metasum.networks.permuting import permute_network
         from metasum.networks.same_function import same_function
-        from metasum.weights.composition import average_parameters
-        from metasum.weights.parameters import parameters_of
+        from metasum.weights.copies import copy_of
 
-        first, *others = endpoints
-        groups = channel_groups(first.network, _few_images(first))
+        every = channel_groups(to.network, _few_images(to), forward=to.forward)
+        groups = [group for group in every if any(axis.name not in to.kept for axis in group.positions)]
         generator = torch.Generator().manual_seed(self.seed)
-        aligned = []
-        for other in others:
-            orders = match(first.parameters, other.parameters, groups, generator=generator)
-            moved = copy.deepcopy(other.network)
-            permute_network(moved, groups, orders)
-            same_function(other.network, moved, _few_images(other))
-            aligned.append({name: tensor.detach() for name, tensor in parameters_of(moved).items()})
-        return average_parameters([first.parameters, *aligned])
+        orders = match(to.parameters, endpoint.parameters, groups, generator=generator)
+        moved = copy_of(endpoint.network)
+        permute_network(moved, groups, orders)
+        same_function(endpoint.network, moved, _few_images(endpoint), forward=endpoint.forward)
+        return moved
 
 
-def _few_images(endpoint: Endpoint) -> Tensor:
+def _few_images(endpoint: Endpoint) -> Any:
     """The network's own images, or noise in their shape: what computes the same does so on any."""
-    import torch
+    from metasum.networks.channels import noise_for
 
-    from metasum.networks.channels import example_image
-
-    if endpoint.images:
-        return endpoint.images[0][:IMAGES]
-    example = example_image(endpoint.network)
-    noise = torch.randn(IMAGES, *example.shape[1:], generator=torch.Generator().manual_seed(0))
-    return noise.to(example)
+    few = endpoint.few_images(IMAGES)
+    return noise_for(endpoint.network, IMAGES) if few is None else few
 
 
 def match(

@@ -9,6 +9,14 @@ if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.learners.networks import MetaSum as MetaSum
     from metasum.merging.disk.config import MergeConfig as MergeConfig
     from metasum.merging.disk.files import merge_files as merge_files
+    from metasum.modules.aligning import align as align
+    from metasum.modules.aligning import same_function as same_function
+    from metasum.modules.comparing import compare as compare
+    from metasum.modules.lines import line as line
+    from metasum.modules.measuring import evaluate as evaluate
+    from metasum.modules.merging import merge as merge
+    from metasum.modules.repairing import repair as repair
+    from metasum.modules.tasks import MergedTasks as MergedTasks
     from metasum.networks.build import load_network as load_network
     from metasum.run.request import Request as Request
     from metasum.run.request import settings as settings
@@ -28,12 +36,20 @@ _HOMES = {
     "MetaSum": "metasum.learners.networks",
     "SumRequest": "metasum.strangers.request",
     "SweepConfig": "metasum.sweeps.config",
+    "align": "metasum.modules.aligning",
     "average_parameters": "metasum.weights.composition",
+    "compare": "metasum.modules.comparing",
+    "evaluate": "metasum.modules.measuring",
     "functional_call": "metasum.weights.functional",
+    "line": "metasum.modules.lines",
     "load_network": "metasum.networks.build",
+    "MergedTasks": "metasum.modules.tasks",
+    "merge": "metasum.modules.merging",
     "merge_files": "metasum.merging.disk.files",
     "Request": "metasum.run.request",
     "recalibrate": "metasum.weights.statistics",
+    "repair": "metasum.modules.repairing",
+    "same_function": "metasum.modules.aligning",
     "settings": "metasum.run.request",
     "sum_parameters": "metasum.weights.composition",
     "sum_runs": "metasum.strangers.summing",

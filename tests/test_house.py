@@ -18,7 +18,7 @@ ROOMS = {
     "tasks": sorted((ROOT / "tasks").glob("*.py")),
     "baselines": sorted((ROOT / "baselines").rglob("*.py")),
 }
-FLOORS = ["config", "results", "weights", "merging", "networks", "learners", "training", "report"]
+FLOORS = ["config", "results", "weights", "merging", "networks", "learners", "training", "report", "modules"]
 TOP_FLOORS = ["run", "strangers", "study", "few_shot", "benchmark", "sweeps", "commands", "cli"]  # they know everybody
 GROUND = {"types", "errors", "files", "locks", "ownership", "machine", "plugins", "registry", "third_party"}
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metasum.errors import CheckpointError
 from metasum.few_shot.page import write_few_shot_report
+from metasum.report.networks_page import write_networks_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report
 from metasum.report.sum_page import write_sum_report
@@ -15,6 +16,7 @@ from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult, FewShotRun
 from metasum.results.kinds import read_result
 from metasum.results.meta import MetaResult
+from metasum.results.networks import NetworksResult
 from metasum.results.run import RunResult
 from metasum.results.strangers import SumResult
 from metasum.results.sweep import SweepResult
@@ -30,6 +32,7 @@ PAGES: dict[str, Callable[[Path], Path]] = {
     FewShotResult.kind: write_few_shot_report,
     FewShotRun.kind: lambda folder: write_few_shot_report(folder.parent),  # its page is that of all learners
     SweepResult.kind: write_sweep_report,
+    NetworksResult.kind: write_networks_report,
 }
 """What draws the page of a folder, by the kind of result in it."""
 

@@ -23,3 +23,6 @@ METHODS: Registry[type[Method]] = Registry(
     },
     more="`metasum methods` lists them.",
 )
+
+ALIGNMENT = "weight-matching"
+"""What networks are aligned by where nobody says how: it needs no images."""

@@ -6,7 +6,7 @@ decides in which order a long sum is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 import torch
@@ -50,12 +50,14 @@ def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) ->
     method.check(len(endpoints))
     sets = [endpoint.parameters for endpoint in endpoints]
     check_same_architecture([*([initial] if method.needs_base else []), *sets])
-    if method.needs_images and not all(endpoint.images for endpoint in endpoints):
+    if method.needs_images and any(isinstance(end.images, Sized) and not len(end.images) for end in endpoints):
         raise UsageError(f"{method.name} looks at images of each network's dataset, and there are none of one.")
     method.check_layers(sets[0])
     with torch.autocast(next(iter(sets[0].values())).device.type, enabled=False):  # sums need all their digits
         if isinstance(method, NetworkMethod):
-            return method.merge(endpoints, initial)
+            integers = [name for name, tensor in sets[0].items() if not is_weight(tensor)]
+            check_equal(sets, integers, "of integers, which cannot be merged")
+            return {**method.merge(endpoints, initial), **{name: sets[0][name].clone() for name in integers}}
         if isinstance(method, TensorMethod):
             return merge_parameters(method, sets, initial if method.needs_base else None)
     if isinstance(method, WideningMethod):

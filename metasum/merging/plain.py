@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metasum.config import Checked, option
 from metasum.errors import UsageError
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor, nn
+
+    from metasum.weights.batches import Forward
 
 
 class Sum(TensorMethod):
@@ -51,10 +53,12 @@ class SideBySide(WideningMethod):
     summary = "Networks side by side in one as wide as all of them: their ensemble as one network."
     keeps_functions = True
 
-    def network(self, networks: Sequence[nn.Module]) -> nn.Module:
+    def network(
+        self, networks: Sequence[nn.Module], images: Any = None, *, forward: Forward | None = None
+    ) -> nn.Module:
         from metasum.networks.beside import beside
 
-        return beside(networks)
+        return beside(networks, images, forward=forward)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

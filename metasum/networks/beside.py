@@ -7,30 +7,33 @@ which is what grouped layers are: it costs what the N networks cost, and adds th
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import ArchitectureError
-from metasum.networks.channels import channel_groups, example_image
+from metasum.errors import ArchitectureError, UsageError
+from metasum.networks.channels import channel_groups, noise_for
 from metasum.networks.grouped import grouped_layer, replace_layer
+from metasum.weights.batches import Forward, answer
 from metasum.weights.parameters import check_same_architecture, parameters_of
 
 BESIDE = "side_by_side"
 """Where the metadata of a weights file say of how many networks it is made; its architecture is that of one."""
 
 
-def beside(networks: Sequence[nn.Module]) -> nn.Module:
+def beside(networks: Sequence[nn.Module], images: Any = None, *, forward: Forward | None = None) -> nn.Module:
     """One network whose logits are the sum of the networks', with every one's own statistics.
 
     Hidden channels stand one network after the other. Layers between them become grouped ones, the first layer has all
-    outputs, the last reads all inputs and has the sum of the biases. Before it is returned, it is run on images of
-    noise beside the networks. Its parameters are new, and have gradients of their own.
+    outputs, the last reads all inputs and has the sum of the biases. Before it is returned, it is run on images
+    beside the networks. Its parameters are new, and have gradients of their own.
 
     Args:
         networks: two or more, of one architecture, on one device, in eval mode; they are left alone.
+        images: a few inputs that they take, of which the result is run on [default: noise of a size that they take].
+        forward: from a network and such a batch to logits, where it is not called in the usual way.
 
     Raises:
         ArchitectureError: they differ in architecture; or their channels cannot be followed, or a layer is of a kind
@@ -38,13 +41,14 @@ def beside(networks: Sequence[nn.Module]) -> nn.Module:
     """
     first = networks[0]
     check_same_architecture([parameters_of(network) for network in networks])
-    hidden = _hidden_axes(first)
+    images = noise_for(first) if images is None else images
+    hidden = _hidden_axes(first, images, forward)
     wide = copy.deepcopy(first)
     for name, module in first.named_modules():
         if next(module.parameters(recurse=False), None) is None and not _statistics(module):
             continue
         replace_layer(wide, name, _wide(name, [network.get_submodule(name) for network in networks], hidden))
-    _check(wide, networks)
+    _check(wide, networks, lambda network: answer(network, images, forward))
     setattr(wide, BESIDE, len(networks))
     return wide
 
@@ -60,10 +64,10 @@ def metadata_of(network: nn.Module) -> dict[str, str]:
     return {BESIDE: str(count)} if count > 1 else {}
 
 
-def _hidden_axes(network: nn.Module) -> set[tuple[str, int]]:
+def _hidden_axes(network: nn.Module, images: Any, forward: Forward | None) -> set[tuple[str, int]]:
     """Names and dimensions of the tensors that hold hidden channels."""
     axes, tensors = set(), network.state_dict()
-    for group in channel_groups(network):
+    for group in channel_groups(network, images, forward=forward):
         for axis in group.positions:
             if not group.fills(axis, tensors[axis.name].shape[axis.dimension]):
                 raise ArchitectureError(
@@ -111,15 +115,13 @@ def _wide_norm(modules: Sequence[Any]) -> nn.Module:
     return wide
 
 
-def _check(wide: nn.Module, networks: Sequence[nn.Module]) -> None:
+def _check(wide: nn.Module, networks: Sequence[nn.Module], ask: Callable[[nn.Module], Tensor]) -> None:
     """Raises ArchitectureError where the wide network does not compute the sum of the others' logits."""
-    image = example_image(networks[0])
     with torch.no_grad():
-        images = torch.randn((2, *image.shape[1:]), generator=torch.Generator().manual_seed(0)).to(image)
-        expected: Tensor = torch.stack([network(images) for network in networks]).sum(dim=0)
+        expected = torch.stack([ask(network) for network in networks]).sum(dim=0)
         try:
-            right = torch.allclose(wide(images), expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
-        except RuntimeError:  # of shapes that do not fit
+            right = torch.allclose(ask(wide), expected, rtol=1e-2, atol=1e-3 * float(expected.abs().max()))
+        except UsageError:  # of shapes that do not fit
             right = False
     if not right:
         raise ArchitectureError(

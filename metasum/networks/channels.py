@@ -11,20 +11,21 @@ without a word wrong for group norm, tied weights and a linear layer on an image
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from metasum.errors import ArchitectureError, MetaSumError, reason
+from metasum.errors import ArchitectureError, UsageError, reason
 from metasum.networks.following.mode import Following
 from metasum.networks.following.notes import Notes, tensors_in
 from metasum.networks.following.numbers import Numbering
 from metasum.networks.following.symmetries import Exchange, Symmetries
+from metasum.weights.batches import Forward, cut, run
+from metasum.weights.modes import in_eval_mode
 
 SIZES = (32, 8, 16, 28, 64, 96, 128, 224, 299)  # of images, in the order in which they are tried
 
@@ -70,9 +71,7 @@ class ChannelGroup:
         )
 
 
-def channel_groups(
-    network: nn.Module, images: Any = None, *, forward: Callable[[nn.Module, Any], Any] | None = None
-) -> list[ChannelGroup]:
+def channel_groups(network: nn.Module, images: Any = None, *, forward: Forward | None = None) -> list[ChannelGroup]:
     """The groups of hidden channels, in the order in which they are computed, those of blocks first.
 
     Channels of the images and logits stay where they are and are in no group; so are those for which nothing else can
@@ -90,8 +89,8 @@ def channel_groups(
             here; the layer and the function are named.
     """
     numbering = Numbering()
-    with torch.no_grad(), _in_eval_mode(network):
-        inputs = example_image(network) if images is None else _first(images)
+    with torch.no_grad(), in_eval_mode(network):
+        inputs = example_image(network) if images is None else cut(images, 0, 1)
         names, constants = _tensors_of(network)
         notes = Notes(numbering, names, constants)
         for tensor in tensors_in(inputs):
@@ -127,22 +126,21 @@ def _group(exchange: Exchange, names: Mapping[int, list[str]], *, of_blocks: boo
     return ChannelGroup(dict(sorted(positions.items())), of_blocks, exchange.tied)
 
 
-def _follow(
-    network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn.Module, Any], Any] | None, when: str = ""
-) -> None:
+def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Forward | None, when: str = "") -> None:
     """Runs the network once; what it returns stays where it is."""
     following = Following(notes)
     with following.naming_layers(network):
         try:
             with following:
-                outputs = _call(network, inputs) if forward is None else forward(network, inputs)
-        except MetaSumError:
+                outputs = run(network, inputs, forward)
+        except ArchitectureError:
             raise
-        except Exception as error:  # whatever the network's own code says to this image
+        except UsageError as error:
             if notes.layers and notes.layers[-1][0]:
                 when += f"in {notes.layers[-1][0]!r}: "
             raise ArchitectureError(
-                f"the channels of this network cannot be followed ({when}{reason(error)}); give images that it takes."
+                f"the channels of this network cannot be followed ({when}{reason(error.__cause__ or error)}); give "
+                "images that it takes."
             ) from error
     answers = _answers(outputs)
     if not answers:
@@ -153,30 +151,17 @@ def _follow(
         notes.numbering.fix(notes.numbers(answer, "the output"))
 
 
-def _call(network: nn.Module, inputs: Any) -> Any:
-    if isinstance(inputs, Mapping):
-        return network(**inputs)
-    return network(*inputs) if isinstance(inputs, tuple) else network(inputs)
-
-
 def _answers(outputs: Any, depth: int = 4) -> list[Tensor]:
     """All tensors that a network returns, in whatever object."""
     found = list[Tensor]()
     for leaf in tree_leaves(outputs):
         if isinstance(leaf, Tensor):
             found.append(leaf)
+        elif depth and isinstance(leaf, Mapping):  # of a kind that PyTorch's trees do not know
+            found += _answers(list(leaf.values()), depth - 1)
         elif depth and hasattr(leaf, "__dict__") and not callable(leaf):
             found += _answers(list(vars(leaf).values()), depth - 1)
     return found
-
-
-def _first(images: Any) -> Any:
-    """The first input of a batch; what has another length than the batch stays whole."""
-    tensors = [tensor for tensor in tensors_in(images) if tensor.ndim]
-    if not tensors:
-        raise ArchitectureError("without a tensor among the images no channels can be followed.")
-    count = len(tensors[0])
-    return tree_map(lambda own: own[:1] if isinstance(own, Tensor) and own.ndim and len(own) == count else own, images)
 
 
 def _tensors_of(network: nn.Module) -> tuple[dict[int, list[str]], list[Tensor]]:
@@ -207,8 +192,16 @@ def _modules_of_unused(network: nn.Module, numbering: Numbering) -> list[nn.Modu
     return [module for module in network.modules() if not idle(module) and any(map(idle, module.children()))]
 
 
+def noise_for(network: nn.Module, count: int = 2) -> Tensor:
+    """Images of noise `[count, C, H, W]` in the shape of `example_image`, always the same."""
+    example = example_image(network)
+    return torch.randn(count, *example.shape[1:], generator=torch.Generator().manual_seed(0)).to(example)
+
+
 def example_image(network: nn.Module) -> Tensor:
     """One image of zeros `[1, C, H, W]`, of the first of `SIZES` that the network, in eval mode, takes.
+
+    A network whose first layer is a linear one is shown a vector `[1, inputs]` before any image.
 
     Raises:
         ArchitectureError: it takes none of them.
@@ -216,24 +209,14 @@ def example_image(network: nn.Module) -> Tensor:
     first = next((tensor for tensor in network.parameters() if tensor.ndim >= 2), None)
     if first is None:
         raise ArchitectureError("the channels of a network without weights cannot be followed.")
-    for channels in dict.fromkeys((first.shape[1] if first.ndim == 4 else 1, 1, 3)):
-        for size in SIZES:
-            image = first.new_zeros(1, channels, size, size)
-            try:
-                with torch.no_grad():
-                    network(image)
-            except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
-                continue
-            return image
+    channels = dict.fromkeys((first.shape[1] if first.ndim == 4 else 1, 1, 3))
+    shapes = [(first.shape[1],)] if first.ndim == 2 else []
+    for shape in (*shapes, *((own, size, size) for own in channels for size in SIZES)):
+        image = first.new_zeros(1, *shape)
+        try:
+            with torch.no_grad():
+                network(image)
+        except (RuntimeError, ValueError, TypeError, AssertionError):  # of another size
+            continue
+        return image
     raise ArchitectureError("the channels of this network cannot be followed: give images that it takes.")
-
-
-@contextmanager
-def _in_eval_mode(network: nn.Module) -> Iterator[None]:
-    before = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training

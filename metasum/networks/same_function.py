@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError, UsageError
+from metasum.weights.batches import Forward, answer, size_of
 
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ by rounding
 TOLERANCE_ON_GPU = 1e-2  # where convolutions may round to TF32's three digits
 
 
-def same_function(first: nn.Module, second: nn.Module, images: Tensor) -> float:
+def same_function(first: nn.Module, second: nn.Module, images: Any, *, forward: Forward | None = None) -> float:
     """The largest difference between the logits of two networks that should compute the same function.
 
     Args:
         first: in eval mode, like the second; neither is changed.
         second: of the same architecture, its channels perhaps in another order.
-        images: `[N, C, H, W]`, at least one; a few are enough.
+        images: `[N, C, H, W]`, or whatever the networks are called with (see `metasum.weights.batches`); at least one,
+            and a few are enough.
+        forward: from a network and such a batch to logits, where it is not called in the usual way.
 
     Returns:
         max |first(x) − second(x)| over images and logits. No gradient is recorded.
@@ -30,26 +34,26 @@ def same_function(first: nn.Module, second: nn.Module, images: Tensor) -> float:
             layer that computes other values, in whatever order, is named.
         UsageError: there is no image.
     """
-    if not len(images):
+    if not size_of(images):
         raise UsageError("whether two networks compute the same function can only be seen on at least one image.")
     with torch.no_grad():
-        logits, others = first(images), second(images)
+        logits, others = (answer(network, images, forward) for network in (first, second))
         difference, scale = float((logits - others).abs().max()), float(logits.abs().max())
         share = max(TOLERANCE if logits.device.type == "cpu" else TOLERANCE_ON_GPU, 16 * torch.finfo(logits.dtype).eps)
         if difference <= share * scale:
             return difference
-        layer = _first_different(first, second, images, share)
+        layer = _first_different(first, second, lambda network: answer(network, images, forward), share)
     raise ArchitectureError(
         f"with its channels in another order the network computes other logits (by {difference:.2g}, of at most "
         f"{scale:.2g}); the first layer that differs is {layer}."
     )
 
 
-def _first_different(first: nn.Module, second: nn.Module, images: Tensor, share: float) -> str:
+def _first_different(first: nn.Module, second: nn.Module, ask: Callable[[nn.Module], object], share: float) -> str:
     """The first layer, in the order in which they run, whose values are not those of the other network's."""
     with _values(first) as ours, _values(second) as theirs:
-        first(images)
-        second(images)
+        ask(first)
+        ask(second)
     for (name, one), (_, other) in zip(ours, theirs, strict=False):
         if one.shape != other.shape or not (one - other).abs().max() <= share * one.abs().max():  # NaN, too
             return f"{name!r} ({type(first.get_submodule(name)).__name__})"

@@ -34,12 +34,17 @@ def write_page(folder: Path, template: str, context: Callable[[], Mapping[str, A
     from jinja2 import UndefinedError
 
     try:
-        page = _environment().get_template(template).render(**context())
+        page = rendered(template, context())
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, UndefinedError) as error:
         raise CheckpointError(f"{folder} holds files of another version or program ({error!r}).") from error
     path = folder / "report.html"
     write_text(path, page)
     return path
+
+
+def rendered(template: str, context: Mapping[str, Any]) -> str:
+    """The page that a template makes of its values."""
+    return _environment().get_template(template).render(**context)
 
 
 def _environment() -> Environment:

@@ -13,6 +13,7 @@ from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult, FewShotRun, PretrainingResult, SecondDatasetResult
 from metasum.results.merge import MergeResult
 from metasum.results.meta import MetaResult
+from metasum.results.networks import NetworksResult
 from metasum.results.run import RunResult
 from metasum.results.strangers import SumResult
 from metasum.results.sweep import SweepResult
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Result]] = {
         SweepResult,
         BenchmarkResult,
         MergeResult,
+        NetworksResult,
     )
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from metasum.errors import ArchitectureError, reason
 
 
-def copy_of(network: nn.Module) -> nn.Module:
+def copy_of(network: nn.Module, *, instead: Mapping[str, Tensor] | None = None) -> nn.Module:
     """A deep copy of `network`, with its parameters, buffers, modes and hooks.
 
     Tensors that were computed and left in an attribute (an activation that is kept, the weight that the old
@@ -19,11 +19,15 @@ def copy_of(network: nn.Module) -> nn.Module:
     do: whoever reads one before it is computed anew is found out by its gradient. Attributes in `__slots__`, which
     PyTorch's copy drops, are copied as well.
 
+    Args:
+        network: is left alone.
+        instead: the very tensors that the copy has in place of parameters and buffers of these names.
+
     Raises:
         ArchitectureError: a submodule cannot be copied; it is named.
     """
     try:
-        return _deep_copy(network)
+        return _deep_copy(network, instead or {})
     except Exception as error:
         name, module = _first_without_copy(network)
         raise ArchitectureError(
@@ -31,8 +35,10 @@ def copy_of(network: nn.Module) -> nn.Module:
         ) from error
 
 
-def _deep_copy(network: nn.Module) -> nn.Module:
+def _deep_copy(network: nn.Module, instead: Mapping[str, Tensor]) -> nn.Module:
     memo: dict[int, Any] = {id(tensor): tensor.detach().clone().requires_grad_() for tensor in _computed(network)}
+    own = {**dict(network.named_parameters()), **dict(network.named_buffers())}
+    memo |= {id(own[name]): tensor for name, tensor in instead.items()}
     twin = copy.deepcopy(network, memo)
     for module in list(network.modules()):
         for name, value in slots_of(module).items():
@@ -62,7 +68,7 @@ def _first_without_copy(network: nn.Module) -> tuple[str, nn.Module]:
     """The innermost submodule that deep copy fails on, by name."""
     for name, module in reversed(list(network.named_modules())):
         try:
-            _deep_copy(module)
+            _deep_copy(module, {})
         except Exception:  # noqa: BLE001 (whatever a module of the user raises)
             return name, module
     return "", network

@@ -7,10 +7,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from metasum.errors import ArchitectureError
 from metasum.types import Parameters
 from metasum.weights.copies import copy_of
+
+POWER_ITERATIONS = 50  # from any start; PyTorch takes 15 at a start that it draws
 
 
 def parameters_of(network: nn.Module) -> dict[str, Tensor]:
@@ -65,6 +70,23 @@ def with_parameters(network: nn.Module, parameters: Parameters) -> nn.Module:
         parameter.data = given.clone()
         parameter.grad = None
     return twin
+
+
+def find_norms_again(network: nn.Module) -> None:
+    """After weights were replaced: finds anew by what spectral norms divide them, vectors that are kept as buffers.
+
+    In place, without a gradient; of a network without PyTorch's spectral norms, old or new, nothing.
+    """
+    for module in network.modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, SpectralNorm):
+                for _ in range(POWER_ITERATIONS):
+                    hook.compute_weight(module, do_power_iteration=True)
+        if isinstance(module, ParametrizationList):
+            weight = getattr(module, "original", None)  # of other parametrisations there are several
+            for norm in module.children():
+                if isinstance(norm, _SpectralNorm) and weight is not None and weight.ndim > 1:
+                    norm._power_method(norm._reshape_weight_to_matrix(weight.detach()), POWER_ITERATIONS)
 
 
 def layers_of(parameters: Parameters) -> list[list[str]]:

@@ -6,9 +6,10 @@ attempts at adding networks break.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers
+from metasum.weights.batches import Batches, Forward, device_of, run
 from metasum.weights.parameters import buffers_of
+from metasum.weights.randomness import same_randomness
 
 RECALIBRATE = "recalibrate"
 """The policy that takes statistics from nobody: they are computed on the images at hand."""
@@ -34,19 +37,17 @@ def normalisers(network: nn.Module) -> list[_NormBase]:
 
 
 @contextmanager
-def _accumulating(modules: list[_NormBase]) -> Iterator[None]:
-    """Within the block these modules average the statistics of every batch they see, each with equal weight."""
+def _accumulating(modules: list[_NormBase]) -> Iterator[_Weight]:
+    """Within the block these modules average the statistics of every batch they see, each weighted by its size."""
     before = [(module.momentum, module.training, module.track_running_stats) for module in modules]
-    hooks = []
+    hooks, weight = [], _Weight()
     try:
         for module in modules:
             module.track_running_stats = True  # PyTorch resets and updates statistics only where it is set
             module.reset_running_stats()
-            module.momentum = None  # PyTorch's spelling of a cumulative average, for batch norms
-            if isinstance(module, _InstanceNorm):
-                hooks.append(module.register_forward_pre_hook(_cumulative()))
+            hooks.append(module.register_forward_pre_hook(weight.before_forward))
             module.train()
-        yield
+        yield weight
     finally:
         for hook in hooks:
             hook.remove()
@@ -55,45 +56,84 @@ def _accumulating(modules: list[_NormBase]) -> Iterator[None]:
             module.train(training)
 
 
-def _cumulative() -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    """A hook that gives an instance norm's n-th call the momentum 1/n (None is 0 to these: statistics would stay)."""
-    calls = itertools.count(1)
+@contextmanager
+def _all_or_none(modules: list[_NormBase]) -> Iterator[None]:
+    """Puts the statistics back as they were where the block fails."""
+    buffers = [buffer for module in modules for buffer in module.buffers(recurse=False)]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, own in zip(buffers, before, strict=True):
+            buffer.copy_(own)
+        raise
 
-    def before_forward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        module.momentum = 1 / next(calls)  # type: ignore[assignment]
 
-    return before_forward
+class _Weight:
+    """Gives every norm the momentum with which all inputs so far count alike, on each of its calls."""
+
+    def __init__(self) -> None:
+        self.size = 1
+        """Of the batch at hand."""
+        self._seen = Counter[int]()  # by tensor: norms of several networks may share their statistics
+
+    def before_forward(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        key = id(module.running_mean)
+        self._seen[key] += self.size
+        module.momentum = self.size / self._seen[key]  # type: ignore[assignment]
 
 
-def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> nn.Module:
+def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = None) -> nn.Module:
     """Recomputes the running statistics of `network` from unlabelled images, in place, and returns it in eval mode.
 
-    Reset, cumulative average, dropout off (Izmailov et al. 2018, arXiv:1803.05407, section 3.2, for averaged
-    weights). A network that keeps no running statistics reads no image. No gradient is recorded.
+    Reset, cumulative average in which every image counts alike, dropout off (Izmailov et al. 2018, arXiv:1803.05407,
+    section 3.2, for averaged weights). A network that keeps no running statistics reads no image. No gradient is
+    recorded, and random states are left as they were.
 
     Args:
         network: whose buffers are rewritten; its parameters are untouched.
-        batches: images `[N, C, H, W]` as the network is trained on.
+        images: as the network is trained on: a DataLoader or another iterable of batches, a tensor `[N, C, H, W]`, a
+            dataset. Labels beside them are not looked at (`metasum.weights.batches` says what a batch may be). A last
+            batch of one image is left out, since it has no variance.
+        forward: from the network and a batch to its answer, where it is not called in the usual way.
+
+    Example:
+        >>> metasum.recalibrate(merged, train_loader)
 
     Example:
         >>> merged = recalibrate(model, [images])  # or any loader of images
         >>> logits = merged(images)
 
     Raises:
-        UsageError: there was no batch to read.
+        UsageError: there was no batch to read, or the network cannot be run on one; its statistics are as before.
     """
-    network.eval()
-    modules = normalisers(network)
+    recalibrate_together([(network, Batches(images, forward=forward, device=device_of(network)))], forward=forward)
+    return network.eval()
+
+
+def recalibrate_together(pairs: Sequence[tuple[nn.Module, Batches]], *, forward: Forward | None = None) -> None:
+    """The same of several networks that may share statistics, which are then of all the images; in place.
+
+    Args:
+        pairs: each network, left in eval mode, with the images that it is run on. One may come twice.
+        forward: from a network and a batch to its answer, where it is not called in the usual way.
+    """
+    modules = list(dict.fromkeys(module for network, _ in pairs for module in normalisers(network.eval())))
     if not modules:
-        return network
-    seen = 0
-    with torch.no_grad(), _accumulating(modules):
-        for images in batches:
-            network(images)
-            seen += 1
-    if not seen:
-        raise UsageError("recalibrating batch-norm statistics needs at least one batch of images.")
-    return network
+        return
+    with (
+        torch.no_grad(),
+        same_randomness(device_of(pairs[0][0])),
+        _all_or_none(modules),
+        _accumulating(modules) as weight,
+    ):
+        for network, batches in pairs:
+            size = 1
+            for batch in batches:
+                if batch.size == 1 < size:
+                    continue
+                size = weight.size = batch.size
+                run(network, batch.inputs, forward)
 
 
 def side_by_side(networks: Sequence[nn.Module]) -> dict[str, Tensor] | None:

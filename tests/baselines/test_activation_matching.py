@@ -88,7 +88,7 @@ def test_correlations_are_pearsons_over_images_and_pixels():
     first, second = made(plain, 1), made(plain, 2)
     groups = channel_groups(first, IMAGES)
     for chunks in ([IMAGES], IMAGES.split(5)):
-        pooled, hidden = correlations(first, second, groups, chunks)
+        pooled, hidden = correlations(Endpoint(first, []), Endpoint(second, []), groups, chunks)
         with torch.no_grad():
             rows = [network[:3](IMAGES).transpose(0, 1).flatten(1) for network in (first, second)]
             expected = torch.corrcoef(torch.cat(rows).double())[:6, 6:]
@@ -101,7 +101,8 @@ def test_a_channel_that_never_answers_is_like_no_other():
     network = made(plain)
     with torch.no_grad():
         network[0].weight[2], network[0].bias[2] = 0, -1
-    (pooled, _) = correlations(network, network, channel_groups(network, IMAGES), [IMAGES])
+    end = Endpoint(network, [])
+    pooled, _ = correlations(end, end, channel_groups(network, IMAGES), [IMAGES])
     assert pooled[2].eq(0).all()
     assert pooled[:, 2].eq(0).all()
     others = [0, 1, 3, 4, 5]
@@ -113,9 +114,7 @@ def test_no_image_more_than_asked_for_is_looked_at():
     network = made(plain)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
     ends = [Endpoint(network, [IMAGES, IMAGES]), Endpoint(made(plain, 1), [IMAGES])]
-    method = ActivationMatching(merging_images=10)
-    assert sum(len(chunk) for end in ends for chunk in method._chunks(end)) == 20
-    merge(method, ends, ends[0].parameters)
+    merge(ActivationMatching(merging_images=10), ends, ends[0].parameters)
     assert sum(seen) == 1 + 20  # following the channels takes one
 
 

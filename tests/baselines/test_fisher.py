@@ -17,7 +17,7 @@ def test_the_information_is_the_expected_square_of_the_score():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
     x = torch.randn(4000, 1, 2, 2, dtype=torch.float64)
-    found = fisher_information(network, x, torch.Generator().manual_seed(0))
+    found = fisher_information(Endpoint(network, [x]), len(x), torch.Generator().manual_seed(0))
     with torch.no_grad():
         p = network(x).softmax(1)
         scores = (p.unsqueeze(1) - torch.eye(3).double()).square()  # [N, label, class]
@@ -40,7 +40,7 @@ def test_the_information_is_that_of_all_images_at_once(norm):
         labels = torch.cat([torch.multinomial(p, 1, generator=generator) for p in network(x).softmax(-1)])
     gradients = torch.func.vmap(torch.func.grad(log_likelihood), in_dims=(None, 0, 0))
     scores = gradients(parameters, x, nn.functional.one_hot(labels, 4).double())
-    found = fisher_information(network, x, torch.Generator().manual_seed(2))
+    found = fisher_information(Endpoint(network, [x]), len(x), torch.Generator().manual_seed(2))
     for name, score in scores.items():
         torch.testing.assert_close(found[name], score.square().mean(0))
 
@@ -51,7 +51,7 @@ def test_the_mean_is_weighted_by_the_information():
     ends = [Endpoint(*pair) for pair in zip(networks, batches, strict=True)]
     merged = merge(Fisher(merging_images=5, seed=3), ends, ends[0].parameters)
     generator = torch.Generator().manual_seed(3)
-    first, second = (fisher_information(end.network, end.images[0][:5], generator) for end in ends)
+    first, second = (fisher_information(end, 5, generator) for end in ends)
     for name, tensor in merged.items():
         ours, theirs = (end.parameters[name] for end in ends)
         weights = first[name] + 1e-12, second[name] + 1e-12
@@ -82,7 +82,10 @@ def test_what_nobody_uses_is_averaged_and_nothing_is_left_behind():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_labels_are_drawn_with_its_seed(seed):
     network = small_network(1).eval()
-    draws = [fisher_information(network, images(3), torch.Generator().manual_seed(s)) for s in (seed, seed, seed + 1)]
+    draws = [
+        fisher_information(Endpoint(network, [images(3)]), 3, torch.Generator().manual_seed(s))
+        for s in (seed, seed, seed + 1)
+    ]
     name = next(iter(parameters_of(network)))
     assert torch.equal(draws[0][name], draws[1][name])
     assert not torch.equal(draws[0][name], draws[2][name])

@@ -212,7 +212,8 @@ def test_what_it_cannot_follow_is_named():
 def test_without_images_a_size_that_the_network_takes_is_found():
     assert [group.size for group in channel_groups(small_network())] == [3, 5]
     with pytest.raises(ArchitectureError, match="give images"):
-        channel_groups(nn.Sequential(nn.Flatten(), nn.Linear(7, 3), nn.Linear(3, 2)))
+        channel_groups(nn.Sequential(nn.Conv1d(7, 3, 1), nn.Conv1d(3, 2, 1)))
+    assert [group.size for group in channel_groups(nn.Sequential(nn.Linear(7, 3), nn.Linear(3, 2)))] == [3]
     network = small_network().train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     channel_groups(network)

@@ -50,6 +50,7 @@ def what_examples_know():
     return {
         **{name: getattr(metasum, name) for name in metasum.__all__},
         "metasum": metasum,
+        **{name: small_network(seed, norm=False) for seed, name in enumerate(("mlp_a", "mlp_b"))},
         "torch": torch,
         "nn": nn,
         "cross_entropy": cross_entropy,

@@ -170,7 +170,7 @@ def test_a_wrong_permutation_is_refused_by_the_layer(monkeypatch):
     ]
     with pytest.raises(ArchitectureError, match=r"'norm' \(BatchNorm2d\)"):
         same_function(network, in_another_order(network, wrong), IMAGES)
-    monkeypatch.setattr("metasum.networks.channels.channel_groups", lambda *_: wrong)
+    monkeypatch.setattr("metasum.networks.channels.channel_groups", lambda *_, **__: wrong)
     for images in ([IMAGES], []):
         ends = [Endpoint(each, images) for each in (network, other)]
         with pytest.raises(ArchitectureError, match="computes other logits"):

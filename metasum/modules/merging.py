@@ -1,0 +1,147 @@
+"""Merging networks of any kind: modules in, a module out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from metasum.errors import UsageError
+from metasum.merging import METHODS
+from metasum.merging.endpoints import AligningMethod, Endpoint, WideningMethod
+from metasum.merging.memory import merge as merge_endpoints
+from metasum.merging.method import Method
+from metasum.modules.given import base_of, kept_names, loaders_of, method_of, networks_of
+from metasum.modules.tasks import MergedTasks
+from metasum.types import Parameters
+from metasum.weights.batches import Batches, Forward, device_of
+from metasum.weights.copies import copy_of
+from metasum.weights.modes import in_eval_mode
+from metasum.weights.parameters import (
+    buffers_of,
+    check_same_architecture,
+    find_norms_again,
+    parameters_of,
+    with_parameters,
+)
+from metasum.weights.randomness import same_randomness
+from metasum.weights.shared_parts import check_equal, is_weight
+from metasum.weights.statistics import recalibrate_together, side_by_side
+
+FEW = 8  # images that a network of another architecture is compared with the networks on
+
+
+def merge(
+    networks: Sequence[nn.Module],
+    method: str | Method = "average",
+    *,
+    images: Sequence[Any] | None = None,
+    base: nn.Module | Parameters | None = None,
+    forward: Forward | None = None,
+    keep: Sequence[str] | str = (),
+    seed: int = 0,
+    **settings: Any,
+) -> nn.Module:
+    """One network made of several of one architecture, in eval mode; those that are given stay as they are.
+
+    Batch norms: with `images`, running statistics are recomputed on all loaders' images together (see `recalibrate`);
+    without, they are the mean of the networks' own, which is seldom good enough. A method that leaves every network its
+    own channels leaves it its own statistics. Other buffers are averaged where they differ.
+
+    Args:
+        networks: on any devices; the result is on the first one's.
+        method: its name (`metasum methods` lists them) or an object, `TIES(density=0.3)`.
+        images: a loader for each network, of the data that it was trained on; labels are not looked at.
+        base: the network, or its state dict, from which all were trained: for methods that work on differences.
+        forward: (network, batch) to logits, where a network is not called as usual: see `metasum.weights.batches`.
+        keep: patterns of names, as the shell's, of parameters and buffers that each network keeps for itself, and that
+            may differ in shape: `"head.*"`. The result is then a `MergedTasks`, which answers for each task through
+            `for_task(i)`.
+        seed: of what the method draws.
+        settings: of the method, where it is given by name.
+
+    Example:
+        >>> merged = metasum.merge([net_a, net_b], "regmean", images=[loader_a, loader_b], shrinkage=0.9)
+
+    Raises:
+        UsageError: an unknown method or setting, too few networks, no base or images for a method that needs them.
+        ArchitectureError: the networks differ; the first difference is named.
+    """
+    own, given = method_of(method, settings, seed=seed), networks_of(networks, fewest=1)
+    own.check(len(given))
+    device, kept = device_of(given[0]), kept_names(given, keep)
+    loaders = loaders_of(images, len(given), what="images", forward=forward, device=device)
+    _check_needs(own, base, loaders, keep)
+    with same_randomness(device), in_eval_mode(*given):
+        own_images = [loader.inputs for loader in loaders or ()] or [()] * len(given)
+        endpoints = [
+            Endpoint(network, inputs, forward, names)
+            for network, inputs, names in zip(given, own_images, kept, strict=True)
+        ]
+        if isinstance(own, WideningMethod):
+            return own.network(given, endpoints[0].few_images(FEW), forward=forward)
+        if isinstance(own, AligningMethod):
+            endpoints = own.aligned(endpoints)
+            own = METHODS["average"]()
+        merged = merge_endpoints(own, endpoints, base_of(base, given[0], kept[0]))
+        tasks = _assembled(endpoints, merged)
+        _settle(own, endpoints, tasks, loaders, forward)
+    return MergedTasks(tasks) if keep else tasks[0]
+
+
+def _check_needs(method: Method, base: object, loaders: object, keep: object) -> None:
+    if method.needs_base and base is None:
+        raise UsageError(f"{method.name} works on differences from a common start: give it as base=.")
+    if method.needs_images and loaders is None:
+        raise UsageError(f"{method.name} looks at images of each network's data: give a loader for each as images=[…].")
+    if keep and isinstance(method, WideningMethod):
+        raise UsageError(f"{method.name} makes a network of another architecture, of which nothing can be kept apart.")
+
+
+def _assembled(endpoints: Sequence[Endpoint], merged: Parameters) -> list[nn.Module]:
+    """The result, in eval mode; where something is kept, a network for each task, with the merged tensors in common."""
+    first, *others = endpoints
+    tasks = [with_parameters(first.network, {**parameters_of(first.network), **merged}).eval()]
+    _average_buffers([_buffers(end) for end in endpoints], tasks[0])
+    find_norms_again(tasks[0])
+    if first.kept:
+        common = {**parameters_of(tasks[0]), **buffers_of(tasks[0])}
+        for end in others:
+            shared = {name for name in (*parameters_of(end.network), *buffers_of(end.network)) if name not in end.kept}
+            tasks.append(copy_of(end.network, instead={name: common[name] for name in shared}).eval())
+    return tasks
+
+
+def _buffers(endpoint: Endpoint) -> dict[str, Tensor]:
+    return {name: own for name, own in buffers_of(endpoint.network).items() if name not in endpoint.kept}
+
+
+def _average_buffers(sets: Sequence[dict[str, Tensor]], network: nn.Module) -> None:
+    """Gives `network` the mean of buffers that differ; counters stay the first's."""
+    check_same_architecture(sets)
+    integers = [name for name, own in sets[0].items() if not is_weight(own) and own.numel() > 1]
+    check_equal(sets, integers, "a buffer of integers, which cannot be merged")
+    with torch.no_grad():
+        for name, buffer in buffers_of(network).items():
+            if name in sets[0] and is_weight(buffer) and not all(torch.equal(own[name], buffer) for own in sets):
+                wide = torch.stack([own[name] for own in sets])
+                buffer.copy_((wide if wide.dtype in (torch.float64, torch.complex128) else wide.float()).mean(dim=0))
+
+
+def _settle(
+    method: Method,
+    endpoints: Sequence[Endpoint],
+    tasks: Sequence[nn.Module],
+    loaders: Sequence[Batches] | None,
+    forward: Forward | None,
+) -> None:
+    """Gives the result batch-norm statistics: every network's own where it can have them, else those of the images."""
+    own = side_by_side([end.network for end in endpoints]) if method.keeps_functions and len(tasks) == 1 else None
+    if own is not None:
+        for name, buffer in tasks[0].named_buffers():
+            buffer.copy_(own[name])
+    elif loaders is not None:
+        whose = tasks if len(tasks) > 1 else [tasks[0]] * len(loaders)
+        recalibrate_together(list(zip(whose, loaders, strict=True)), forward=forward)

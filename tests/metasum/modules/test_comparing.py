@@ -1,0 +1,139 @@
+"""Finished networks compared: alone, merged by each method, and as an ensemble."""
+
+import json
+
+import pytest
+import torch
+from users import AnswersAnObject, Trunk, classes, inputs, loader, same, seeded, snapshot
+
+from metasum import compare, evaluate, merge
+from metasum.errors import ArchitectureError, UsageError
+from metasum.merging import METHODS
+from metasum.merging.ties import TIES
+from metasum.report.networks_page import write_networks_report
+from metasum.results.exports import as_csv
+from metasum.results.kinds import read_result
+from metasum.results.terminal import rich_table
+
+DATA, IMAGES = [loader(1), loader(2)], [loader(3), loader(4)]
+
+
+def networks():
+    return [seeded(Trunk, seed) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return compare(networks(), DATA, images=IMAGES, base=seeded(Trunk, 0))
+
+
+def row_of(found, name):
+    return next(row for row in found.rows if row.name == name)
+
+
+def test_rows_are_networks_methods_and_the_ensemble(found):
+    names = [row.name for row in found.rows]
+    assert names[:3] == ["network 1", "network 2", "each alone, on its own data"]
+    assert names[-1] == "ensemble"
+    assert {*names[3:-1]} | {*found.left_out} == {*METHODS}
+    assert found.left_out == {
+        "weighted": "weighted takes one weight for each of the 2 networks, for instance --weights 0.3,0.7."
+    }
+    assert found.statistics == "recomputed on all images"
+
+
+def test_each_is_measured_as_by_hand(found):
+    first, second = networks()
+    assert row_of(found, "network 1").on["data of network 2"] == evaluate(first, DATA[1])
+    assert row_of(found, "each alone, on its own data").on["data of network 2"] == evaluate(second, DATA[1])
+    merged = merge([first, second], "regmean", images=IMAGES)
+    assert row_of(found, "regmean").on["data of network 1"] == evaluate(merged, DATA[0])
+    with torch.no_grad():
+        right = (first.eval()(inputs(1)) + second.eval()(inputs(1))).argmax(1) == classes(1)
+    assert row_of(found, "ensemble").on["data of network 1"].accuracy == pytest.approx(float(right.double().mean()))
+    assert {*found.lines} == {*found.datasets}
+
+
+def test_it_is_a_table_for_everybody(found, tmp_path):
+    table = found.table
+    means = [row.mean for row in table.rows if row.what == "merged"]
+    assert means == sorted(means, reverse=True)
+    assert rich_table(table).row_count == len(found.rows)
+    assert as_csv(table).splitlines()[0] == (
+        "network,data of network 1,data of network 2,mean,seconds,data of network 1.loss,data of network 2.loss"
+    )
+    page = found.page(tmp_path / "deep" / "networks.html").read_text()
+    assert "Along the line from network 1 to network 2" in page
+    assert "Left out: weighted takes one weight" in page
+    assert not any(word in page for word in ('src="http', "<link", "<script", "@import"))
+    (tmp_path / "results.json").write_text(json.dumps(found.to_json()))
+    assert read_result(tmp_path / "results.json") == found
+    assert "regmean" in write_networks_report(tmp_path).read_text()
+
+
+def test_what_is_missing_is_said_of_each_method():
+    found = compare({"a": seeded(Trunk, 1), "b": seeded(Trunk, 2), "c": seeded(Trunk, 3)}, loader())
+    assert found.networks == ("a", "b", "c")
+    assert found.datasets == ("data",)
+    assert found.lines == {}
+    assert found.left_out["ties"].startswith("ties works on differences")
+    assert found.left_out["fisher"].startswith("fisher looks at images")
+    assert found.left_out["slerp"] == "slerp takes 2 networks, not 3."
+    assert found.statistics.startswith("the mean of the networks' own")
+    assert [column.head for column in found.table.on("terminal")] == ["network", "data", "seconds"]
+
+
+def test_methods_are_called_by_what_was_set():
+    found = compare(
+        networks(), {"x": loader()}, methods=["average", TIES(density=0.5), TIES(density=1.0)], base=seeded(Trunk, 0)
+    )
+    assert [row.name for row in found.rows][2:-1] == ["average", "ties (density=0.5)", "ties (density=1.0)"]
+    assert found.left_out == {}
+
+
+def test_networks_with_heads_are_measured_with_their_own():
+    pair = [seeded(Trunk, 1, 3), seeded(Trunk, 2, 7)]
+    data = [loader(1, of=3), loader(2, of=7)]
+    before = snapshot(*pair)
+    found = compare(pair, data, keep="head.*", methods=["average", "weight-matching", "side-by-side"])
+    assert same(snapshot(*pair), before)
+    assert [row.name for row in found.rows] == ["each alone, on its own data", "average", "weight-matching"]
+    assert "side-by-side makes a network of another architecture" in found.left_out["side-by-side"]
+    task = merge(pair, keep="head.*").for_task(1)
+    assert row_of(found, "average").on["data of network 2"] == evaluate(task, data[1])
+    assert "Each network keeps head.* for itself, and is measured with its own." in found.table.notes
+
+
+def test_any_metric_and_any_batch(tmp_path):
+    pair = [seeded(AnswersAnObject, seed) for seed in (1, 2)]
+    batches = [("id", inputs(), inputs(1, size=4))]
+    found = compare(
+        pair,
+        {"rows": batches},
+        forward=lambda net, batch: net(batch[1]).logits,
+        metric=lambda outputs, targets: -(outputs - targets).square().mean(),
+        methods=["average"],
+    )
+    assert row_of(found, "average").on["rows"].value < 0
+    assert "network 1" in found.page(tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": [loader()]}, "data= takes a loader for each of the 2 networks in a list, not 1"),
+        ({"data": {"x": loader()}, "keep": "head.*"}, "with keep= each network has a head of its own"),
+        ({"data": iter([])}, "data= holds an iterator"),
+        ({"images": [iter([]), loader()]}, "images= holds an iterator"),
+        ({"images": [loader()]}, "images= takes a loader for each of the 2 networks"),
+        ({"methods": ["tise"]}, "did you mean 'ties'"),
+    ],
+)
+def test_what_makes_no_comparison_is_one_sentence(change, words):
+    with pytest.raises(UsageError, match=words):
+        compare(networks(), **{"data": DATA, **change})
+
+
+def test_networks_that_differ_are_said_once():
+    with pytest.raises(ArchitectureError, match=r"'head.weight' is \[4, 5\] float64 in network 1 and \[7, 5\]"):
+        compare([seeded(Trunk, 1), seeded(Trunk, 2, 7)], DATA)
