@@ -18,6 +18,7 @@ METHODS: Registry[type[Method]] = Registry(
         "slerp": Entry("metasum.merging.slerp:SLERP"),
         "fisher": Entry("metasum.baselines.fisher:Fisher"),
         "regmean": Entry("metasum.baselines.regmean:RegMean"),
+        "activation-matching": Entry("metasum.baselines.activation_matching:ActivationMatching"),
         "weight-matching": Entry("metasum.baselines.weight_matching:WeightMatching"),
     },
     more="`metasum methods` lists them.",

@@ -19,7 +19,7 @@ class ImagesConfig(Checked):
     """Of a method that looks at images."""
 
     merging_images: int = option(
-        1024, "Images of each dataset that Fisher and RegMean look at, at most.", unit="images", minimum=1
+        1024, "Images of each dataset that methods of merging look at, at most.", unit="images", minimum=1
     )
 
 

@@ -10,7 +10,6 @@ without a word wrong for group norm, tied weights and a linear layer on an image
 
 from __future__ import annotations
 
-import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from metasum.errors import ArchitectureError, MetaSumError, reason
 from metasum.networks.following.mode import Following
@@ -101,7 +100,7 @@ def channel_groups(
         if idle := _modules_of_unused(network, numbering):
             for module in idle:
                 module.training = True
-            _follow(network, inputs, notes, forward)
+            _follow(network, inputs, notes, forward, "where it is training, ")
     numbering.settle()
     found = Symmetries(numbering)
     blocks = [_group(exchange, names, of_blocks=True) for exchange in found.blocks()]
@@ -128,7 +127,9 @@ def _group(exchange: Exchange, names: Mapping[int, list[str]], *, of_blocks: boo
     return ChannelGroup(dict(sorted(positions.items())), of_blocks, exchange.tied)
 
 
-def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn.Module, Any], Any] | None) -> None:
+def _follow(
+    network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn.Module, Any], Any] | None, when: str = ""
+) -> None:
     """Runs the network once; what it returns stays where it is."""
     following = Following(notes)
     with following.naming_layers(network):
@@ -138,9 +139,10 @@ def _follow(network: nn.Module, inputs: Any, notes: Notes, forward: Callable[[nn
         except MetaSumError:
             raise
         except Exception as error:  # whatever the network's own code says to this image
-            where = f"in {notes.layers[-1][0]!r}: " if notes.layers and notes.layers[-1][0] else ""
+            if notes.layers and notes.layers[-1][0]:
+                when += f"in {notes.layers[-1][0]!r}: "
             raise ArchitectureError(
-                f"the channels of this network cannot be followed ({where}{reason(error)}); give images that it takes."
+                f"the channels of this network cannot be followed ({when}{reason(error)}); give images that it takes."
             ) from error
     answers = _answers(outputs)
     if not answers:
@@ -159,12 +161,13 @@ def _call(network: nn.Module, inputs: Any) -> Any:
 
 def _answers(outputs: Any, depth: int = 4) -> list[Tensor]:
     """All tensors that a network returns, in whatever object."""
-    if found := tensors_in(outputs):
-        return found
-    if dataclasses.is_dataclass(outputs) or (hasattr(outputs, "__dict__") and not callable(outputs)):
-        values = vars(outputs).values() if depth else ()
-        return [tensor for value in values for tensor in _answers(value, depth - 1)]
-    return []
+    found = list[Tensor]()
+    for leaf in tree_leaves(outputs):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif depth and hasattr(leaf, "__dict__") and not callable(leaf):
+            found += _answers(list(vars(leaf).values()), depth - 1)
+    return found
 
 
 def _first(images: Any) -> Any:

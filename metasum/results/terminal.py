@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 Part: TypeAlias = Table[Any] | str
 R = TypeVar("R")
+NAME = 24  # characters of a name that stand in one line
 
 
 def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
@@ -37,14 +38,20 @@ def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> N
 
 
 def rich_table(table: Table[Any]) -> RichTable:
-    """The table as rich draws it: as wide as it needs to be, folded where the terminal is narrower."""
+    """The table as rich draws it: as wide as it needs to be, folded where the terminal is narrower.
+
+    The first column is what the rows are called: names of up to `NAME` characters are never broken.
+    """
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text
 
     columns, drawn = table.on("terminal"), RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        drawn.add_column(column.head, justify="right" if column.kind.right else "left", overflow="fold")
-    for row in table.rows:
-        drawn.add_row(*(Text(column.kind.text(column.value(row), "terminal")) for column in columns))
+    rows = [[column.kind.text(column.value(row), "terminal") for column in columns] for row in table.rows]
+    for index, column in enumerate(columns):
+        name = 0 if index else max((len(row[0]) for row in rows), default=0)
+        justify: Literal["left", "right"] = "right" if column.kind.right else "left"
+        drawn.add_column(column.head, justify=justify, overflow="fold", min_width=min(name, NAME) or None)
+    for row in rows:
+        drawn.add_row(*map(Text, row))
     return drawn

@@ -92,6 +92,16 @@ def assigned():
     return pooled(code, second=conv())
 
 
+def negative_is_zero(net, x):
+    x[x < 0] = 0
+    return x
+
+
+def masked_attention(net, x):
+    future, padding = x.new_ones(64, 64).triu(1), torch.arange(64).expand(len(x), -1) > 50
+    return net.attend(x, x, x, attn_mask=future > 0, key_padding_mask=padding)[0]
+
+
 def gate_for_each_part():
     def code(net, x):
         gates = torch.sigmoid(net.gate(x.mean((2, 3))))
@@ -143,6 +153,23 @@ FOLLOWED = {
     "one treated differently": lambda: pooled(
         lambda net, x: net.second(torch.stack([*x[:, :7].unbind(1), x[:, 7].relu()], dim=1)), second=conv()
     ),
+    "zeroed by a mask": lambda: pooled(negative_is_zero),
+    "a mask of pixels": lambda: pooled(
+        lambda net, x: x.masked_fill(torch.arange(8) > 3, 0.0)[..., torch.arange(8) < 6]
+    ),
+    "the largest of two, and of pixels": lambda: tokens(lambda net, x: torch.max(x, -x).max(1, keepdim=True).values),
+    "the largest and the mean of channels": lambda: pooled(
+        lambda net, x: x * net.gate(torch.cat([x.amax(1, keepdim=True), x.mean(axis=1, keepdim=True)], 1)).sigmoid(),
+        gate=conv(2, 1),
+    ),
+    "some twice": lambda: pooled(
+        lambda net, x: net.second(torch.cat([(y := torch.cat([x, x], 1))[:, 2:].relu(), y[:, :2]], 1)),
+        second=conv(16, 8),
+    ),
+    "weights converted": lambda: pooled(
+        lambda net, x: F.conv2d(x, net.weight.to(x.dtype)).to(x.dtype), weight=parameter(8, 8, 1, 1)
+    ),
+    "attention with masks": lambda: tokens(masked_attention, attend=nn.MultiheadAttention(8, 2, batch_first=True)),
     "one scaled in place": lambda: pooled(lambda net, x: (x[:, 0].mul_(3), net.second(x))[1], second=conv()),
     "assigned": assigned,
     "padded shortcut": padded_shortcut,
@@ -255,6 +282,7 @@ def test_parts_of_a_grouped_convolution_change_places_and_the_channels_in_them()
         lambda logits: (logits, [logits[:, :1]]),
         lambda logits: SimpleNamespace(logits=logits),
         lambda logits: Output(logits),
+        lambda logits: (None, Output(logits), 3),
     ],
 )
 def test_logits_stay_where_they_are_in_whatever_object(wrap):
@@ -319,10 +347,17 @@ def compiled():
         return torch.jit.trace(conv(), torch.zeros(1, 8, 8, 8))
 
 
+def choosing(net, x):
+    x[x < 0] = x[0, 0, 0, 0]
+    return x
+
+
 REFUSED = {
     "cumsum": lambda: pooled(lambda net, x: x.cumsum(1)),
     "sort": lambda: pooled(lambda net, x: x.sort(1).values),
     "bool": lambda: pooled(lambda net, x: x if x[0, 0, 0, 0] > 0 else -x),
+    "getitem": lambda: pooled(lambda net, x: x[:, x.mean((0, 2, 3)) > -9]),
+    "setitem": lambda: pooled(choosing),
     "item": lambda: pooled(lambda net, x: x * x.mean().item()),
     "numpy": lambda: pooled(lambda net, x: torch.from_numpy(x.numpy()[:, ::-1].copy())),
     "local_response_norm": lambda: pooled(lambda net, x: net.norm(x), norm=nn.LocalResponseNorm(2)),

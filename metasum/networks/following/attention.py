@@ -13,7 +13,7 @@ from metasum.errors import ArchitectureError
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, *rest: Any, **others: Any) -> Tensor:
-    """As `torch.nn.functional.scaled_dot_product_attention`, without mask and scale: for the channels, not the values.
+    """As `torch.nn.functional.scaled_dot_product_attention`, without scale: for the channels, not the values.
 
     Raises:
         ArchitectureError: there are fewer keys than queries (`enable_gqa`).
@@ -40,7 +40,7 @@ def multi_head(
     *rest: Any,
     **others: Any,
 ) -> tuple[Tensor, Tensor]:
-    """As `torch.nn.functional.multi_head_attention_forward`, without masks: for the channels, not the values.
+    """As `torch.nn.functional.multi_head_attention_forward`: for the channels, not the values.
 
     Returns:
         What attends `[L, N, E]`, and each head's scores `[N, heads, L, S]`.
@@ -66,7 +66,12 @@ def multi_head(
         heads = mapped.reshape(*mapped.shape[:-1], num_heads, embed_dim_to_check // num_heads)
         streams.append(heads.movedim(0, -2))  # [N, heads, L, E / heads]
     q, k, v = streams
-    scores = softmax(q @ k.transpose(-2, -1), dim=-1)
+    scores = q @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores + mask
+    if (padding := others.get("key_padding_mask")) is not None:
+        scores = scores + (padding[:, None, None] if padding.ndim == 2 else padding)
+    scores = softmax(scores, dim=-1)
     attended = (scores @ v).movedim(-2, 0).flatten(-2)
     return linear(attended, out_weight, out_bias), scores
 

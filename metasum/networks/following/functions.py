@@ -15,6 +15,7 @@ MOVING = TURNING | {
     "broadcast_tensors", "view_as", "reshape_as", "repeat", "tile", "repeat_interleave", "flip", "rot90", "roll",
     "channel_shuffle", "pixel_shuffle", "pixel_unshuffle",
 }  # fmt: skip
+INDEXING = {"getitem", "index_select", "repeat_interleave"}  # of these, tensors behind the first say where
 ELEMENTWISE = {
     "relu", "relu6", "leaky_relu", "rrelu", "gelu", "silu", "elu", "selu", "celu", "mish", "tanh", "sigmoid",
     "hardtanh", "hardswish", "hardsigmoid", "hardshrink", "softshrink", "tanhshrink", "threshold", "softplus",
@@ -36,7 +37,19 @@ NORMALISING = {"batch_norm", "instance_norm", "group_norm"}
 NORMALISING_THE_LAST = {"layer_norm", "rms_norm"}
 # Each element depends on itself and, whatever their order, on all others along a dimension: which argument that is.
 ALONG_A_DIMENSION = {"softmax": 1, "log_softmax": 1, "softmin": 1, "normalize": 2}
-REDUCING = {"mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "norm": 2, "logsumexp": 1, "prod": 1}
+REDUCING = {
+    "mean": 1,
+    "sum": 1,
+    "amax": 1,
+    "amin": 1,
+    "var": 1,
+    "std": 1,
+    "norm": 2,
+    "logsumexp": 1,
+    "prod": 1,
+    "max": 1,
+    "min": 1,
+}
 # These look at a tensor's shape, dtype and device, and at no number in it.
 SHAPED = {
     "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_full", "new_empty",

@@ -190,10 +190,20 @@ class Notes:
             self.tie(_rows(numbers, [dimension % numbers.ndim]), None)
 
     def tie_part(self, part: Tensor, whole: Tensor) -> None:
-        """Where a part has not all channels of the whole, what is done to it is not done to the others."""
-        own, every = (kinds_of(self.numbering.roots(numbers).flatten()).rows for numbers in (part, whole))
-        if len(own) < len(every) and own.any():
-            self.numbering.tie(own[None])
+        """Where a part holds some channels more often than others, what is done to these is not done to those.
+
+        Args:
+            part, whole: a number for each element.
+        """
+        roots = [self.numbering.roots(numbers).flatten() for numbers in (part, whole)]
+        most = max(int(own.max()) for own in roots)
+        often = torch.stack([torch.bincount(own, minlength=most + 1) for own in roots], dim=1)
+        often[0] = 0  # what stays
+        kinds = kinds_of(often)
+        if int((kinds.rows[:, 1] > 0).sum()) > 1:
+            for number, (here, _) in enumerate(kinds.rows.tolist()):
+                if here:
+                    self.numbering.tie((kinds.which == number).nonzero().T)
 
     def refusal(self, function: str) -> ArchitectureError:
         name, layer = self.layers[-1] if self.layers else ("", None)

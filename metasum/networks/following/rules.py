@@ -34,30 +34,38 @@ Rule = Callable[[Notes, Call], None]
 
 
 def same(notes: Notes, call: Call) -> None:
+    if call.result is call.args[0]:
+        return
     notes.note(call.result, notes.numbers(call.args[0], call.name), call.name)
 
 
 def move(notes: Notes, call: Call) -> None:
-    """The same call moves the numbers. Constant integers are where to (an index, a mask)."""
-    given = [tensor for tensor in tensors_in((call.args, call.kwargs)) if not _is_index(notes, tensor)]
+    """The same call moves the numbers."""
+    given = tensors_in((call.args, call.kwargs))
     if call.name in functions.TURNING and (weight := notes.weight(given[0])) is not None and given[0].ndim > 1:
         notes.note_turned(call.result, weight[0], _turned(call, weight[1]))
         return
-
-    def of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf.cpu() if _is_index(notes, leaf) else notes.full(leaf, call.name)
-
-    moved = call.function(*tree_map(of, tuple(call.args)), **tree_map(of, call.kwargs))
+    if call.name in functions.INDEXING:
+        first, *rest = call.args
+        moved = call.function(
+            notes.full(first, call.name), *_where(notes, call, rest), **_where(notes, call, call.kwargs)
+        )
+        given = [first]
+    else:
+        of = lambda leaf: notes.full(leaf, call.name) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        moved = call.function(*tree_map(of, tuple(call.args)), **tree_map(of, call.kwargs))
     for tensor, numbers in zip(tensors_in(call.result), tensors_in(moved), strict=True):
         notes.note(tensor, numbers, call.name)
         if len(given) == 1:
-            notes.tie_part(numbers, notes.numbers(given[0], call.name))
+            notes.tie_part(numbers, notes.full(given[0], call.name))
 
 
-def _is_index(notes: Notes, tensor: Tensor) -> bool:
-    return notes.is_constant(tensor) and not tensor.is_floating_point()
+def _where(notes: Notes, call: Call, index: Any) -> Any:
+    """The same index or mask for the numbers; it must not depend on channels."""
+    for tensor in tensors_in(index):
+        if not notes.is_constant(tensor):
+            raise notes.refusal(call.name)
+    return tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, index)
 
 
 def _turned(call: Call, order: tuple[int, ...]) -> tuple[int, ...]:
@@ -82,18 +90,25 @@ def _beside(numbers: Tensor, rank: int) -> Tensor:
 def assign(notes: Notes, call: Call) -> None:
     """`target[index] = value`, after which the target is no constant."""
     target, index, value = call.args
-    index = tree_map(lambda own: own.cpu() if isinstance(own, Tensor) else own, index)
-    if isinstance(value, Tensor) and not notes.is_constant(value):
-        numbers = notes.full(target, call.name).clone()
-        before = numbers.clone()
-        numbers[index] = notes.numbers(value, call.name)
+    fixed = not isinstance(value, Tensor) or notes.is_constant(value)
+    if isinstance(index, Tensor) and index.shape == target.shape and not notes.is_constant(index):  # element by element
+        if notes.is_constant(target) or not fixed or (isinstance(value, Tensor) and value.numel() > 1):
+            raise notes.refusal(call.name)
+        notes.meet(notes.held(target, call.name), notes.held(index, call.name), call.name)
+        return
+    index = _where(notes, call, index)
+    if fixed and notes.is_constant(target):
+        return
+    before = notes.full(target, call.name)
+    if not fixed:
         if target._is_view():
             raise notes.refusal(call.name)  # what it is a view of has changed, too
+        numbers = before.clone()
+        numbers[index] = notes.numbers(value, call.name)
         notes.note(target, numbers, call.name)
-        notes.tie_part(before[index], before)
-    elif not notes.is_constant(target):
-        before = notes.full(target, call.name)
-        notes.tie_part(before[index], before)
+    elif isinstance(value, Tensor) and value.numel() > 1:
+        notes.numbering.fix(before[index])
+    notes.tie_part(before[index], before)
 
 
 def over_pixels(notes: Notes, call: Call) -> None:
@@ -129,20 +144,25 @@ def pad(notes: Notes, call: Call) -> None:
 
 def reduce(notes: Notes, call: Call) -> None:
     numbers = notes.numbers(call.args[0], call.name)
-    given = call.argument(functions.REDUCING[call.name], "dim")
-    if isinstance(given, bool) or not isinstance(call.result, Tensor):  # another function of that name
-        raise notes.refusal(call.name)
+    given = call.argument(functions.REDUCING[call.name], "dim", call.kwargs.get("axis"))
     dimensions = range(numbers.ndim) if given is None else [given] if isinstance(given, int) else given
-    found = notes.gather(numbers, tuple(dimensions))
-    if call.result.ndim != found.ndim:
+    if isinstance(given, bool | Tensor) or not all(isinstance(d, int) for d in dimensions):
+        raise notes.refusal(call.name)  # another function of that name
+    found, result = notes.gather(numbers, tuple(dimensions)), tensors_in(call.result)[0]
+    if result.ndim != found.ndim:
         over = [d % found.ndim for d in dimensions]
         found = found.reshape([size for d, size in enumerate(found.shape) if d not in over])
-    notes.note(call.result, found, call.name)
+    notes.note(result, found, call.name)  # and nothing of where the largest are
+
+
+def extreme(notes: Notes, call: Call) -> None:
+    """`max` and `min`: of two tensors, or along a dimension."""
+    (elementwise if isinstance(call.argument(1, "other"), Tensor) else reduce)(notes, call)
 
 
 def along_a_dimension(notes: Notes, call: Call) -> None:
     numbers = notes.numbers(call.args[0], call.name)
-    dimension = call.argument(functions.ALONG_A_DIMENSION[call.name], "dim", 1)
+    dimension = call.argument(functions.ALONG_A_DIMENSION[call.name], "dim", 1 if call.name == "normalize" else None)
     if not isinstance(dimension, int):
         raise notes.refusal(call.name)
     notes.tie_along(numbers, dimension)
@@ -277,6 +297,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(functions.CONVOLUTIONS, convolution),
     **dict.fromkeys(functions.TRANSPOSED_CONVOLUTIONS, transposed_convolution),
     **dict.fromkeys(("matmul", "bmm", "mm"), matmul),
+    "max": extreme,
+    "min": extreme,
     "pad": pad,
     "prelu": prelu,
     "linear": linear,

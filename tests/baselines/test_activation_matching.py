@@ -1,0 +1,169 @@
+"""Activation matching: it finds a permutation again, and beats the plain average of two initialisations."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from metasum import recalibrate
+from metasum.baselines.activation_matching import ActivationMatching, correlations
+from metasum.errors import ArchitectureError, DivergenceError
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import merge
+from metasum.networks.channels import channel_groups
+from metasum.networks.permuting import permute_network
+from metasum.tasks.registry import load_dataset
+from metasum.tasks.task import ImageTask
+from metasum.training.evaluation import accuracy
+from metasum.weights.composition import average_parameters
+from metasum.weights.parameters import parameters_of, with_parameters
+
+IMAGES = torch.randn(24, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def plain():
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(54, 7), nn.Tanh(), nn.Linear(7, 4)
+    )
+
+
+class Residual(nn.Module):
+    """A stream that two layers write and two read, and a grouped convolution, which is matched by weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner, self.back = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+        self.norm, self.parts, self.last = nn.BatchNorm2d(6), nn.Conv2d(8, 8, 3, groups=2), nn.Linear(8, 4)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        x = x + self.back(self.norm(self.inner(x)).relu())
+        return self.last(self.parts(x).relu().mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """A transformer's layer, whose heads are matched by weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(1, 8, 4, stride=4), nn.Linear(8, 5)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+
+    def forward(self, x):
+        return self.last(self.layer(self.first(x).flatten(2).transpose(1, 2)).mean(1))
+
+
+def made(build, seed=0):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = build().eval()
+        with torch.no_grad():
+            for tensor in network.parameters():
+                tensor.add_(0.1 * torch.randn_like(tensor))
+    return network
+
+
+def in_another_order(network, seed=0):
+    groups = channel_groups(network, IMAGES)
+    generator = torch.Generator().manual_seed(seed)
+    moved = copy.deepcopy(network)
+    permute_network(moved, groups, [torch.randperm(group.size, generator=generator) for group in groups])
+    return moved
+
+
+@pytest.mark.parametrize("build", [plain, Residual, Tokens])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_undoes_a_permutation(build, seed):
+    network = made(build, seed)
+    ends = [Endpoint(each, [IMAGES[:16], IMAGES[16:]]) for each in (network, in_another_order(network, seed))]
+    merged = merge(ActivationMatching(), ends, ends[0].parameters)
+    for name, tensor in parameters_of(network).items():
+        torch.testing.assert_close(merged[name], tensor.detach())
+
+
+def test_correlations_are_pearsons_over_images_and_pixels():
+    first, second = made(plain, 1), made(plain, 2)
+    groups = channel_groups(first, IMAGES)
+    for chunks in ([IMAGES], IMAGES.split(5)):
+        pooled, hidden = correlations(first, second, groups, chunks)
+        with torch.no_grad():
+            rows = [network[:3](IMAGES).transpose(0, 1).flatten(1) for network in (first, second)]
+            expected = torch.corrcoef(torch.cat(rows).double())[:6, 6:]
+            torch.testing.assert_close(pooled, expected, atol=1e-6, rtol=0)
+            rows = [network[:6](IMAGES).T for network in (first, second)]
+            torch.testing.assert_close(hidden, torch.corrcoef(torch.cat(rows).double())[:7, 7:], atol=1e-6, rtol=0)
+
+
+def test_a_channel_that_never_answers_is_like_no_other():
+    network = made(plain)
+    with torch.no_grad():
+        network[0].weight[2], network[0].bias[2] = 0, -1
+    (pooled, _) = correlations(network, network, channel_groups(network, IMAGES), [IMAGES])
+    assert pooled[2].eq(0).all()
+    assert pooled[:, 2].eq(0).all()
+    others = [0, 1, 3, 4, 5]
+    torch.testing.assert_close(pooled.diagonal()[others], torch.ones(5, dtype=torch.float64))
+
+
+def test_no_image_more_than_asked_for_is_looked_at():
+    seen = []
+    network = made(plain)
+    network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    ends = [Endpoint(network, [IMAGES, IMAGES]), Endpoint(made(plain, 1), [IMAGES])]
+    method = ActivationMatching(merging_images=10)
+    assert sum(len(chunk) for end in ends for chunk in method._chunks(end)) == 20
+    merge(method, ends, ends[0].parameters)
+    assert sum(seen) == 1 + 20  # following the channels takes one
+
+
+def test_what_is_infinite_is_said():
+    first, second = made(plain), made(plain)
+    with torch.no_grad():
+        second[0].bias[0] = torch.inf
+    with pytest.raises(DivergenceError, match="NaN or infinite"):
+        merge(ActivationMatching(), [Endpoint(each, [IMAGES]) for each in (first, second)], parameters_of(first))
+
+
+def test_channels_that_cannot_be_followed_are_refused():
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return x.sort(1).values
+
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), Sorted(), nn.Conv2d(4, 2, 3)).eval()
+    with pytest.raises(ArchitectureError, match=r"'1' \(Sorted\)"):
+        merge(ActivationMatching(), [Endpoint(network, [IMAGES])] * 2, parameters_of(network))
+
+
+def trained(seed, task, norm):
+    torch.manual_seed(seed)
+    network = nn.Sequential(
+        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32) if norm else nn.Identity(), nn.ReLU(),
+        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
+    ).train()  # fmt: skip
+    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(150):
+        batch = task.training_batch(torch.randperm(len(task), generator=generator)[:64], generator)
+        optimizer.zero_grad()
+        cross_entropy(network(batch.images), batch.labels).backward()
+        optimizer.step()
+    return network.eval()
+
+
+@pytest.mark.parametrize(("seeds", "norm"), [((1, 2), True), ((3, 4), True), ((1, 2), False)])
+def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds, norm):
+    task = ImageTask(load_dataset("digits", root=Path()))
+    ends = [Endpoint(trained(seed, task, norm), list(task.calibration(4))) for seed in seeds]
+
+    def right(parameters):
+        network = with_parameters(ends[0].network, parameters)
+        if norm:
+            network = recalibrate(network, task.calibration(4))
+        return accuracy(network, task.evaluation())
+
+    average = right(average_parameters([end.parameters for end in ends]))
+    matched = right(merge(ActivationMatching(), ends, ends[0].parameters))
+    assert matched > average + 0.15
