@@ -148,6 +148,11 @@ class Learner(nn.Module):
         self.networks, self.config = networks, config
 
     @classmethod
+    def suited(cls, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """A pair's recipe, setting by setting, as it suits this learner; what is `given` comes before it."""
+        return dict(recipe)
+
+    @classmethod
     def fill(cls, values: Mapping[str, Any]) -> dict[str, Any]:
         """Values for settings of its own that nobody gave and that depend on others; `values` holds all the others."""
         return {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -61,6 +61,16 @@ class SlotsLearner(SilentLearner, WrittenLearner):
     start = Start.SHARED
     numbered, places = "slot", "slots"
     candidates = {"learning_rate": (1e-3, 2e-3, 4e-3)}  # thin networks want more than whole ones
+
+    @classmethod
+    def suited(cls, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """With N slots, N times the learning rate, which is one for the whole network.
+
+        Adam's best step for a hidden weight falls as the number of inputs grows (Yang et al. 2022, arXiv:2203.03466,
+        table 3), and a thin network has an N-th of them.
+        """
+        slots = given.get("slots", SlotsConfig.slots)
+        return {**recipe, "learning_rate": recipe["learning_rate"] * slots}
 
     def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
         super().__init__(networks, config, seed=seed)

@@ -107,8 +107,8 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
     check_read(request, learner)
     check_network_name(request["network"])
     classes = max(data.num_classes for data in datasets)
-    recipe = pair_of(request["target"], request["support"]).recipe
-    values = fill(learner, {**dataclasses.asdict(recipe), "num_classes": classes, **request.given, **learner.preset})
+    recipe = learner.suited(dataclasses.asdict(pair_of(request["target"], request["support"]).recipe), request.given)
+    values = fill(learner, {**recipe, "num_classes": classes, **request.given, **learner.preset})
     if values["num_classes"] < classes:
         raise UsageError(f"--num-classes {values['num_classes']} is too few: the datasets have {classes} classes.")
     plan = planned(learner, values, given=frozenset(request.given))

@@ -123,6 +123,14 @@ def test_in_double_precision_to_the_ninth_digit(family):
     assert largest_difference(made(build, size, torch.float64), images)[2] < 1e-9
 
 
+def test_a_transformers_stream_is_of_single_channels_with_its_class_token():
+    build, size, _ = FAMILIES["vit"]
+    groups = channel_groups(build().eval(), torch.randn(1, 3, size, size))
+    (stream,) = (group for group in groups if ("conv_proj.weight", 0) in group.positions)
+    assert (stream.size, stream.of_blocks) == (32, False)
+    assert {("class_token", 2), ("encoder.pos_embedding", 2), ("encoder.ln.weight", 0)} <= set(stream.positions)
+
+
 @pytest.mark.slow
 def test_inceptions_auxiliary_classifier_moves_with_what_it_reads():
     network = made(lambda: models.Inception3(10, init_weights=False), 299, torch.float32)

@@ -11,8 +11,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from metasum.networks.following import attention, functions
+from metasum.networks.following.call import Call
 from metasum.networks.following.notes import Notes, tensors_in
-from metasum.networks.following.rules import RULES, Call, assign
+from metasum.networks.following.rules import RULES, assign
 
 SPELT_OUT: dict[str, Callable[..., Tensor]] = {
     "scaled_dot_product_attention": attention.scaled_dot_product,

@@ -196,14 +196,14 @@ class Notes:
             part, whole: a number for each element.
         """
         roots = [self.numbering.roots(numbers).flatten() for numbers in (part, whole)]
-        most = max(int(own.max()) for own in roots)
-        often = torch.stack([torch.bincount(own, minlength=most + 1) for own in roots], dim=1)
-        often[0] = 0  # what stays
-        kinds = kinds_of(often)
-        if int((kinds.rows[:, 1] > 0).sum()) > 1:
-            for number, (here, _) in enumerate(kinds.rows.tolist()):
-                if here:
-                    self.numbering.tie((kinds.which == number).nonzero().T)
+        count = max(int(own.max()) for own in roots) + 1
+        here, there = (torch.bincount(own, minlength=count) for own in roots)
+        here[0] = there[0] = 0  # what stays
+        scale = len(roots[0]) + 1
+        kinds = kinds_of(there * scale + here)
+        if int((kinds.rows >= scale).sum()) > 1:
+            for number in (kinds.rows % scale).nonzero().flatten().tolist():
+                self.numbering.tie((kinds.which == number).nonzero().T)
 
     def refusal(self, function: str) -> ArchitectureError:
         name, layer = self.layers[-1] if self.layers else ("", None)

@@ -21,7 +21,8 @@ class Kinds(NamedTuple):
 
 def kinds_of(tensor: Tensor) -> Kinds:
     """The different rows of a matrix, or elements of a vector."""
-    found = torch.unique(tensor, dim=0, return_inverse=True, return_counts=True)
+    dim = 0 if tensor.ndim > 1 else None  # without it, it is many times faster
+    found = torch.unique(tensor, dim=dim, return_inverse=True, return_counts=True)
     return Kinds(*found)
 
 
@@ -67,8 +68,10 @@ class Numbering:
             differ = ours != theirs
             if not differ.any():
                 return
-            pairs = kinds_of(torch.stack([ours[differ], theirs[differ]], dim=1)).rows.T
-            least, most = pairs.amin(0), pairs.amax(0)
+            pairs = torch.stack([ours[differ], theirs[differ]])
+            count = len(self._root)
+            codes = kinds_of(pairs.amin(0) * count + pairs.amax(0)).rows  # each pair once
+            least, most = pairs = torch.stack([codes // count, codes % count])
             parents = torch.arange(len(self._root)).scatter_reduce_(0, most, least, "amin")
             while not torch.equal(above := parents[parents], parents):
                 parents = above
@@ -124,9 +127,13 @@ class Numbering:
         """A channel in two different sets would have two places to go; so would an owner of two or two of one."""
         if len(family.sets) < 2:
             return
-        sets, which, _ = kinds_of(self.roots(family.sets))
-        inside = kinds_of(torch.stack([torch.arange(len(sets)).repeat_interleave(sets.shape[1]), sets.flatten()], 1))
-        found = kinds_of(inside.rows[:, 1])
+        sets = self.roots(family.sets)
+        if bool((sets == sets[:, :1]).all()):
+            sets = sets[:, :1]
+        sets, which, _ = kinds_of(sets)
+        count = len(self._root)
+        inside = kinds_of((torch.arange(len(sets))[:, None] * count + sets).flatten())  # each channel once in each set
+        found = kinds_of(inside.rows % count)
         shared = torch.isin(sets, found.rows[(found.counts > 1) & (found.rows > 0)]).any(dim=1)
         self.fix(sets[shared].flatten())
         if family.owners is not None:

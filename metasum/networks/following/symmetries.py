@@ -46,7 +46,7 @@ class Symmetries:
 
     def _add(self, family: int, channels: list[int], owner: int | None) -> None:
         content = (family, tuple(sorted(channels)))
-        if content in self._by_content:
+        if content in self._by_content or set(channels) == {owner}:
             return
         number = self._by_content[content] = len(self._sets)
         self._sets.append((family, channels, owner))

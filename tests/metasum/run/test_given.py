@@ -121,3 +121,12 @@ def test_a_setting_of_another_kind_than_its_namesake_is_refused():
 
     with pytest.raises(UsageError, match="another --proximity takes values of another kind"):
         register(type("Other", (TangentLearner,), {"name": "other", "Config": Taken}))
+
+
+def test_slots_multiply_the_recipes_learning_rate_and_leave_a_given_one_alone():
+    def rate(**values):
+        return resolve(settings(**values), DATASETS).optimisation.learning_rate
+
+    recipe = rate()
+    assert [rate(learner="slots"), rate(learner="slots", slots=8)] == [2 * recipe, 8 * recipe]
+    assert rate(learner="slots", slots=8, learning_rate=recipe) == recipe
