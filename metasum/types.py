@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """Images as the network sees them, with labels."""
 
     images: Tensor
-    """`[N, C, 32, 32]`, float, normalised, on the training device."""
+    """`[N, C, S, S]`, float, normalised, on the training device; S is 32 unless `--image-size` says otherwise."""
     labels: Tensor
     """`[N]`, int64."""
 
@@ -68,7 +68,7 @@ class Split:
     """A whole split in memory."""
 
     images: Tensor
-    """`[N, C, H, W]`, uint8, C 1 or 3."""
+    """`[N, C, H, W]`, uint8."""
     labels: Tensor
     """`[N]`, int64."""
 

@@ -46,7 +46,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     Args:
         name: as `--target` and `--support` will take it.
         loader: called when the dataset is needed; returns ((x_train, y_train), (x_test, y_test)): images uint8
-            `[N, H, W]` or `[N, H, W, C]` up to 32x32, integer labels `[N]` from 0.
+            `[N, H, W]` or `[N, H, W, C]` up to 224x224, integer labels `[N]` from 0.
         summary: one line for `metasum tasks`.
         source: where it comes from, for the same list [default: the plug-in that is being run, else "Python"].
 

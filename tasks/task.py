@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from metasum.tasks.images import augment, moments, prepare
+from metasum.tasks.arrays import SIZE
+from metasum.tasks.images import augment, check_seen, moments, prepare
 from metasum.types import Batch, Dataset, Split, Task
 
 EVALUATION_BATCH = 256
@@ -22,10 +23,14 @@ class ImageTask:
 
     Args:
         dataset: its whole splits.
-        in_channels: 1 or 3: what the network takes.
+        in_channels: what the network takes, see `metasum.tasks.images.check_seen`.
         device: where batches are made; the splits are moved there.
         augmentation: "none", "shift" or "shift-flip", for training batches.
         evaluate_on: "test", or "validation": a fixed tenth of the training images, taken out of training.
+        image_size: height and width of what the network sees; smaller images are padded with black.
+
+    Raises:
+        DatasetError: the images are larger, or have other channels.
     """
 
     def __init__(
@@ -36,7 +41,10 @@ class ImageTask:
         device: torch.device | str = "cpu",
         augmentation: str = "none",
         evaluate_on: str = "test",
+        image_size: int = SIZE,
     ) -> None:
+        check_seen(dataset.name, dataset.train.images, in_channels=in_channels, image_size=image_size)
+        self._size = image_size
         train, held_out = dataset.train, dataset.test
         order = _fixed_order(len(train))
         if evaluate_on == "validation":
@@ -77,7 +85,7 @@ class ImageTask:
             yield self._prepared(self._train.images[indices])
 
     def _prepared(self, pixels: Tensor) -> Tensor:
-        return prepare(pixels, self._mean, self._deviation)
+        return prepare(pixels, self._mean, self._deviation, self._size)
 
 
 class UnionTask:

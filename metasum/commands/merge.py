@@ -90,6 +90,8 @@ def merge(given: dict[str, Any], **values: Any) -> None:
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
+    for note in merged.notes:
+        click.echo(note, err=True)
     result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
     show(result, as_json=values["as_json"], parts=merge_parts)
 

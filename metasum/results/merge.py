@@ -26,6 +26,8 @@ class MergeResult(Result):
     """Of the process; None where nobody has measured it."""
     statistics: int = 0
     """Tensors of running means and variances, which were averaged: they are no weights."""
+    notes: tuple[str, ...] = ()
+    """A sentence for each file out of which something was taken, or whose names lost a wrapper's prefix."""
 
 
 def merge_parts(result: MergeResult) -> list[str]:
