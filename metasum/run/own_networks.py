@@ -121,7 +121,7 @@ def merge_checkpoints(
         "files": [{"name": str(file), "bytes": _size(file)} for file in files],
         **({"base": {"name": str(base), "bytes": _size(base)}} if base else {}),
         **({"images": [str(path) for path in images]} if images else {}),
-        "settings": {**given, "dtype": settings.dtype},
+        "settings": given | {"dtype": settings.dtype},
         "metasum": version("metasum"),
     }
     save_weights(output, tensors, metadata={"format": "pt", "merge": json.dumps(what, ensure_ascii=False)})

@@ -153,7 +153,7 @@ def test_a_counter_may_be_missing(tmp_path):
 
 def test_nothing_that_a_file_holds_is_run(metasum, tmp_path):
     torch.save(network(), tmp_path / "whole.pt")
-    with pytest.raises(CheckpointError, match="holds more than tensors.*Save its state_dict by itself"):
+    with pytest.raises(CheckpointError, match=r"holds more than tensors.*Save its state_dict by itself"):
         load_checkpoint(network(), tmp_path / "whole.pt")
     files = [tmp_path / "whole.pt"] * 2
     refused(metasum("merge", "average", *files, "-o", tmp_path / "m.safetensors"), 1, "holds more than tensors")

@@ -169,7 +169,7 @@ EVALUATIONS = {
         ["keeps no running statistics"],
     ),
     "too many classes": ([*OWN, "--on", "classes.npz"], 2, ["a label is 7", "4 classes"]),
-    "no model": (["--on", "rows", "--recalibrate-on", "keras.npz"], 2, ["--recalibrate-on is for networks of your own"]),
+    "no model": (["--on", "rows", "--recalibrate-on", "x.npz"], 2, ["--recalibrate-on is for networks of your own"]),
 }
 
 

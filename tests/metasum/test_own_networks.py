@@ -175,7 +175,7 @@ def test_code_that_a_weights_file_names_is_not_run_because_it_is_opened(metasum,
     monkeypatch.setenv("METASUM_CACHE", str(folder / "other"))
     monkeypatch.setattr(functions, "_modules", {})
     (folder / "my_model.py").write_text("raise AssertionError('it was run')")
-    with pytest.raises(UsageError, match="nobody has named that here.*--plugin"):
+    with pytest.raises(UsageError, match=r"nobody has named that here.*--plugin"):
         load_network(weights)
     (folder / "my_model.py").write_text(MODEL.replace("from sizes import HIDDEN", "HIDDEN = 6"))
     measure = ("evaluate", weights, "--on", "rows", "--data-root", folder / "data")
