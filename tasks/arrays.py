@@ -40,7 +40,14 @@ def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
             f"dataset {name!r} ({source}) is not ((x_train, y_train), (x_test, y_test)): {error}."
         ) from error
     where = f"dataset {name!r} ({source})"
-    train, test = _split(where, "train", x_train, y_train), _split(where, "test", x_test, y_test)
+    return checked_dataset(
+        name, _split(where, "train", x_train, y_train), _split(where, "test", x_test, y_test), source=source
+    )
+
+
+def checked_dataset(name: str, train: Split, test: Split, *, source: str) -> Dataset:
+    """The two splits as a dataset; raises DatasetError where they are not alike, or labels not those of classes."""
+    where = f"dataset {name!r} ({source})"
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DatasetError(
             f"{where}: training images are {_size(train)} and test images {_size(test)}; they must be alike."

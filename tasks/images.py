@@ -8,9 +8,11 @@ from torch.nn.functional import pad
 
 from metasum.errors import DatasetError
 from metasum.tasks.arrays import SIZE
+from metasum.tasks.stored import stored
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SHIFT = 4  # pixels
+SAMPLE = 4096  # stored images that stand for all
 
 
 def check_seen(name: str, images: Tensor, *, in_channels: int, image_size: int = SIZE) -> None:
@@ -23,6 +25,8 @@ def check_seen(name: str, images: Tensor, *, in_channels: int, image_size: int =
         image_size: height and width that images are padded to.
     """
     channels, height, width = images.shape[1:]
+    if stored(images) is not None:  # they are brought to any size
+        height = width = image_size
     if max(height, width) > image_size:
         raise DatasetError(
             f"dataset {name!r} has images of {height}x{width}, which cannot be padded to {image_size}x{image_size}; "
@@ -38,7 +42,8 @@ def check_seen(name: str, images: Tensor, *, in_channels: int, image_size: int =
 def moments(images: Tensor, *, in_channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel the network sees, over a whole split, in units of 0 to 1.
 
-    Luma's are derived from the colours' covariance; padding does not count.
+    Luma's are derived from the colours' covariance; padding does not count. Of stored images, 4,096 evenly spaced ones
+    are looked at.
 
     Args:
         images: `[N, C, H, W]`, uint8.
@@ -47,6 +52,8 @@ def moments(images: Tensor, *, in_channels: int) -> tuple[Tensor, Tensor]:
     Returns:
         Two float tensors `[in_channels]`; the standard deviation is at least 1/255.
     """
+    if (apart := stored(images)) is not None:
+        images = apart[torch.linspace(0, len(apart) - 1, min(SAMPLE, len(apart))).long()].read()
     channels = images.shape[1]
     mean, second = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, channels, dtype=torch.float64)
     for chunk in torch.split(images, 4096):

@@ -51,7 +51,7 @@ class NetworkConfig(Checked):
         32,
         "Height and width of the images that the network sees; smaller ones are padded with black.",
         unit="pixels",
-        minimum=8,
+        minimum=1,
         maximum=224,
     )
     width: float = option(UNSET, "Factor on every channel count and hidden size.", filled=RECIPE, above=0)
