@@ -53,7 +53,7 @@ class ArrayFile:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.path, self._mean, self._std, self._dtype = Path(path), tuple(mean), tuple(std), dtype
-        self._inputs, self._labels = _taken(self.path, split)
+        self._inputs, self._labels, self.has_other_half = _taken(self.path, split)
         sizes = {name: len(array) if array.ndim else 0 for name, array in self._inputs.items()}
         if self._labels is not None:
             sizes["its labels"] = len(self._labels) if self._labels.ndim else 0
@@ -113,9 +113,9 @@ def _are_images(array: np.ndarray[Any, Any]) -> bool:
     return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] <= 4))
 
 
-def _taken(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any] | None]:
-    """The inputs by name, and the labels."""
-    arrays = _read(path, split)
+def _taken(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any] | None, bool]:
+    """The inputs by name, the labels, and whether there is the other half of the Keras layout."""
+    arrays, names = _read(path, split)
     if f"x_{split}" not in arrays and {"x_train", "x_test"} & set(arrays):
         raise DatasetError(f"{path} lacks x_{split}; it has {', '.join(arrays)}.")
     labels = next((arrays.pop(name) for name in (f"y_{split}", *LABELS) if name in arrays), None)
@@ -130,20 +130,20 @@ def _taken(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], np.
         labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
         if not np.issubdtype(labels.dtype, np.integer):
             raise DatasetError(f"{path}: labels are whole numbers, not {labels.dtype}.")
-    return inputs, labels
+    return inputs, labels, {"x_train", "x_test"} <= names
 
 
-def _read(path: Path, split: str) -> dict[str, np.ndarray[Any, Any]]:
-    """The arrays of a file; of the Keras layout only those of this half."""
+def _read(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], set[str]]:
+    """The arrays of a file, of the Keras layout only those of this half; and the names of all."""
     if not path.is_file():
         raise DatasetError(f"there is no file {path}.")
     try:
         with path.open("rb") as opened:
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
-                return {INPUTS[0]: file}
+                return {INPUTS[0]: file}, set()
             wanted = [name for name in file.files if name not in _other_half(file.files, split)]
-            return {name: file[name] for name in wanted}
+            return {name: file[name] for name in wanted}, set(file.files)
     except Exception as error:  # zipfile, zlib, numpy and its header parser raise a dozen kinds
         raise DatasetError(f"{path} is damaged or is not a .npz file ({reason(error)}).") from error
 
