@@ -73,7 +73,7 @@ class StoredImages:
 
     def read(self) -> Tensor:
         """All its images, uint8 `[N, C, S, S]`; raises DatasetError where one cannot be decoded."""
-        return torch.cat(list(self.batches([torch.arange(len(self))]))).to(self._device)
+        return torch.cat(list(self.pieces(FEW // 4)))
 
     def batches(self, orders: Sequence[Tensor]) -> Iterator[Tensor]:
         """For each entry of `orders`, the images at these places, decoded ahead by processes where they are many.
@@ -87,7 +87,13 @@ class StoredImages:
         items: Any = _Items(self._source, self._name, self._size)
         sampler = [self._rows[order.cpu()].tolist() for order in orders]
         workers = min(usable_cores(), MOST_WORKERS) if many else 0
-        loader: Any = DataLoader(items, batch_sampler=sampler, num_workers=workers, collate_fn=_together)
+        loader: Any = DataLoader(
+            items,
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_together,
+            generator=torch.Generator(),  # or it would draw from the one that dropout draws from
+        )
         for found in loader:
             if isinstance(found, str):
                 raise DatasetError(found)

@@ -67,7 +67,7 @@ def batches(task, count, state=None):
 @pytest.mark.parametrize("workers", [False, True])
 def test_it_is_the_data_that_it_would_be_in_memory(monkeypatch, evaluate_on, workers):
     """Batches over the ends of passes, augmented; held-out and calibration images; with processes and without."""
-    monkeypatch.setattr(stored, "FEW", 0 if workers else 10**9)
+    monkeypatch.setattr(stored, "FEW", 4 if workers else 10**9)
     monkeypatch.setattr(stored, "usable_cores", lambda: 2)
     memory, apart = tasks(evaluate_on=evaluate_on, augmentation="shift")
     for one, other in zip(batches(memory, 14)[0], batches(apart, 14)[0], strict=True):
@@ -86,6 +86,17 @@ def test_a_sampler_goes_on_where_it_stood():
     rest, _ = batches(apart, 8, state)
     for mine, theirs in zip(every[7:], rest, strict=True):
         torch.testing.assert_close(mine.target, theirs.target)
+
+
+@pytest.mark.parametrize("workers", [False, True])
+def test_decoding_moves_no_random_state(monkeypatch, workers):
+    """Dropout draws from it: a run that goes on would not be the run that it goes on with."""
+    monkeypatch.setattr(stored, "FEW", 4 if workers else 10**9)
+    before = torch.random.get_rng_state()
+    _, apart = tasks()
+    batches(apart, 12)
+    list(apart.evaluation())
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_nothing_is_decoded_before_it_is_asked_for():
@@ -158,7 +169,7 @@ def test_what_is_wrong_is_said_before_anything_is_written(metasum, tiny, tmp_pat
 
 @pytest.mark.parametrize("workers", [False, True])
 def test_a_damaged_image_is_named(monkeypatch, tmp_path, workers):
-    monkeypatch.setattr(stored, "FEW", 0 if workers else 10**9)
+    monkeypatch.setattr(stored, "FEW", 4 if workers else 10**9)
     write_folder(tmp_path)
     damaged = tmp_path / "pictures" / "train" / "class-1" / "0005.png"
     damaged.write_bytes(damaged.read_bytes()[:40])
