@@ -111,7 +111,7 @@ def _merge_networks(
     method: Method, settings: MergeConfig, values: dict[str, Any], note: Callable[[str], None]
 ) -> MergeResult:
     from metasum.merging.disk.files import check_place
-    from metasum.run.own_networks import merge_checkpoints
+    from metasum.run.own_merges import merge_checkpoints
 
     check_place(values["output"], values["overwrite"])
     return merge_checkpoints(

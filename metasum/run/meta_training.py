@@ -14,7 +14,7 @@ from metasum.errors import MetaSumError
 from metasum.files import write_json
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
-from metasum.networks.build import check_fits
+from metasum.networks.fitting import check_fits
 from metasum.plugins import load_entry_points
 from metasum.report.run_page import write_meta_report
 from metasum.results.meta import MetaResult

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
+from metasum.modules.comparing import compare
 from metasum.results.exports import as_csv
 from metasum.results.networks import NetworksResult
 from metasum.run.own_networks import Note, OwnNetwork
@@ -74,15 +75,8 @@ def compare_checkpoints(
         ArchitectureError: one does not fit the network.
         StorageError: the results cannot be written.
     """
-    from metasum.modules.comparing import compare
-
     choice = choice or Choice()
-    for what, paths in (("checkpoints", files), ("--on", on)):
-        doubled = next((path for path in paths if list(paths).count(path) > 1), None)
-        if doubled is not None:
-            raise UsageError(f"{what}: {doubled} is named twice.")
-    if images and len(images) != len(files):
-        raise UsageError(f"--images takes one .npz file for each of the {len(files)} checkpoints, not {len(images)}.")
+    _check(files, on, images)
     networks = own.load(files, note)
     data = {str(path): own.data(path, "test", networks[0], labelled=True) for path in on}
     if not images and len(on) == len(files) and all(each.has_other_half for each in data.values()):
@@ -102,3 +96,13 @@ def compare_checkpoints(
     result.page(folder / "report.html")
     write_json(folder / RESULTS, result.to_json())
     return result
+
+
+def _check(files: Sequence[Path], on: Sequence[Path], images: Sequence[Path]) -> None:
+    """Raises UsageError for files that are named twice, or of which there are not as many as checkpoints."""
+    for what, paths in (("checkpoints", files), ("--on", on)):
+        doubled = next((path for path in paths if list(paths).count(path) > 1), None)
+        if doubled is not None:
+            raise UsageError(f"{what}: {doubled} is named twice.")
+    if images and len(images) != len(files):
+        raise UsageError(f"--images takes one .npz file for each of the {len(files)} checkpoints, not {len(images)}.")

@@ -15,7 +15,8 @@ from metasum.errors import UsageError
 from metasum.learners.learner import Learner, TrainedLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
-from metasum.networks.build import build_network, check_fits, wrapped
+from metasum.networks.build import build_network, wrapped
+from metasum.networks.fitting import check_fits
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
 from metasum.tasks.registry import load_dataset

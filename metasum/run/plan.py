@@ -21,7 +21,8 @@ from metasum.config.sections import (
 from metasum.errors import CheckpointError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.networks import functions
-from metasum.networks.build import architecture, check_network_name, check_network_settings
+from metasum.networks.build import architecture, check_network_name
+from metasum.networks.fitting import check_network_settings
 from metasum.run.request import COMMON, SECTIONS, Request
 from metasum.tasks.images import check_seen
 from metasum.tasks.registry import pair_of
