@@ -64,15 +64,15 @@ class Slot:
         """`take`, with weights as large as where the thin network had been drawn for itself.
 
         Weights are drawn with a variance of one over the number of inputs, times a constant (He et al. 2015,
-        arXiv:1502.01852, section 2.2). A thin layer has fewer inputs than the whole one that its weights were drawn for,
-        so each is multiplied by the root of how many times fewer. Where nothing normalises, the outputs of every layer
-        would else start too small, and the logits far too small.
+        arXiv:1502.01852, section 2.2). A thin layer has fewer inputs than the whole one that its weights were drawn
+        for, so each is multiplied by the root of how many times fewer. Where nothing normalises, the outputs of every
+        layer would else start too small, and the logits far too small.
         """
         thin, whole = self.take(network), dict(network.named_parameters())
         with torch.no_grad():
             for name, weight in thin.named_parameters():
                 if weight.ndim > 1:
-                    weight *= math.sqrt(whole[name][0].numel() / weight[0].numel())
+                    weight.mul_(math.sqrt(whole[name][0].numel() / weight[0].numel()))
         return thin
 
     def place(self, state: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
