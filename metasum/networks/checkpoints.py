@@ -30,7 +30,7 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> list[str]:
         ArchitectureError: a key is missing or is one too many, or a shape is another; it is named, with both shapes.
 
     Example:
-        >>> notes = load_checkpoint(network, "last.ckpt")
+        >>> notes = metasum.load_checkpoint(network, "a.safetensors")
     """
     path = Path(path)
     found, note = tensors_in(path)
