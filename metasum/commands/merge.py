@@ -99,7 +99,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
     if values["model"] is None:
         refuse_without_model(values, "mean", "std", "images")
         merged = _merge_files(method, settings, values)
-        for told in merged.notes:
+        for told in merged.notes or ():
             note(told)
     else:
         merged = _merge_networks(method, settings, values, note)

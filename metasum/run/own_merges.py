@@ -77,7 +77,7 @@ def merge_checkpoints(
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
         peak_bytes=None,
-        notes=tuple(notes),
+        notes=tuple(notes) or None,
     )
 
 

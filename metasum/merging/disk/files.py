@@ -97,7 +97,7 @@ def merge_files(
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
         peak_bytes=None,
-        notes=tuple(checkpoint.note for checkpoint in everything if checkpoint.note),
+        notes=tuple(checkpoint.note for checkpoint in everything if checkpoint.note) or None,
     )
 
 
