@@ -72,7 +72,7 @@ def same_function(first: nn.Module, second: nn.Module, images: Any, *, forward: 
     Args:
         first: any network.
         second: of the same architecture, its channels perhaps in another order.
-        images: a loader, of which the first batch is read, or one batch; labels are not looked at.
+        images: a loader, of which the first batch is read, or one tensor; labels are not looked at.
         forward: (network, batch) to logits, where a network is not called as usual: see `metasum.weights.batches`.
 
     Returns:

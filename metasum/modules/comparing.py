@@ -137,7 +137,7 @@ def _datasets(data: Any, networks: Sequence[str]) -> tuple[dict[str, Any], bool]
     """Loaders by name, and whether they are one for each network."""
     if isinstance(data, Mapping) and not any(isinstance(value, Tensor) for value in data.values()):
         return {str(name): loader for name, loader in data.items()}, False
-    if isinstance(data, list) or (isinstance(data, tuple) and not all(isinstance(entry, Tensor) for entry in data)):
+    if isinstance(data, list | tuple):
         if len(data) != len(networks):
             raise UsageError(
                 f"data= takes a loader for each of the {len(networks)} networks in a list, not {len(data)}; or loaders "

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from metasum.errors import UsageError
 
@@ -27,6 +28,18 @@ class MergedTasks(nn.Module):
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.tasks = nn.ModuleList(networks)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """`.to`, `.float` and the like, behind which buffers in common are still in common, as parameters are."""
+        places = defaultdict[int, list[tuple[nn.Module, str]]](list)
+        for module in self.modules():
+            for name, buffer in module._buffers.items():
+                places[id(buffer)].append((module, name))
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for (first, own), *others in places.values():
+            for module, name in others:
+                module._buffers[name] = first._buffers[own]
+        return self
 
     def for_task(self, index: int) -> nn.Module:
         """The network of a task, counted from 0 as the networks were given: no copy, the common tensors are all tasks'.

@@ -14,6 +14,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -154,6 +155,8 @@ def _answers(outputs: Any, depth: int = 4) -> list[Tensor]:
     """All tensors that a network returns, in whatever object."""
     if found := tensors_in(outputs):
         return found
+    if isinstance(outputs, Mapping):  # of a kind that PyTorch's trees do not know
+        outputs = SimpleNamespace(**{str(name): value for name, value in outputs.items()})
     if dataclasses.is_dataclass(outputs) or (hasattr(outputs, "__dict__") and not callable(outputs)):
         values = vars(outputs).values() if depth else ()
         return [tensor for value in values for tensor in _answers(value, depth - 1)]

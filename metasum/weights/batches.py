@@ -44,8 +44,8 @@ class Batches:
     """A loader that can be read again and again, batch by batch, on one device.
 
     Args:
-        source: a DataLoader or another iterable of batches; a dataset; or one batch: a tensor, a tuple of tensors or a
-            dictionary.
+        source: a DataLoader or another iterable of batches (a list or tuple is one); a dataset; or one batch, a tensor
+            or a dictionary.
         what: to call it in errors.
         forward: with which its batches are asked about.
         device: where they are put.
@@ -101,9 +101,7 @@ class Together(Iterable[Any]):
 def _loader(source: Any, what: str) -> Iterable[Any]:
     if isinstance(source, Dataset) and not isinstance(source, IterableDataset):
         return DataLoader(source, batch_size=PIECE)
-    if isinstance(source, Tensor | Mapping) or (
-        isinstance(source, tuple) and source and all(isinstance(entry, Tensor) for entry in source)
-    ):
+    if isinstance(source, Tensor | Mapping):
         return pieces(source, PIECE)
     if not isinstance(source, Iterable):
         raise UsageError(f"{what} is a {type(source).__name__}, and should be a DataLoader or a list of batches.")

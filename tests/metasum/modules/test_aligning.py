@@ -1,5 +1,7 @@
 """Networks in another order: brought back, and told apart from networks that compute something else."""
 
+from collections import OrderedDict
+
 import pytest
 import torch
 from torch import nn
@@ -12,10 +14,22 @@ from metasum.networks.permuting import permute_network
 from metasum.weights.copies import copy_of
 
 X, Z = inputs(), inputs(1, size=3)
+
+
+class Outputs(OrderedDict):
+    """As Hugging Face's outputs: a dictionary whose entries are attributes, too."""
+
+
+class AnswersADictionary(AnswersAnObject):
+    def forward(self, values, attention_mask=None):
+        return Outputs(logits=super().forward(values, attention_mask).logits, loss=None)
+
+
 KINDS = {
     "tensor": (Trunk, X, None),
     "two inputs": (TwoInputs, {"image": X, "extra": Z}, None),
     "object": (AnswersAnObject, {"values": X, "attention_mask": X[:, 0]}, None),
+    "dictionary": (AnswersADictionary, X, None),
     "forward": (AnswersAnObject, ["text", X], lambda net, batch: net(batch[1]).logits),
 }
 
@@ -63,4 +77,4 @@ def test_networks_that_differ_are_told_by_the_first_layer():
         second.trunk[3].weight[0] *= 2
     with pytest.raises(ArchitectureError, match=r"the first layer that differs is 'trunk.3' \(Linear\)"):
         same_function(first, second, loader())
-    assert same_function(first, first, (X, X)) == 0
+    assert same_function(first, first, X) == 0

@@ -137,6 +137,15 @@ def test_heads_are_kept_and_the_trunk_is_one_in_memory(method):
         found.for_task(2)
 
 
+@pytest.mark.parametrize("change", [copy.deepcopy, nn.Module.float, lambda network: network.to(torch.bfloat16)])
+def test_the_trunk_stays_one_in_memory_where_all_tasks_are_moved_or_copied(change):
+    found = change(merge(heads(), keep="head.*"))
+    first, second = found.for_task(0), found.for_task(1)
+    assert first.trunk[0].weight is second.trunk[0].weight
+    assert first.trunk[1].running_mean is second.trunk[1].running_mean
+    assert first.head.weight is not second.head.weight
+
+
 def test_an_aligned_network_keeps_the_head_that_reads_its_channels():
     """A network and itself in another order, each with its own head: what was merged is the network, for both."""
     first = seeded(Trunk, 1)
