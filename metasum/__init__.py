@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.modules.repairing import repair as repair
     from metasum.modules.tasks import MergedTasks as MergedTasks
     from metasum.networks.build import load_network as load_network
+    from metasum.networks.checkpoints import load_checkpoint as load_checkpoint
     from metasum.run.request import Request as Request
     from metasum.run.request import settings as settings
     from metasum.run.training import train as train
@@ -42,6 +43,7 @@ _HOMES = {
     "evaluate": "metasum.modules.measuring",
     "functional_call": "metasum.weights.functional",
     "line": "metasum.modules.lines",
+    "load_checkpoint": "metasum.networks.checkpoints",
     "load_network": "metasum.networks.build",
     "MergedTasks": "metasum.modules.tasks",
     "merge": "metasum.modules.merging",

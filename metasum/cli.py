@@ -13,6 +13,7 @@ from metasum.commands.benchmark import benchmark
 from metasum.commands.few_shot import few_shot
 from metasum.commands.listings import learners, methods, tasks
 from metasum.commands.merge import merge
+from metasum.commands.own_networks import compare_networks
 from metasum.commands.runs import evaluate, meta_train, report, train
 from metasum.commands.strangers import sum_
 from metasum.commands.studies import compare_baselines, experiment
@@ -35,12 +36,14 @@ def metasum() -> None:
       metasum compare-baselines
     Can networks be added that never met? Every learner, all three steps:
       metasum experiment
+    Networks of your own, from files, merged by every method:
+      metasum compare-networks a.pt b.pt --model my_model.py:make --on a.npz,b.npz
     """  # noqa: D301 (click reads the backspace)
 
 
 for command in (
     *(train, meta_train, sum_, evaluate, compare_baselines, experiment),
-    *(merge, few_shot, sweep, report, tasks, learners, methods, benchmark),
+    *(merge, compare_networks, few_shot, sweep, report, tasks, learners, methods, benchmark),
 ):
     metasum.add_command(command)
 

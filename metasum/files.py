@@ -32,6 +32,12 @@ def make_folder(path: Path) -> None:
         raise StorageError(f"cannot make the folder {path}: {error.strerror or error}.") from error
 
 
+def cache_folder() -> Path:
+    """Where things are remembered: METASUM_CACHE, else `metasum` in the user's cache folder (XDG_CACHE_HOME)."""
+    own = os.environ.get("METASUM_CACHE")
+    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metasum"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary file beside `path`; renames it to `path` when the block ends well, else removes it.

@@ -12,6 +12,7 @@ from metasum.errors import MetaSumError, UsageError
 
 GROUPS = ("metasum.tasks", "metasum.baselines")
 _called: set[str] = set()  # each function registers once in a process
+_run: set[Path] = set()  # the plug-in files of this process
 _at_work: list[str] = []  # the entry points or files that are being run
 
 
@@ -57,6 +58,7 @@ def run_plugin(path: Path) -> None:
     """
     if not path.is_file():
         raise UsageError(f"there is no plugin file {path}.")
+    _run.add(path.resolve())
     try:
         with _working(str(path)):
             runpy.run_path(str(path), run_name="metasum_plugin")
@@ -65,10 +67,16 @@ def run_plugin(path: Path) -> None:
     except SyntaxError as error:
         raise UsageError(f"the plugin file {path} is not Python: {error.msg} (line {error.lineno}).") from error
     except (Exception, SystemExit) as error:
-        raise UsageError(f"the plugin file {path} failed{_line_in(path, error)}: {error!r}.") from error
+        raise UsageError(f"the plugin file {path} failed{line_in(path, error)}: {error!r}.") from error
 
 
-def _line_in(path: Path, error: BaseException) -> str:
+def was_run(path: Path) -> bool:
+    """Whether this process was told to run the file."""
+    return path.resolve() in _run
+
+
+def line_in(path: Path, error: BaseException) -> str:
+    """Words for the last line of a file that an error came through; none where it did not."""
     lines, trace = [], error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == str(path):

@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     """Images as the network sees them, with labels."""
 
     images: Tensor
-    """`[N, C, 32, 32]`, float, normalised, on the training device."""
+    """`[N, C, S, S]`, float, normalised, on the training device; S is 32 unless `--image-size` says otherwise."""
     labels: Tensor
     """`[N]`, int64."""
 
@@ -65,10 +65,10 @@ class FewShotEpisode(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """A whole split in memory."""
+    """A whole split."""
 
     images: Tensor
-    """`[N, C, H, W]`, uint8, C 1 or 3."""
+    """`[N, C, H, W]`, uint8; or `metasum.tasks.stored.StoredImages`, which are read batch by batch."""
     labels: Tensor
     """`[N]`, int64."""
 
@@ -92,7 +92,8 @@ class Dataset:
         digest = hashlib.sha256()
         for split in (self.train, self.test):
             digest.update(repr(tuple(split.images.shape)).encode())
-            digest.update(split.images.contiguous().numpy().data)
+            stored = getattr(split.images, "fingerprint", None)  # of images that are not in memory
+            digest.update(split.images.contiguous().numpy().data if stored is None else stored())
             digest.update(split.labels.contiguous().numpy().data)
         return digest.hexdigest()[:16]
 

@@ -11,11 +11,15 @@ import torch
 from metasum.errors import DatasetError, MetaSumError, reason
 from metasum.types import Dataset, Split
 
-SIZE = 32
+SIZE = 32  # of what networks see, unless they are asked to see more
+LARGEST = 224
+MOST_CHANNELS = 16
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
 Arrays: TypeAlias = tuple[tuple[Any, Any], tuple[Any, Any]]
-"""((x_train, y_train), (x_test, y_test)): images uint8 `[N, H, W]` or `[N, H, W, C]`, labels `[N]`, 0 to K-1."""
+"""((x_train, y_train), (x_test, y_test)): images uint8 `[N, H, W]` or `[N, H, W, C]`, labels `[N]`, 0 to K-1.
+
+H and W are at most 224, C at most 16."""
 
 
 def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
@@ -36,7 +40,14 @@ def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
             f"dataset {name!r} ({source}) is not ((x_train, y_train), (x_test, y_test)): {error}."
         ) from error
     where = f"dataset {name!r} ({source})"
-    train, test = _split(where, "train", x_train, y_train), _split(where, "test", x_test, y_test)
+    return checked_dataset(
+        name, _split(where, "train", x_train, y_train), _split(where, "test", x_test, y_test), source=source
+    )
+
+
+def checked_dataset(name: str, train: Split, test: Split, *, source: str) -> Dataset:
+    """The two splits as a dataset; raises DatasetError where they are not alike, or labels not those of classes."""
+    where = f"dataset {name!r} ({source})"
     if train.images.shape[1:] != test.images.shape[1:]:
         raise DatasetError(
             f"{where}: training images are {_size(train)} and test images {_size(test)}; they must be alike."
@@ -65,9 +76,11 @@ def _split(where: str, split: str, images: Any, labels: Any) -> Split:
         raise DatasetError(f"{where}: x_{split} must be uint8, not {x.dtype}.")
     if x.ndim == 3:
         x = x[..., None]
-    if x.ndim != 4 or x.shape[3] not in (1, 3):
+    channels_first = x.ndim == 4 and x.shape[1] in (1, 3) and x.shape[3] not in (1, 3)
+    if x.ndim != 4 or not 1 <= x.shape[3] <= MOST_CHANNELS or channels_first:
         raise DatasetError(
-            f"{where}: x_{split} must have shape [N, H, W] or [N, H, W, C] with C 1 or 3, not {list(x.shape)}."
+            f"{where}: x_{split} must have shape [N, H, W] or [N, H, W, C] with C 1 to {MOST_CHANNELS}, not "
+            f"{list(x.shape)}."
         )
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
@@ -79,9 +92,9 @@ def _split(where: str, split: str, images: Any, labels: Any) -> Split:
         raise DatasetError(f"{where}: the {split} split is empty.")
     if y.min() < 0 or y.max() >= 2**31:
         raise DatasetError(f"{where}: y_{split} has a label out of range: {y.min()} to {y.max()}, not 0 to K-1.")
-    if not 0 < min(x.shape[1:3]) <= max(x.shape[1:3]) <= SIZE:
+    if not 0 < min(x.shape[1:3]) <= max(x.shape[1:3]) <= LARGEST:
         raise DatasetError(
-            f"{where}: images of {x.shape[1]}x{x.shape[2]} cannot be padded to {SIZE}x{SIZE}; resize them first."
+            f"{where}: images of {x.shape[1]}x{x.shape[2]} are not of 1x1 to {LARGEST}x{LARGEST}; resize them first."
         )
     pixels = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     return Split(pixels, torch.from_numpy(y.astype(np.int64)))

@@ -18,8 +18,9 @@ from torch import Tensor
 from metasum import third_party
 from metasum.errors import DatasetError, UsageError, reason
 from metasum.files import check_folder_name
-from metasum.tasks.images import moments
+from metasum.tasks.images import check_seen, moments
 from metasum.tasks.registry import load_dataset
+from metasum.tasks.stored import stored
 
 PARTS = ("train", "validation", "test")
 SHARES = (0.64, 0.16)  # of the classes, for the first two parts, as in miniImageNet and CIFAR-FS
@@ -60,6 +61,7 @@ class FewShotDataset:
         Returns:
             Two float tensors `[in_channels]`.
         """
+        check_seen(self.name, self.images, in_channels=in_channels)
         if in_channels not in self._moments:
             self._moments[in_channels] = moments(self.images[self.of_part("train")], in_channels=in_channels)
         return self._moments[in_channels]
@@ -93,6 +95,9 @@ def load_few_shot(name: str, *, root: Path, download: bool = False) -> FewShotDa
             told = f"dataset {name!r} could not be read from {root} ({reason(error)})"
             raise DatasetError(f"{told}." if download else f"{told}; --download fetches it.") from error
     dataset = load_dataset(name, root=root, download=download)
+    if stored(dataset.train.images) is not None:
+        raise DatasetError(f"dataset {name!r} is read batch by batch; few-shot learning takes what fits into memory.")
+    check_seen(name, dataset.train.images, in_channels=dataset.train.images.shape[1])
     images, labels = (
         torch.cat([getattr(split, part) for split in (dataset.train, dataset.test)]) for part in ("images", "labels")
     )

@@ -6,24 +6,54 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from metasum.errors import DatasetError
 from metasum.tasks.arrays import SIZE
+from metasum.tasks.stored import stored
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 SHIFT = 4  # pixels
+SAMPLE = 2048  # stored images that stand for all
+
+
+def check_seen(name: str, images: Tensor, *, in_channels: int, image_size: int = SIZE) -> None:
+    """Raises DatasetError where a network of this input cannot see the images of the dataset `name`.
+
+    Args:
+        name: of the dataset.
+        images: `[N, C, H, W]`.
+        in_channels: what the network takes: C, or 1 where C is 3 (luma), or any number where C is 1 (repeated).
+        image_size: height and width that images are padded to.
+    """
+    channels, height, width = images.shape[1:]
+    if stored(images) is not None:  # they are brought to any size
+        height = width = image_size
+    if max(height, width) > image_size:
+        raise DatasetError(
+            f"dataset {name!r} has images of {height}x{width}, which cannot be padded to {image_size}x{image_size}; "
+            f"resize them first, or take --image-size {max(height, width)}."
+        )
+    if channels not in (1, in_channels) and (channels, in_channels) != (3, 1):
+        raise DatasetError(
+            f"dataset {name!r} has images of {channels} channels, of which none make {in_channels}; take "
+            f"--in-channels {channels}."
+        )
 
 
 def moments(images: Tensor, *, in_channels: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each channel the network sees, over a whole split, in units of 0 to 1.
 
-    Luma's are derived from the colours' covariance; padding does not count.
+    Luma's are derived from the colours' covariance; padding does not count. Of stored images, 2,048 evenly spaced ones
+    are looked at.
 
     Args:
         images: `[N, C, H, W]`, uint8.
-        in_channels: 1 or 3.
+        in_channels: what the network takes of them, see `check_seen`.
 
     Returns:
         Two float tensors `[in_channels]`; the standard deviation is at least 1/255.
     """
+    if (apart := stored(images)) is not None:
+        images = apart[torch.linspace(0, len(apart) - 1, min(SAMPLE, len(apart))).long()].read()
     channels = images.shape[1]
     mean, second = torch.zeros(channels, dtype=torch.float64), torch.zeros(channels, channels, dtype=torch.float64)
     for chunk in torch.split(images, 4096):
@@ -40,22 +70,23 @@ def _mixing(channels: int, in_channels: int) -> Tensor:
     """`[in_channels, channels]`: how the channels seen are made of those stored."""
     if channels == 3 and in_channels == 1:
         return torch.tensor([LUMA])
-    return torch.ones(in_channels, 1) if channels == 1 else torch.eye(3)
+    return torch.ones(in_channels, 1) if channels == 1 else torch.eye(channels)
 
 
-def prepare(images: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
-    """Pads to 32x32 with black, mixes channels (luma, or grey repeated) and normalises.
+def prepare(images: Tensor, mean: Tensor, deviation: Tensor, size: int = SIZE) -> Tensor:
+    """Pads to `size` x `size` with black, mixes channels (luma, or grey repeated) and normalises.
 
     Args:
-        images: `[N, C, H, W]`, uint8, H and W at most 32.
+        images: `[N, C, H, W]`, uint8, H and W at most `size`.
         mean: `[in_channels]`; `deviation` likewise.
+        size: height and width of what comes out.
 
     Returns:
-        `[N, in_channels, 32, 32]`, float.
+        `[N, in_channels, size, size]`, float.
     """
     height, width = images.shape[2:]
-    top, left = (SIZE - height) // 2, (SIZE - width) // 2
-    padded = pad(images, (left, SIZE - width - left, top, SIZE - height - top)).float() / 255
+    top, left = (size - height) // 2, (size - width) // 2
+    padded = pad(images, (left, size - width - left, top, size - height - top)).float() / 255
     in_channels, channels = len(mean), images.shape[1]
     if channels != in_channels:
         padded = torch.einsum("oc,nchw->nohw", _mixing(channels, in_channels).to(padded.device), padded)
@@ -69,16 +100,16 @@ def augment(images: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     the same images.
 
     Args:
-        images: `[N, C, 32, 32]`, float.
+        images: `[N, C, S, S]`, float.
         kind: "none", "shift" or "shift-flip".
         generator: a CPU generator.
     """
     if kind == "none":
         return images
-    count, device = len(images), images.device
+    count, size, device = len(images), images.shape[-1], images.device
     offsets = torch.randint(-SHIFT, SHIFT + 1, (2, count, 1), generator=generator).to(device)
-    line = torch.arange(SIZE, device=device)
-    rows, columns = ((line + offset).clamp(0, SIZE - 1) for offset in offsets)
+    line = torch.arange(size, device=device)
+    rows, columns = ((line + offset).clamp(0, size - 1) for offset in offsets)
     if kind == "shift-flip":
         mirrored = torch.rand(count, 1, generator=generator).to(device) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)

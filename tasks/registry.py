@@ -6,18 +6,20 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.plugins import registrar
 from metasum.tasks import embedded, glyphs
-from metasum.tasks.arrays import Arrays, dataset_from_arrays, read_npz
+from metasum.tasks.arrays import dataset_from_arrays, read_npz
+from metasum.tasks.folders import are_torch_datasets, dataset_from_torch, folder_dataset, is_folder
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
 from metasum.tasks.vision import VISION, vision_arrays
 from metasum.types import Dataset
 
-Loader = Callable[[], Arrays]
-"""Returns ((x_train, y_train), (x_test, y_test)), as Keras's datasets do."""
+Loader = Callable[[], Any]
+"""Returns ((x_train, y_train), (x_test, y_test)), as Keras's datasets do, or two torch Datasets, (train, test)."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,8 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     Args:
         name: as `--target` and `--support` will take it.
         loader: called when the dataset is needed; returns ((x_train, y_train), (x_test, y_test)): images uint8
-            `[N, H, W]` or `[N, H, W, C]` up to 32x32, integer labels `[N]` from 0.
+            `[N, H, W]` or `[N, H, W, C]` up to 224x224, integer labels `[N]` from 0. Or two torch Datasets, to
+            train and to test on, whose items are (image, label): they are read batch by batch.
         summary: one line for `metasum tasks`.
         source: where it comes from, for the same list [default: the plug-in that is being run, else "Python"].
 
@@ -76,7 +79,9 @@ def pair_of(target: str, support: str) -> TaskPair:
 
 
 def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
-    """The dataset called `name`: registered, else `<root>/<name>.npz`, else torchvision's.
+    """The dataset called `name`: registered, else `<root>/<name>.npz`, else folders of images, else torchvision's.
+
+    Folders are `<root>/<name>/train/CLASS` and `<root>/<name>/test/CLASS`; images in them are decoded batch by batch.
 
     Args:
         name: of the dataset.
@@ -98,13 +103,19 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
             raise
         except Exception as error:
             raise DatasetError(f"the loader of dataset {name!r} ({entry.source}) failed: {error!r}.") from error
+        if are_torch_datasets(arrays):
+            return dataset_from_torch(name, arrays, source=entry.source)
         return dataset_from_arrays(name, arrays, source=entry.source)
     path = root / f"{name}.npz"
     if path.is_file():
         return dataset_from_arrays(name, read_npz(path), source=str(path))
+    if is_folder(root, name):
+        return folder_dataset(name, root)
     if name in VISION:
         return dataset_from_arrays(name, vision_arrays(name, root, download=download), source="torchvision")
-    raise unknown("dataset", name, known_datasets(root), more=f"Or put {name}.npz into {root}.")
+    raise unknown(
+        "dataset", name, known_datasets(root), more=f"Or put {name}.npz, or {name}/train and {name}/test, into {root}."
+    )
 
 
 def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
@@ -112,6 +123,9 @@ def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
     known = {name: (entry.summary, entry.source) for name, entry in DATASETS.items()}
     for path in sorted(root.glob("*.npz")) if root.is_dir() else []:
         known.setdefault(path.stem, ("Keras layout", str(path)))
+    for path in sorted(root.iterdir()) if root.is_dir() else []:
+        if is_folder(root, path.name):
+            known.setdefault(path.name, ("images in folders by class", str(path)))
     for name, (kind, *_) in VISION.items():
         known.setdefault(name, (f"torchvision.datasets.{kind}, fetched with --download", "torchvision"))
     return known

@@ -75,8 +75,13 @@ class _Stream:
     def next(self) -> Batch:
         while len(self._waiting) < self._batch_size:
             self._waiting = torch.cat([self._waiting, torch.randperm(len(self._task), generator=self._generator)])
+            self._expect()
         indices, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
         return self._task.training_batch(indices, self._generator)
+
+    def _expect(self) -> None:
+        size, count = self._batch_size, len(self._waiting) // self._batch_size
+        self._task.expect(self._waiting[: count * size].view(count, size).unbind())
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         return {"generator": self._generator.get_state(), "waiting": self._waiting.clone()}
@@ -86,6 +91,7 @@ class _Stream:
             raise CheckpointError("the checkpoint's sampler drew from a larger dataset.")
         self._generator.set_state(state["generator"])
         self._waiting = state["waiting"]
+        self._expect()
 
 
 def _child(generator: torch.Generator) -> torch.Generator:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from metasum.tasks.images import augment, moments, prepare
+from metasum.tasks.arrays import SIZE
+from metasum.tasks.images import augment, check_seen, moments, prepare
+from metasum.tasks.stored import pieces, stored, whole
 from metasum.types import Batch, Dataset, Split, Task
 
 EVALUATION_BATCH = 256
@@ -22,10 +25,14 @@ class ImageTask:
 
     Args:
         dataset: its whole splits.
-        in_channels: 1 or 3: what the network takes.
+        in_channels: what the network takes, see `metasum.tasks.images.check_seen`.
         device: where batches are made; the splits are moved there.
         augmentation: "none", "shift" or "shift-flip", for training batches.
         evaluate_on: "test", or "validation": a fixed tenth of the training images, taken out of training.
+        image_size: height and width of what the network sees; smaller images are padded with black.
+
+    Raises:
+        DatasetError: the images are larger, or have other channels.
     """
 
     def __init__(
@@ -36,9 +43,14 @@ class ImageTask:
         device: torch.device | str = "cpu",
         augmentation: str = "none",
         evaluate_on: str = "test",
+        image_size: int = SIZE,
     ) -> None:
+        check_seen(dataset.name, dataset.train.images, in_channels=in_channels, image_size=image_size)
+        self._size = image_size
+        self._coming: Iterator[tuple[Tensor, Tensor]] = iter(())
         train, held_out = dataset.train, dataset.test
         order = _fixed_order(len(train))
+        train, held_out = (_sized(split, image_size) for split in (train, held_out))
         if evaluate_on == "validation":
             train, held_out = validation_split(train)
             order = torch.arange(len(train))
@@ -58,26 +70,39 @@ class ImageTask:
         """Of all training images, `[N]`, int64, on the CPU."""
         return self._train.labels.cpu()
 
+    def expect(self, batches: Sequence[Tensor]) -> None:
+        """Says what `training_batch` will be asked for next: images that are stored are decoded ahead of that.
+
+        Args:
+            batches: indices `[N]`, in their order. What was said before no longer holds.
+        """
+        images = stored(self._train.images)
+        if images is not None:
+            self._coming = zip(batches, images.batches(batches), strict=True)
+
     def training_batch(self, indices: Tensor, generator: torch.Generator) -> Batch:
         """The training images at `indices` `[N]`, augmented with draws from `generator`."""
+        expected, pixels = next(self._coming, (None, None))
         indices = indices.to(self._train.labels.device)
-        images = self._prepared(self._train.images[indices])
+        if pixels is None or expected is None or not torch.equal(expected, indices.cpu()):
+            self._coming, pixels = iter(()), whole(self._train.images[indices])
+        images = self._prepared(pixels)
         return Batch(augment(images, self._augmentation, generator), self._train.labels[indices])
 
     def evaluation(self, limit: int | None = None) -> Iterator[Batch]:
         """Held-out images in their own order, at most `limit` of them, in batches of 256."""
         images, labels = self._held_out.images[:limit], self._held_out.labels[:limit]
-        for pixels, answers in zip(*(torch.split(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
+        for pixels, answers in zip(*(pieces(part, EVALUATION_BATCH) for part in (images, labels)), strict=True):
             yield Batch(self._prepared(pixels), answers)
 
     def calibration(self, batches: int) -> Iterator[Tensor]:
         """At most `batches` equal batches of up to 256 training images, the same every time, not augmented."""
         used = self._order[: batches * EVALUATION_BATCH]
         for indices in used.tensor_split(math.ceil(len(used) / EVALUATION_BATCH)):
-            yield self._prepared(self._train.images[indices])
+            yield self._prepared(whole(self._train.images[indices]))
 
     def _prepared(self, pixels: Tensor) -> Tensor:
-        return prepare(pixels, self._mean, self._deviation)
+        return prepare(pixels, self._mean, self._deviation, self._size)
 
 
 class UnionTask:
@@ -119,6 +144,11 @@ def _fixed_order(count: int) -> Tensor:
 
 def _subset(split: Split, indices: Tensor) -> Split:
     return Split(split.images[indices], split.labels[indices])
+
+
+def _sized(split: Split, size: int) -> Split:
+    images = stored(split.images)
+    return split if images is None else Split(cast(Tensor, images.sized(size)), split.labels)
 
 
 def _moved(split: Split, device: torch.device | str) -> Split:

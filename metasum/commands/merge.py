@@ -11,17 +11,20 @@ from typing import Any
 
 import click
 
-from metasum.commands.shared import PluginCommand, json_flag, overwrite_flag, plugin_flag, quiet_flag
+from metasum.commands.own_networks import files_in, own_network, own_network_flags, refuse_without_model, say, silent
+from metasum.commands.shared import PluginCommand, device_flag, json_flag, overwrite_flag, plugin_flag, quiet_flag
 from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
 from metasum.merging.disk.config import MergeConfig
+from metasum.merging.endpoints import WideningMethod
 from metasum.merging.method import Method
 from metasum.merging.tensors import TensorMethod
-from metasum.results.merge import merge_parts
+from metasum.results.merge import MergeResult, merge_parts
 from metasum.results.terminal import show
 
 OF_FILES = [method for method in METHODS.values() if issubclass(method, TensorMethod)]
+WITH_MODEL = [method for method in METHODS.values() if not issubclass(method, TensorMethod | WideningMethod)]
 LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if method.layered))
 
 
@@ -40,15 +43,25 @@ HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in 
     \b
 {chr(10).join(map(_line, OF_FILES))}
 
+    With --model, the function that makes the network, every method can be taken that leaves its architecture as it is:
+
+    \b
+{chr(10).join(map(_line, WITH_MODEL))}
+
+    --images then names a .npz file for each checkpoint, with an array x or images or in the Keras layout (its training
+    half is read): images in uint8 become 0 to 1, other arrays are taken as they are. Running statistics are recomputed
+    on all of them.
+
     \b
       metasum merge average a.safetensors b.safetensors -o both.safetensors
       metasum merge ties a.safetensors b.safetensors --base start.safetensors --density 0.3 -o both.safetensors
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
+      metasum merge regmean a.pt b.pt --model my_model.py:make --images a.npz,b.npz -o both.safetensors
     """
 
 
 def _settings() -> Iterator[tuple[str, type[Any]]]:
-    yield from ((method.name, method.Config) for method in METHODS.values() if issubclass(method, TensorMethod))
+    yield from ((method.name, method.Config) for method in METHODS.values())
     yield "", MergeConfig
 
 
@@ -66,6 +79,9 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     metavar="PATTERN=VALUE",
     help=f"Another value ({LAYERED}) for the parameters called so; the last match counts. Can be repeated.",
 )
+@own_network_flags()
+@click.option("--images", metavar="FILE.npz,…", help="Data that each checkpoint was trained on (with --model).")
+@device_flag
 @plugin_flag
 @overwrite_flag
 @json_flag
@@ -76,22 +92,53 @@ def merge(given: dict[str, Any], **values: Any) -> None:
     method = _method(values, {name: value for name, value in given.items() if name not in of_files})
     import torch
 
-    from metasum.merging.disk.files import merge_files
-    from metasum.training.interruption import Interruption
     from metasum.training.memory import peak_bytes, reset_peak
 
     reset_peak(torch.device("cpu"))
+    note = silent if values["quiet"] else say
+    if values["model"] is None:
+        refuse_without_model(values, "mean", "std", "images")
+        merged = _merge_files(method, settings, values)
+        for told in merged.notes or ():
+            note(told)
+    else:
+        merged = _merge_networks(method, settings, values, note)
+    result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
+    show(result, as_json=values["as_json"], parts=merge_parts)
+
+
+def _merge_networks(
+    method: Method, settings: MergeConfig, values: dict[str, Any], note: Callable[[str], None]
+) -> MergeResult:
+    from metasum.merging.disk.files import check_place
+    from metasum.run.own_merges import merge_checkpoints
+
+    check_place(values["output"], values["overwrite"])
+    return merge_checkpoints(
+        method,
+        values["files"],
+        values["output"],
+        own=own_network(values),
+        images=files_in([values["images"] or ""]),
+        base=values["base"],
+        settings=settings,
+        note=note,
+    )
+
+
+def _merge_files(method: Method, settings: MergeConfig, values: dict[str, Any]) -> MergeResult:
+    from metasum.merging.disk.files import merge_files
+    from metasum.training.interruption import Interruption
+
     title = f"{method.name} of {len(values['files'])}"
     with Interruption() as interruption, _bar(title, quiet=values["quiet"]) as progress:
-        merged = merge_files(
+        return merge_files(
             method,
             **{key: values[key] for key in ("files", "output", "base", "overwrite")},
             settings=settings,
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
-    result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
-    show(result, as_json=values["as_json"], parts=merge_parts)
 
 
 def _method(values: dict[str, Any], given: dict[str, Any]) -> Method:

@@ -9,8 +9,11 @@ from typing import Any
 import click
 
 from metasum.commands import shared
+from metasum.commands.own_networks import files_in, own_network, own_network_flags, refuse_without_model, say, silent
+from metasum.config import flag_of
 from metasum.config.flags import SettingsCommand
 from metasum.config.sections import OF_A_PAIR
+from metasum.errors import UsageError
 from metasum.results.evaluation import evaluation_parts
 from metasum.results.meta import meta_parts
 from metasum.results.run import run_parts
@@ -90,8 +93,21 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
 
 
 @click.command(cls=shared.PluginCommand)
-@click.argument("file", type=click.Path(path_type=Path), metavar="FILE.safetensors")
-@click.option("--on", multiple=True, required=True, metavar="DATASET", help="Dataset to measure on. Can be repeated.")
+@click.argument("file", type=click.Path(path_type=Path), metavar="FILE")
+@click.option(
+    "--on",
+    multiple=True,
+    required=True,
+    metavar="DATASET",
+    help="Dataset to measure on; with --model a .npz file with labels. Can be repeated.",
+)
+@own_network_flags()
+@click.option(
+    "--recalibrate-on",
+    multiple=True,
+    metavar="FILE.npz",
+    help="Recompute batch-norm statistics on these images first (with --model). Can be repeated.",
+)
 @click.option(
     "--statistics",
     type=click.Choice(("stored", "recalibrate")),
@@ -111,15 +127,40 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
 @shared.download_flag
 @shared.device_flag
 @shared.json_flag
+@shared.quiet_flag
 def evaluate(**values: Any) -> None:
     """Measure the network in a weights file on datasets.
 
-    FILE is any .safetensors file of a run folder, or one that `metasum sum --export` wrote.
-    """
-    from metasum.run.evaluating import evaluate as measure
+    FILE is any .safetensors file of a run folder, or one that `metasum sum --export` wrote; with --model it is a
+    checkpoint of a network of your own, and --on names .npz files: with arrays x (or images) and y (or labels), or in
+    the Keras layout, whose test half is read. Images in uint8 become 0 to 1; other arrays are taken as they are.
 
-    as_json = values.pop("as_json")
-    show(measure(**values), as_json=as_json, parts=evaluation_parts)
+    \b
+      metasum evaluate runs/digits+letters/metasum-seed0/summed.safetensors --on digits --on letters
+      metasum evaluate m.safetensors --model my_model.py:make --on test.npz --recalibrate-on train.npz
+    """  # noqa: D301 (click reads the backspace)
+    as_json, quiet = values.pop("as_json"), values.pop("quiet")
+    own = {name: values.pop(name) for name in ("model", "mean", "std", "recalibrate_on")}
+    if own["model"] is None:
+        from metasum.run.evaluating import evaluate as measure
+
+        refuse_without_model(own, "mean", "std", "recalibrate_on")
+        result = measure(**values)
+    else:
+        from metasum.run.own_networks import evaluate_checkpoint
+
+        for name, default in (("statistics", "stored"), ("evaluate_on", "test"), ("download", False)):
+            if values[name] != default:
+                told = " Name images with --recalibrate-on." if name == "statistics" else ""
+                raise UsageError(f"{flag_of(name)} says nothing with --model.{told}")
+        result = evaluate_checkpoint(
+            values["file"],
+            own_network({**values, **own}),
+            files_in(values["on"]),
+            recalibrate_on=files_in(own["recalibrate_on"]),
+            note=silent if quiet else say,
+        )
+    show(result, as_json=as_json, parts=evaluation_parts)
 
 
 @click.command(cls=SettingsCommand)

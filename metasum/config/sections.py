@@ -29,22 +29,31 @@ class DataConfig(Checked):
         "Held-out images that accuracies are measured on; validation is a fixed tenth of the training images, "
         "taken out of training. Choose hyperparameters there.",
     )
-    in_channels: int = option(1, "Channels the network sees: 1 (colour becomes luma) or 3.", minimum=1)
+    in_channels: int = option(
+        1, "Channels the network sees: 1 (colour becomes luma), or as many as the images have.", minimum=1, maximum=16
+    )
     augment_target: Augmentation = option("none", "Random changes to the target's training images.")
     augment_support: Augmentation = option("none", "Random changes to the support's training images.")
     batch_size: int = option(UNSET, "Images of each dataset in a step.", unit="images", filled=RECIPE, minimum=2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.in_channels not in (1, 3):
-            raise UsageError(f"--in-channels takes 1 or 3, not {self.in_channels}.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class NetworkConfig(Checked):
     """The architecture that target, support and sum share, and where it starts."""
 
-    network: str = option("vgg16", "Architecture of all three networks: vgg16 or resnet.")
+    network: str = option(
+        "vgg16",
+        "Architecture of all three networks: vgg16, resnet, one that a plug-in registers, or FILE.py:FUNCTION (or "
+        "package.module:FUNCTION), which returns a torch.nn.Module and may have parameters num_classes, in_channels, "
+        "image_size, width, norm and dropout.",
+    )
+    image_size: int = option(
+        32,
+        "Height and width of the images that the network sees; smaller ones are padded with black.",
+        unit="pixels",
+        minimum=1,
+        maximum=224,
+    )
     width: float = option(UNSET, "Factor on every channel count and hidden size.", filled=RECIPE, above=0)
     norm: Literal["batch", "group", "none"] = option("batch", "Normalisation after each convolution.")
     dropout: float = option(0.25, "Share of hidden units dropped in training (vgg16).", minimum=0, below=1)
@@ -74,7 +83,7 @@ class NetworkConfig(Checked):
     def check_given(self, given: frozenset[str]) -> None:
         if self.init is not None and "init_seed" in given:
             raise UsageError("--init and --init-seed ask for different initialisations; give one.")
-        if self.network != "vgg16" and "dropout" in given:
+        if self.network != "vgg16" and ":" not in self.network and "dropout" in given:
             raise UsageError(f"--dropout says nothing to network {self.network!r}, which has none.")
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from metasum.config.sections import NetworkConfig
 from metasum.errors import CheckpointError, UsageError, unknown
+from metasum.networks import functions
 from metasum.networks.augmented import Augmented
 from metasum.networks.beside import BESIDE, beside
 from metasum.networks.layers import he_initialise
@@ -24,7 +25,7 @@ from metasum.weights.storage import load_into, read_metadata
 def _vgg16(config: NetworkConfig, in_channels: int) -> nn.Module:
     from metasum.networks.vgg import VGG16
 
-    shape = {name: getattr(config, name) for name in ("num_classes", "width", "norm", "dropout")}
+    shape = {name: getattr(config, name) for name in ("num_classes", "width", "norm", "dropout", "image_size")}
     return VGG16(in_channels=in_channels, **shape)
 
 
@@ -54,9 +55,15 @@ def register_network(name: str, build: Callable[[NetworkConfig, int], nn.Module]
 
 
 def check_network_name(name: str) -> None:
-    """Raises UsageError, with the nearest name, where there is no such architecture."""
-    if name not in NETWORKS:
-        raise unknown("network", name, NETWORKS)
+    """Raises UsageError, with the nearest name, where there is no such architecture, or no such function."""
+    if functions.is_function(name):
+        functions.function_called(name)
+    elif name not in NETWORKS:
+        raise unknown("network", name, NETWORKS, more="Or name your own function: FILE.py:FUNCTION.")
+
+
+OF_FUNCTIONS = ("num_classes", "width", "norm", "dropout", "image_size")
+"""Settings that a function which makes a network is told, beside the images' channels, where it has such parameters."""
 
 
 def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.Module:
@@ -72,6 +79,9 @@ def build_network(config: NetworkConfig, *, in_channels: int, seed: int) -> nn.M
     check_network_name(config.network)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        if functions.is_function(config.network):
+            facts = {name: getattr(config, name) for name in OF_FUNCTIONS}
+            return wrapped(functions.make_network(config.network, in_channels=in_channels, **facts), config)
         network = NETWORKS[config.network](config, in_channels)
         if config.norm == "none":  # PyTorch's own draw shrinks the signal a little in every layer; a norm undoes that
             he_initialise(network)
@@ -95,7 +105,7 @@ MOST_BESIDE = 1024
 """Networks that a weights file may say it is made of."""
 
 # settings that shape a network
-ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent", "augmented")
+ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent", "augmented", "image_size")
 
 
 def architecture(config: NetworkConfig, in_channels: int) -> str:
@@ -111,19 +121,23 @@ def load_network(path: Path | str) -> nn.Module:
         path: any .safetensors file of a run folder, or one written by `metasum sum --export`.
 
     Returns:
-        A module from images `[N, in_channels, 32, 32]`, normalised by their dataset's moments, to logits.
+        A module from images `[N, in_channels, 32, 32]` (or of the `--image-size` that it was trained with), normalised
+        by their dataset's moments, to logits.
 
     Example:
         >>> network = load_network("runs/digits+letters/metasum-seed0/target.safetensors")
         >>> classes = network(images).argmax(1)
 
     Raises:
+        UsageError: the user's own function makes the network, and is not where it was, or is not this user's.
         CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
         ArchitectureError: its tensors are not those of that architecture.
     """
     path = Path(path)
     values = read_architecture(path)
     in_channels = values.pop("in_channels")
+    if functions.is_function(values["network"]):
+        functions.check_named(values["network"], path)
     network = build_network(NetworkConfig(**values), in_channels=in_channels, seed=0)
     if (count := _count_beside(path)) > 1:
         network = beside([network.eval()] * count)

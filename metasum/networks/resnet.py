@@ -45,7 +45,7 @@ class ResNet(nn.Module):
         self.classifier = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[N, in_channels, 32, 32]` to logits `[N, num_classes]`."""
+        """Images `[N, in_channels, H, W]` of any size to logits `[N, num_classes]`."""
         for layer in self.children():
             images = layer(images)
         return images

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from metasum.errors import UsageError
 from metasum.networks.layers import normalisation, scaled
 
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512))
@@ -19,6 +20,11 @@ class VGG16(nn.Module):
         width: factor on every channel count and hidden size; 1.0 has 32,854,474 parameters.
         norm: "batch", "group" or "none", after each convolution.
         dropout: share of each hidden layer's outputs dropped in training.
+        image_size: height and width of the images; of others than 32, the last block's output is averaged to 2x2, so
+            that the weights are the same for all sizes.
+
+    Raises:
+        UsageError: the images are smaller than 16x16: four times halved, nothing would be left.
     """
 
     plain_forward = True  # calls its children in turn: see metasum.weights.structure.is_plain
@@ -31,8 +37,11 @@ class VGG16(nn.Module):
         width: float = 1.0,
         norm: str = "batch",
         dropout: float = 0.25,
+        image_size: int = 32,
     ) -> None:
         super().__init__()
+        if image_size < 2 ** len(BLOCKS):
+            raise UsageError(f"network vgg16 takes images of 16x16 or more, not --image-size {image_size}.")
         channels = in_channels
         for number, sizes in enumerate(BLOCKS, start=1):
             layers: list[nn.Module] = []
@@ -41,6 +50,8 @@ class VGG16(nn.Module):
                 layers += [nn.Conv2d(channels, out, 3, padding=1), *normalisation(norm, out), nn.ReLU(inplace=True)]
                 channels = out
             self.add_module(f"block_{number}", nn.Sequential(*layers, nn.MaxPool2d(2, 2)))
+        if image_size != 32:
+            self.pool = nn.AdaptiveAvgPool2d(2)
         hidden = scaled(HIDDEN, width)
         self.classifier = nn.Sequential(
             nn.Flatten(),
@@ -54,7 +65,7 @@ class VGG16(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images `[N, in_channels, 32, 32]` to logits `[N, num_classes]`."""
+        """Images `[N, in_channels, image_size, image_size]` to logits `[N, num_classes]`."""
         for layer in self.children():
             images = layer(images)
         return images

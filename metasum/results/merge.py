@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from metasum.results.value import Result
+from metasum.results.value import LEFT_OUT, Result
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class MergeResult(Result):
     """Of the process; None where nobody has measured it."""
     statistics: int = 0
     """Tensors of running means and variances, which were averaged: they are no weights."""
+    notes: tuple[str, ...] | None = field(default=None, metadata=LEFT_OUT)
+    """A sentence for each file out of which something was taken, or whose names lost a wrapper's prefix; None: none."""
 
 
 def merge_parts(result: MergeResult) -> list[str]:

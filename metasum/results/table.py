@@ -83,6 +83,7 @@ POINTS = Kind("+.2f", 100)
 WHOLE = Kind(".0f")
 TENTHS = Kind(".1f")
 HUNDREDTHS = Kind(".2f")
+THOUSANDTHS = Kind(".3f")
 GIBIBYTES = Kind(".2f", 2**-30)
 MEBIBYTES = Kind(".0f", 2**-20)
 

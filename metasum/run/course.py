@@ -81,6 +81,7 @@ class Course:
                     in_channels=plan.data.in_channels,
                     device=together.fabric.device,
                     augmentation=augmentation,
+                    image_size=plan.network.image_size,
                     evaluate_on=plan.data.evaluate_on,
                 )
                 for dataset, augmentation in zip(

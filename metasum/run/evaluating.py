@@ -50,14 +50,15 @@ def evaluate(
         raise UsageError("name at least one dataset with --on.")
     load_entry_points()
     fabric = make_fabric(device)
-    in_channels, classes = (read_architecture(Path(file))[name] for name in ("in_channels", "num_classes"))
+    told = read_architecture(Path(file))
+    seen, classes = {"in_channels": told["in_channels"], "image_size": told.get("image_size", 32)}, told["num_classes"]
     network = load_network(file).to(fabric.device)
     right, total, accuracies = 0, 0, {}
     for name in dict.fromkeys(on):
         dataset = load_dataset(name, root=Path(data_root), download=download)
         if dataset.num_classes > classes:
             raise UsageError(f"dataset {name!r} has {dataset.num_classes} classes, {file} only {classes}.")
-        task = ImageTask(dataset, in_channels=in_channels, device=fabric.device, evaluate_on=evaluate_on)
+        task = ImageTask(dataset, **seen, device=fabric.device, evaluate_on=evaluate_on)
         if statistics == "recalibrate":
             recalibrate(network, task.calibration(calibration_batches))
         matrix = confusion(network, task.evaluation())

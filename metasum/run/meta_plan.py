@@ -66,7 +66,8 @@ def task_distribution(
     for name, dataset in datasets.items():
         rest, kept = validation_split(dataset.train)
         drawn = dataclasses.replace(dataset, train=kept if held_out else rest)
-        tasks[name] = ImageTask(drawn, in_channels=plan.data.in_channels, device=device)
+        channels, size = plan.data.in_channels, plan.network.image_size
+        tasks[name] = ImageTask(drawn, in_channels=channels, device=device, image_size=size)
     return TaskDistribution(
         tasks,
         images=(own.inner_steps + 1) * own.meta_batch_size,

@@ -14,6 +14,7 @@ from metasum.errors import MetaSumError
 from metasum.files import write_json
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
+from metasum.networks.fitting import check_fits
 from metasum.plugins import load_entry_points
 from metasum.report.run_page import write_meta_report
 from metasum.results.meta import MetaResult
@@ -99,7 +100,7 @@ class _Course:
         self._layout, _ = checked_layout(
             plan.optimisation.memory_format or "contiguous",  # a backward's own backward is slower in channels last
             (self._networks.target,),
-            (plan.own.meta_batch_size, plan.data.in_channels, 32, 32),
+            (plan.own.meta_batch_size, plan.data.in_channels, *[plan.network.image_size] * 2),
             self._fabric.device,
             precision=plan.optimisation.precision,
             second_order=True,
@@ -156,8 +157,10 @@ class _Course:
 def make_shared_networks(plan: Plan) -> MetaSum:
     """The initialisation that is learnt, on the CPU, with the module that clones and adds it."""
     own = plan.own
+    network = initial_network(plan.network, in_channels=plan.data.in_channels)
+    check_fits(network, plan.network, plan.data.in_channels)
     return MetaSum(
-        initial_network(plan.network, in_channels=plan.data.in_channels),
+        network,
         operator=own.meta_operator,
         backend=own.backend,
         shared=True,

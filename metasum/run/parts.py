@@ -16,6 +16,7 @@ from metasum.learners.learner import Learner, TrainedLearner
 from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
 from metasum.networks.build import build_network, wrapped
+from metasum.networks.fitting import check_fits
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
 from metasum.tasks.registry import load_dataset
@@ -44,12 +45,17 @@ def initial_network(config: NetworkConfig, *, in_channels: int) -> nn.Module:
 
 
 def make_networks(plan: Plan) -> MetaSum:
-    """Both networks at their start, and the module that adds them; raises UsageError where a backend cannot run it."""
+    """Both networks at their start, and the module that adds them.
+
+    Raises:
+        UsageError: a backend cannot run the network, or it does not take the images, see `check_fits`.
+    """
     own = {name: getattr(plan.own, name) for name in OF_THE_SUM if hasattr(plan.own, name)}
     if plan.network.tangent and own.get("backend") == "higher":
         raise UsageError("--backend higher cannot run a --tangent; take torch or learn2learn.")
     channels, own_seed = plan.data.in_channels, plan.network.support_init_seed
     model = initial_network(plan.network, in_channels=channels)
+    check_fits(model, plan.network, channels)
     support = None if own_seed is None else build_network(plan.network, in_channels=channels, seed=own_seed)
     if plan.processes.sync_batch_norm:
         model, support = synchronise(model), support and synchronise(support)
@@ -70,7 +76,9 @@ def new_learner(plan: Plan, networks: MetaSum | None = None, further: Mapping[st
     """
     learner = plan.learner_class(networks or make_networks(plan), plan.own, seed=plan.seed)
     data = further_data(plan) if further is None else further
-    learner.read_further({name: ImageTask(each, in_channels=plan.data.in_channels) for name, each in data.items()})
+    channels, size = plan.data.in_channels, plan.network.image_size
+    tasks = {name: ImageTask(each, in_channels=channels, image_size=size) for name, each in data.items()}
+    learner.read_further(tasks)
     asked = {"--statistics": plan.evaluation.statistics, "--operator": getattr(plan.own, "operator", "")}
     for flag, value in asked.items():
         if value == "learned" and not learner.trains_sum:
@@ -113,7 +121,7 @@ def make_learner(
             lambda: checked_layout(
                 plan.optimisation.memory_format,
                 (networks.target, networks.support),  # as the learner has made them
-                (max(1, plan.data.batch_size // together.count), plan.data.in_channels, 32, 32),
+                (max(1, plan.data.batch_size // together.count), plan.data.in_channels, *[plan.network.image_size] * 2),
                 fabric.device,
                 precision=plan.optimisation.precision,
             )

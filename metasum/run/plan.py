@@ -20,8 +20,11 @@ from metasum.config.sections import (
 )
 from metasum.errors import CheckpointError, UsageError
 from metasum.learners.learner import Learner, Start
+from metasum.networks import functions
 from metasum.networks.build import architecture, check_network_name
+from metasum.networks.fitting import check_network_settings
 from metasum.run.request import COMMON, SECTIONS, Request
+from metasum.tasks.images import check_seen
 from metasum.tasks.registry import pair_of
 from metasum.types import Dataset, Sides
 
@@ -101,6 +104,7 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
 
     Raises:
         UsageError: settings that the learner does not read, or that do not go together.
+        DatasetError: images that are larger than --image-size, or have other channels than --in-channels.
     """
     name = request["learner"]
     learner = learner_named(name)
@@ -112,6 +116,8 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
     if values["num_classes"] < classes:
         raise UsageError(f"--num-classes {values['num_classes']} is too few: the datasets have {classes} classes.")
     plan = planned(learner, values, given=frozenset(request.given))
+    for data in datasets:
+        check_seen(data.name, data.train.images, in_channels=plan.data.in_channels, image_size=plan.network.image_size)
     check_start(plan)
     for further in learner.further_data(plan.own):
         if further in (plan.data.target, plan.data.support):
@@ -151,6 +157,9 @@ def planned(learner: type[Learner], values: Mapping[str, Any], *, given: frozens
         values: all that have no default, and any others; not the learner's name.
         given: those that somebody chose; what the others leave without a meaning is refused.
     """
+    if functions.is_function(str(values.get("network", ""))):
+        check_network_settings(values["network"], given)
+        values = {**values, "network": functions.named(values["network"])}
 
     def section(kind: type[Checked]) -> Any:
         found = kind(**{leaf.name: values[leaf.name] for leaf in options_of(kind) if leaf.name in values})

@@ -70,7 +70,11 @@ def tasks_of(
                 f"{first.network.num_classes}."
             )
         tasks[name] = ImageTask(
-            dataset, in_channels=first.data.in_channels, device=device, evaluate_on=first.data.evaluate_on
+            dataset,
+            in_channels=first.data.in_channels,
+            device=device,
+            evaluate_on=first.data.evaluate_on,
+            image_size=first.network.image_size,
         )
     return tasks
 

@@ -134,7 +134,7 @@ def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
             f"{first.folder} has {ours.num_classes} classes and {other.folder} has {theirs.num_classes}; "
             f"train both with --num-classes {max(ours.num_classes, theirs.num_classes)}."
         )
-    for name in ("network", "width", "norm", "tangent", "augmented"):
+    for name in ("network", "image_size", "width", "norm", "tangent", "augmented"):
         mine, yours = getattr(ours, name), getattr(theirs, name)
         if mine != yours:
             raise ArchitectureError(

@@ -101,7 +101,7 @@ class StrangersSum:
             run.network.to(device)
         names, root, first = tuple(run.target for run in runs), Path(self.request["data_root"]), runs[0].plan.data
         return kept(
-            (names, root, device, first.evaluate_on, first.in_channels),
+            (names, root, device, first.evaluate_on, first.in_channels, runs[0].plan.network.image_size),
             lambda: tasks_of(runs, names, data_root=root, device=device, download=False),
         )
 

@@ -72,9 +72,13 @@ def mistakes(before: nn.Module, after: nn.Module, task: Task) -> tuple[Mistake, 
 
 
 def _png(image: Tensor) -> str:
-    """A normalised image `[C, H, W]`, stretched from its darkest to its brightest value, as a base64 PNG."""
+    """A normalised image `[C, H, W]`, stretched from its darkest to its brightest value, as a base64 PNG.
+
+    Where it has neither 1 nor 3 channels, their mean is shown.
+    """
     from PIL import Image
 
+    image = image if len(image) in (1, 3) else image.mean(0, keepdim=True)
     low, high = image.min(), image.max()
     pixels = ((image - low) / (high - low).clamp(min=1e-6) * 255).to(torch.uint8).permute(1, 2, 0).squeeze(-1)
     buffer = io.BytesIO()

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from metasum.errors import MetaSumError
-from metasum.files import make_folder, read_json, write_json
+from metasum.files import cache_folder, make_folder, read_json, write_json
 from metasum.training.layout_probe import Convolution
 
 
@@ -46,10 +46,8 @@ def _processor() -> str:
 
 
 def _file(surroundings: dict[str, Any]) -> Path:
-    """Where verdicts are remembered: METASUM_CACHE, else `metasum` in the user's cache folder (XDG_CACHE_HOME)."""
-    own = os.environ.get("METASUM_CACHE")
-    folder = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "metasum"
-    return folder / f"layouts-{digest(surroundings)}.json"
+    """Where verdicts are remembered."""
+    return cache_folder() / f"layouts-{digest(surroundings)}.json"
 
 
 def recall(surroundings: dict[str, Any]) -> dict[str, str | None]:

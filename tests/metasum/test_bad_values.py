@@ -18,7 +18,7 @@ from refusal import nothing_written, refused
         (["--width", "0"], ["--width must be greater than 0"]),
         (["--learning-rate", "nan"], ["--learning-rate takes a finite number"]),
         (["--dropout", "1"], ["--dropout must be less than 1"]),
-        (["--in-channels", "2"], ["--in-channels takes 1 or 3, not 2"]),
+        (["--in-channels", "17"], ["--in-channels must be at most 16, not 17"]),
         (["--num-classes", "3"], ["--num-classes 3 is too few: the datasets have 4 classes"]),
         (["--symmetric=perhaps"], ["--symmetric takes true or false, not 'perhaps'"]),
         (["--learner", "independent", "--sum-weight", "2"], ["--sum-weight says nothing to learner 'independent'"]),

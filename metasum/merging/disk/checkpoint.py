@@ -9,13 +9,15 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
 from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
-from metasum.weights.tensor_files.dtypes import TensorInfo
+from metasum.weights.tensor_files.dtypes import DTYPES, TensorInfo
 from metasum.weights.tensor_files.header import read_header
+from metasum.weights.tensor_files.wrapping import without_prefix
 
 _turn = threading.Lock()
 
@@ -69,6 +71,8 @@ class Checkpoint(NamedTuple):
     files: list[Path]
     """All that it consists of."""
     metadata: dict[str, str]
+    note: str = ""
+    """One sentence on what was taken out of the file, and what left off its names; "" where nothing was."""
 
     @property
     def bytes(self) -> int:
@@ -91,7 +95,29 @@ def opened(path: Path) -> Iterator[Checkpoint]:
             checkpoint = _single(found, stack)._replace(path=path)
         if not checkpoint.places:
             raise CheckpointError(f"{path} holds no tensors.")
-        yield checkpoint
+        yield _plainly_named(checkpoint)
+
+
+def tensors_in(path: Path) -> tuple[dict[str, Tensor], str]:
+    """All tensors of a checkpoint, in memory, and what `Checkpoint.note` says; raises as `opened` does."""
+    tensors = {}
+    with opened(path) as checkpoint:
+        for name, place in checkpoint.places.items():
+            content = torch.empty(place.info.bytes, dtype=torch.uint8)
+            place.read(0, content)
+            tensors[name] = content.view(DTYPES[place.info.code]).view(place.info.shape)
+        return tensors, checkpoint.note
+
+
+def _plainly_named(checkpoint: Checkpoint) -> Checkpoint:
+    """The same, named as its network names its tensors, whatever had wrapped that."""
+    names, prefix = without_prefix(checkpoint.places)
+    if not prefix:
+        return checkpoint
+    places = {own: checkpoint.places[name] for name, own in names.items()}
+    told = f"{checkpoint.path}: {prefix!r} is left off every name"
+    note = f"{checkpoint.note.rstrip('.')}; {prefix!r} is left off every name." if checkpoint.note else f"{told}."
+    return checkpoint._replace(places=places, note=note)
 
 
 def _found(path: Path) -> Path:
@@ -112,8 +138,9 @@ def _single(path: Path, stack: ExitStack) -> Checkpoint:
         start = file.read(10)
         file.seek(0)
         if start[8:9] != b"{" and start[:4] == b"PK\3\4":
-            places = _pytorch_places(path, file)
-            return Checkpoint(path, places, [path], {})
+            places, keys = _pytorch_places(path, file)
+            note = f"{path}: the tensors under {'/'.join(keys)!r} are taken." if keys else ""
+            return Checkpoint(path, places, [path], {}, note)
         if start[8:9] != b"{" and start[:1] == b"\x80":
             raise CheckpointError(
                 f"{path} is in PyTorch's old format, which cannot be read in pieces; torch.load it and torch.save it."
@@ -129,13 +156,14 @@ def _single(path: Path, stack: ExitStack) -> Checkpoint:
     return Checkpoint(path, places, [path], header.metadata)
 
 
-def _pytorch_places(path: Path, file: BinaryIO) -> dict[str, Place]:
-    infos, tensors = load_pytorch(path)
+def _pytorch_places(path: Path, file: BinaryIO) -> tuple[dict[str, Place], list[str]]:
+    infos, tensors, keys = load_pytorch(path)
     offsets = locate(path, tensors)
-    return {
+    places = {
         name: Place(info, path, file, offsets.get(name, 0), mapped=None if name in offsets else tensors[name])
         for name, info in infos.items()
     }
+    return places, keys
 
 
 def _sharded(path: Path, index: Path, stack: ExitStack) -> Checkpoint:

@@ -69,12 +69,12 @@ def merge_files(
     started = time.perf_counter()
     settings, output = settings or MergeConfig(), Path(output)
     method = _for_files(METHODS.named(method)() if isinstance(method, str) else method, len(files), base is not None)
-    _check_place(output, overwrite)
+    check_place(output, overwrite)
     with ExitStack() as stack:
         checkpoints = [stack.enter_context(opened(Path(file))) for file in files]
         start = None if base is None else stack.enter_context(opened(Path(base)))
         everything = [*checkpoints, *([start] if start else [])]
-        _check_apart(output, [file for checkpoint in everything for file in checkpoint.files])
+        check_apart(output, [file for checkpoint in everything for file in checkpoint.files])
         planned = plan(checkpoints, start, settings)
         method.check_layers([tensor.part.name for tensor in planned if tensor.info.code in FLOATS])
         statistics = sum(tensor.fate == Fate.AVERAGED for tensor in planned)
@@ -97,10 +97,11 @@ def merge_files(
         bytes=output.stat().st_size,
         seconds=time.perf_counter() - started,
         peak_bytes=None,
+        notes=tuple(checkpoint.note for checkpoint in everything if checkpoint.note) or None,
     )
 
 
-def _check_place(output: Path, overwrite: bool) -> None:
+def check_place(output: Path, overwrite: bool) -> None:
     """Raises UsageError where `output` is no place for a new .safetensors file."""
     if output.suffix != ".safetensors":
         raise UsageError(f"--output {output}: the result is a .safetensors file; give it that ending.")
@@ -112,7 +113,7 @@ def _check_place(output: Path, overwrite: bool) -> None:
         raise UsageError(f"--output {output} is there already; use --overwrite to replace it.")
 
 
-def _check_apart(output: Path, inputs: Sequence[Path]) -> None:
+def check_apart(output: Path, inputs: Sequence[Path]) -> None:
     """Raises UsageError where `output` is one of the files that are read."""
     if output.exists() and any(output.samefile(file) for file in inputs):
         raise UsageError(f"--output {output} is one of the files to be merged; name another one.")
@@ -123,8 +124,8 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     method.check(files, what="files")
     if not isinstance(method, TensorMethod):
         raise UsageError(
-            f"{method.name} needs {' and '.join(method.needs())}, more than files hold; for finished runs there is "
-            f"`metasum sum --operator {method.name}`."
+            f"{method.name} needs {' and '.join(method.needs())}, more than files hold; add --model FILE.py:FUNCTION, "
+            f"which makes the network, and --images; for finished runs there is `metasum sum --operator {method.name}`."
         )
     if method.needs_base and not base:
         raise UsageError(f"{method.name} needs --base FILE: the model that the others were trained from.")

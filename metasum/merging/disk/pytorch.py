@@ -14,10 +14,14 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError, reason
 from metasum.weights.tensor_files.dtypes import CODES, TensorInfo
+from metasum.weights.tensor_files.wrapping import unwrapped
 
 
-def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor]]:
-    """The tensors of a dictionary, or of the one under its "state_dict"; their bytes stay in the file, mapped.
+def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor], list[str]]:
+    """The tensors of a dictionary, or of the one that a training script put them in; their bytes stay in the file.
+
+    Returns:
+        What each is, the tensors, mapped, and the keys under which they lay ("state_dict", "model", …).
 
     Raises:
         CheckpointError: it is damaged, or holds something other than named tensors.
@@ -28,16 +32,16 @@ def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor]]:
             value = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors, and is not read: that could run foreign code."
+            f"{path} holds more than tensors, and is not read: that could run foreign code. Save its state_dict by "
+            "itself."
         ) from error
     except (RuntimeError, ValueError, OSError, EOFError, KeyError) as error:
         raise CheckpointError(f"{path} is damaged or is not a PyTorch file ({reason(error)}).") from error
-    if isinstance(value, Mapping) and isinstance(value.get("state_dict"), Mapping):
-        value = value["state_dict"]
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{path} holds no dictionary of tensors.")
+    value, keys = unwrapped(value)
     tensors = {name: tensor.detach() if isinstance(tensor, Tensor) else tensor for name, tensor in value.items()}
-    return {name: _info(path, name, tensor) for name, tensor in tensors.items()}, tensors
+    return {name: _info(path, name, tensor) for name, tensor in tensors.items()}, tensors, keys
 
 
 def _info(path: Path, name: Any, tensor: Any) -> TensorInfo:

@@ -1,0 +1,228 @@
+"""`metasum merge` and `evaluate` on networks of the user's own: a function, checkpoints, images in .npz files."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from refusal import refused
+from safetensors.torch import load_file
+from tiny import blob_arrays, write_npz
+from torch import nn
+
+from metasum.errors import DatasetError
+from metasum.networks.checkpoints import load_checkpoint
+from metasum.run.array_files import ArrayFile
+
+MODEL = """
+from torch import nn
+
+def make():
+    return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(),
+                         nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4))
+
+def vector():
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Linear(2, 3), nn.Linear(3, 3)
+
+    def forward(self, left, right):
+        return self.left(left) + self.right(right)
+
+def raises():
+    raise ValueError("not today")
+"""
+
+
+def network(seed):
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            *(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten()),
+            *(nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4)),
+        )
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """The current folder: the function, two checkpoints as people have them, data in two layouts."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_model.py").write_text(MODEL)
+    torch.save({"model": {f"module.{name}": t for name, t in network(1).state_dict().items()}}, "a.pt")
+    torch.save(network(2).state_dict(), "b.pt")
+    (x_train, y_train), (x_test, y_test) = blob_arrays(0)
+    write_npz(tmp_path / "keras.npz", ((x_train, y_train), (x_test, y_test)))
+    np.savez(tmp_path / "plain.npz", images=x_train, labels=y_train)
+    return tmp_path
+
+
+PAIR = ("a.pt", "b.pt")
+OWN = ("--model", "my_model.py:make", "--device", "cpu")
+IMAGES = ("--images", "keras.npz,plain.npz")
+OUT = ("-o", "m.safetensors")
+
+
+@pytest.mark.parametrize("method", ["average", "ties", "fisher", "regmean", "weight-matching"])
+def test_checkpoints_are_merged_and_measured(metasum, folder, method):
+    based = ["--base", "b.pt"] if method == "ties" else []
+    outcome = metasum("merge", method, *PAIR, *OUT, *OWN, *IMAGES, *based, "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert result["method"] == method
+    assert result["files"] == list(PAIR)
+    assert outcome.err.splitlines() == result["notes"]
+    assert "a.pt: the tensors under 'model' are taken; 'module.' is left off every name." in outcome.err
+    merged = network(0)
+    assert load_checkpoint(merged, "m.safetensors") == []
+    assert not torch.equal(merged.get_parameter("4.weight"), network(1).get_parameter("4.weight"))
+    outcome = metasum("evaluate", "m.safetensors", *OWN, "--on", "keras.npz,plain.npz", "--json")
+    assert outcome.code == 0, outcome.err
+    found = json.loads(outcome.out)
+    assert set(found["accuracy"]) == {"keras.npz", "plain.npz", "union"}
+    x = torch.from_numpy(blob_arrays(0)[1][0]).unsqueeze(1) / 255
+    right = merged.eval()(x).argmax(1) == torch.from_numpy(blob_arrays(0)[1][1])
+    assert found["accuracy"]["keras.npz"] == pytest.approx(right.float().mean().item(), abs=1e-6)
+    expected = (48 * found["accuracy"]["keras.npz"] + 96 * found["accuracy"]["plain.npz"]) / 144
+    assert found["accuracy"]["union"] == pytest.approx(expected, abs=1e-5)
+    assert "loss" in metasum("evaluate", "m.safetensors", *OWN, "--on", "keras.npz").out
+    assert sorted(file.name for file in folder.glob("*.partial")) == []
+
+
+def test_statistics_are_recomputed_on_the_images(metasum, folder):
+    """Of the merged network where --images are given; before it is measured where --recalibrate-on is."""
+    assert metasum("merge", "average", *PAIR, *OUT, *OWN).code == 0
+    mean = load_file("m.safetensors")["1.running_mean"]
+    assert torch.equal(mean, torch.zeros(3)), "the mean of the two"
+    stored = json.loads(metasum("evaluate", "m.safetensors", *OWN, "--on", "keras.npz", "--json").out)
+    asked = ("evaluate", "m.safetensors", *OWN, "--on", "keras.npz", "--recalibrate-on", "plain.npz", "--json")
+    again = json.loads(metasum(*asked).out)
+    assert again["loss"]["keras.npz"] != stored["loss"]["keras.npz"]
+    assert again["statistics"] == "recalibrated on plain.npz"
+    assert metasum("merge", "average", *PAIR, *OUT, *OWN, "--images", "plain.npz,plain.npz", "--overwrite").code == 0
+    here = json.loads(metasum("evaluate", "m.safetensors", *OWN, "--on", "keras.npz", "--json").out)
+    assert here["loss"]["keras.npz"] == pytest.approx(again["loss"]["keras.npz"], rel=1e-4)
+
+
+def test_patterns_and_dtype_hold_for_networks_as_for_files(metasum, folder):
+    flags = ("--skip", "6.*", "--dtype", "float16")
+    assert metasum("merge", "regmean", *PAIR, *OUT, *OWN, *IMAGES, *flags).code == 0
+    merged = load_file("m.safetensors")
+    assert torch.equal(merged["6.weight"], network(1).state_dict()["6.weight"].half())
+    assert merged["4.weight"].dtype == torch.float16
+    assert not torch.equal(merged["4.weight"], network(1).state_dict()["4.weight"].half())
+    load_checkpoint(network(0), "m.safetensors")
+    outcome = metasum("merge", "regmean", *PAIR, "-o", "n.safetensors", *OWN, *IMAGES, "--only", "seven.*")
+    refused(outcome, 2, "--only seven.*: no parameter is called so")
+
+
+def test_quiet_says_nothing_of_what_was_left_off(metasum, folder):
+    outcome = metasum("merge", "average", *PAIR, *OUT, *OWN, "--quiet")
+    assert (outcome.code, outcome.err) == (0, "")
+    outcome = metasum("merge", "average", *PAIR, *OUT, "--quiet", "--overwrite")
+    assert (outcome.code, outcome.err) == (0, "")
+
+
+MERGES = {
+    "no function": (["average", *PAIR, "--model", "my_model.py:mak"], 2, ["has no function 'mak'", "make"]),
+    "it raises": (["average", *PAIR, "--model", "my_model.py:raises"], 2, ["failed in line", "not today"]),
+    "no data": (["regmean", *PAIR, *OWN], 2, ["regmean looks at data: give --images"]),
+    "one of two": (["regmean", *PAIR, *OWN, "--images", "plain.npz"], 2, ["each of the 2 checkpoints, not 1"]),
+    "data is not there": (["regmean", *PAIR, *OWN, "--images", "plain.npz,x.npz"], 1, ["there is no file x.npz"]),
+    "data of another network": (["regmean", *PAIR, *OWN, "--images", "v.npz,v.npz"], 2, ["cannot be run on a batch"]),
+    "no base": (["ties", *PAIR, *OWN], 2, ["ties needs --base FILE"]),
+    "a base": (["average", *PAIR, *OWN, "--base", "a.pt"], 2, ["average takes no --base"]),
+    "other network": (["average", *PAIR, "--model", "my_model.py:vector"], 1, ["a.pt does not fit the network"]),
+    "no checkpoint": (["average", "a.pt", "c.pt", *OWN], 1, ["there is no checkpoint c.pt"]),
+    "another architecture": (["side-by-side", *PAIR, *OWN], 2, ["another architecture"]),
+    "threads": (["average", *PAIR, *OWN, "--threads", 2], 2, ["--threads says nothing with --model"]),
+    "no model": (["average", *PAIR, "--images", "plain.npz,plain.npz"], 2, ["--images is for networks of your own"]),
+    "a method with data": (["regmean", *PAIR], 2, ["add --model FILE.py:FUNCTION"]),
+    "moments": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "0.5"], 2, ["--mean and --std go together"]),
+    "words": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "half", "--std", "1"], 2, ["--mean takes numbers"]),
+    "itself": (["average", *PAIR, *OWN, "-o", "in.safetensors", "--overwrite"], 2, ["one of the files"]),
+}
+
+
+@pytest.mark.parametrize("kind", MERGES)
+def test_a_merge_that_makes_no_sense(metasum, folder, kind):
+    arguments, code, words = MERGES[kind]
+    np.savez("v.npz", x=np.ones((8, 6), np.float32))
+    if kind == "itself":
+        assert metasum("merge", "average", *PAIR, "-o", "in.safetensors").code == 0
+        arguments = ["average", "in.safetensors", *arguments[2:]]
+    before = sorted(file.name for file in folder.iterdir() if file.name != "__pycache__")
+    given = [] if "-o" in arguments else OUT
+    refused(metasum("merge", *arguments, *given), code, *words)
+    assert sorted(file.name for file in folder.iterdir() if file.name != "__pycache__") == before
+
+
+EVALUATIONS = {
+    "no labels": ([*OWN, "--on", "unlabelled.npz"], 1, ["unlabelled.npz has no labels to measure on"]),
+    "a dataset's name": ([*OWN, "--on", "digits"], 1, ["there is no file digits"]),
+    "statistics": ([*OWN, "--on", "keras.npz", "--statistics", "recalibrate"], 2, ["--recalibrate-on"]),
+    "nothing to recalibrate": (
+        ["--model", "my_model.py:vector", "--on", "v.npz", "--recalibrate-on", "v.npz"],
+        2,
+        ["keeps no running statistics"],
+    ),
+    "too many classes": ([*OWN, "--on", "classes.npz"], 2, ["a label is 7", "4 classes"]),
+    "no model": (["--on", "rows", "--recalibrate-on", "x.npz"], 2, ["--recalibrate-on is for networks of your own"]),
+}
+
+
+@pytest.mark.parametrize("kind", EVALUATIONS)
+def test_an_evaluation_that_makes_no_sense(metasum, folder, kind):
+    arguments, code, words = EVALUATIONS[kind]
+    np.savez("unlabelled.npz", x=np.ones((8, 8, 8), np.uint8))
+    np.savez("classes.npz", x=np.ones((8, 8, 8), np.uint8), y=np.full(8, 7))
+    np.savez("v.npz", x=np.ones((8, 6), np.float32), y=np.zeros(8, np.int64))
+    with torch.random.fork_rng():
+        torch.save(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).state_dict(), "vector.pt")
+    file = "vector.pt" if "vector" in str(arguments) else "b.pt"
+    refused(metasum("evaluate", file, *arguments), code, *words)
+
+
+def test_inputs_by_name_and_vectors(metasum, folder):
+    """A network of two inputs, and one of vectors, in float64 files."""
+    rng = np.random.default_rng(0)
+    np.savez("two.npz", left=rng.normal(size=(9, 2)), right=rng.normal(size=(9, 3)), labels=np.arange(9) % 3)
+    np.savez("v.npz", x=rng.normal(size=(9, 6)), y=np.arange(9) % 3)
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    spec = spec_from_file_location("own", folder / "my_model.py")
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    for function, data in (("Two", "two.npz"), ("vector", "v.npz")):
+        with torch.random.fork_rng():
+            torch.save(getattr(module, function)().state_dict(), "own.pt")
+        own = ("--model", f"my_model.py:{function}")
+        outcome = metasum("evaluate", "own.pt", *own, "--on", data, "--json")
+        assert outcome.code == 0, outcome.err
+        flags = ("--images", f"{data},{data}", "-o", f"{function}.safetensors")
+        assert metasum("merge", "fisher", "own.pt", "own.pt", *own, *flags).code == 0
+
+
+def test_images_become_what_a_network_takes(tmp_path):
+    x = np.arange(2 * 2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 2, 3)
+    np.savez(tmp_path / "a.npz", x=x)
+    ((images,),) = ArrayFile(tmp_path / "a.npz", "train")
+    assert torch.equal(images, torch.from_numpy(x).permute(0, 3, 1, 2) / 255)
+    ((images,),) = ArrayFile(tmp_path / "a.npz", "train", mean=(0.5, 0, 0), std=(0.5, 1, 2))
+    assert images[0, :, 0, 0].tolist() == pytest.approx([-1, 1 / 255, 1 / 255])
+    for name, arrays in {
+        "rows": {"x": x, "y": np.zeros(3, np.int64)},
+        "half": {"x_test": x, "y_test": np.zeros(2, np.int64)},
+        "text": {"x": np.array(["a", "b"])},
+        "floats": {"x": x, "y": np.zeros(2)},
+        "objects": {"x": np.array([{}] * 2, dtype=object)},
+        "nothing": {"y": np.zeros(2, np.int64)},
+    }.items():
+        np.savez(tmp_path / f"{name}.npz", **arrays)
+        with pytest.raises(DatasetError, match=f"{name}.npz"):
+            ArrayFile(tmp_path / f"{name}.npz", "train")
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    with pytest.raises(DatasetError, match="damaged"):
+        ArrayFile(tmp_path / "cut.npz", "train")
