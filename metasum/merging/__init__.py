@@ -15,6 +15,7 @@ METHODS: Registry[type[Method]] = Registry(
         "task-arithmetic": Entry("metasum.merging.task_arithmetic:TaskArithmetic"),
         "ties": Entry("metasum.merging.ties:TIES"),
         "dare": Entry("metasum.merging.dare:DARE"),
+        "breadcrumbs": Entry("metasum.merging.breadcrumbs:Breadcrumbs"),
         "slerp": Entry("metasum.merging.slerp:SLERP"),
         "fisher": Entry("metasum.baselines.fisher:Fisher"),
         "regmean": Entry("metasum.baselines.regmean:RegMean"),

@@ -1,4 +1,4 @@
-"""DARE's draws: the same entries are dropped however a tensor is cut, and on however many threads.
+"""DARE's and DELLA's draws: the same entries are dropped however a tensor is cut, and on however many threads.
 
 Every tensor of every network is drawn in blocks with a generator each, seeded by what the block is.
 """
@@ -6,6 +6,7 @@ Every tensor of every network is drawn in blocks with a generator each, seeded b
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +15,27 @@ from torch import Tensor
 BLOCK = 1 << 17  # entries
 
 
-def kept_entries(start: int, count: int, *, drop_rate: float, seed: int, name: str, network: int) -> Tensor:
-    """Which of a tensor's entries from `start` on stay, `[count]`, bool; each is dropped with the same chance.
+def draws(start: int, count: int, *, seed: int, name: str, network: int) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """A number for each of a tensor's entries from `start` on, `[count]`, uint32, all equally likely.
 
     Args:
         start: the first entry.
         count: how many.
-        drop_rate: the chance, in [0, 1); to the nearest of 2^32 steps.
         seed: of the merge.
         name: of the tensor.
         network: number of the network among those merged.
     """
-    bound = np.uint32(min(round(drop_rate * 2**32), 2**32 - 1))
     parts = []
     for block in range(start // BLOCK, -(-(start + count) // BLOCK)):
         digest = hashlib.blake2b(f"{seed} {network} {block} {name}".encode(), digest_size=16).digest()
-        draws = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(BLOCK // 2).astype("<u8", copy=False)
+        drawn = np.random.PCG64(int.from_bytes(digest, "little")).random_raw(BLOCK // 2).astype("<u8", copy=False)
         first = max(start - block * BLOCK, 0)
-        parts.append(draws.view("<u4")[first : start + count - block * BLOCK] >= bound)
-    return torch.from_numpy(np.concatenate(parts))
+        parts.append(drawn.view("<u4")[first : start + count - block * BLOCK])
+    return np.concatenate(parts)
+
+
+def kept_entries(start: int, count: int, *, drop_rate: float, seed: int, name: str, network: int) -> Tensor:
+    """Which entries stay, `[count]`, bool, each dropped with the same chance: `drop_rate`, in [0, 1), to the nearest
+    of 2^32 steps. The other arguments are those of `draws`."""
+    bound = np.uint32(min(round(drop_rate * 2**32), 2**32 - 1))
+    return torch.from_numpy(draws(start, count, seed=seed, name=name, network=network) >= bound)

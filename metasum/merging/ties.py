@@ -24,7 +24,7 @@ TOGETHER = 8  # tensors that are looked at in one reading where each is trimmed 
 class TIESConfig(TaskArithmeticConfig):
     """Settings of `ties`."""
 
-    density: float = option(0.2, "Share of each task vector that TIES keeps, the largest.", above=0, maximum=1)
+    density: float = option(0.2, "Share of each task vector that is kept.", above=0, maximum=1)
     trim: Literal["whole", "per-tensor"] = option(
         "whole", "What TIES trims at once: all parameters as one long vector, or each tensor by itself."
     )
@@ -67,7 +67,12 @@ def elected(method: TensorMethod, tensors: Tensors, vectors: Callable[[Chunk], l
     import torch
 
     config: TIESConfig = method.config
-    bounds = trim_bounds(tensors, vectors, density=config.density, together=config.trim == "whole")
+    bounds = {part.name: [-1.0] * tensors.count for part in tensors.parts}  # nothing is trimmed
+    if config.density < 1:
+        together = config.trim == "whole"
+        bounds |= trim_bounds(
+            tensors, vectors, kept=lambda entries: max(1, int(config.density * entries)), together=together
+        )
 
     def merge(chunk: Chunk) -> Tensor:
         own = vectors(chunk)
@@ -75,33 +80,43 @@ def elected(method: TensorMethod, tensors: Tensors, vectors: Callable[[Chunk], l
             torch.ops.aten.hardshrink.out(
                 vector, bound, out=vector
             )  # 0 in place of every entry of at most this magnitude
-        return disjoint_mean_(own).mul_(method.setting(chunk.part.name)).add_(chunk.start_values)
+        return fused_(own, chunk.start_values, method.setting(chunk.part.name), elect=True)
 
     return merge
 
 
+def fused_(vectors: Sequence[Tensor], start: Tensor, scaling: float, *, elect: bool) -> Tensor:
+    """θ_0 plus λ times the vectors' sum, or with `elect` the mean of those that agree in sign; writes into them."""
+    from metasum.weights.composition import added_
+
+    return disjoint_mean_(vectors).mul_(scaling).add_(start) if elect else added_(vectors, start, scaling)
+
+
 def trim_bounds(
-    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, density: float, together: bool
+    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Callable[[int], int], together: bool
 ) -> dict[str, list[float]]:
     """For each part, each network's largest magnitude that is *not* kept; those as large as the last one kept stay.
 
     Args:
         tensors: of the networks.
         vectors: from a chunk to each network's difference from the base.
-        density: share that is kept, in (0, 1]: of a vector of n entries int(density · n), at least one.
+        kept: how many of a vector of so many entries are kept; of none, the bound is infinite.
         together: a network's parts are one long vector; else each is one by itself.
     """
+    import math
+
     from metasum.merging.selection import DIGITS, Selection, just_below, widest
 
-    bounds = {part.name: [-1.0] * tensors.count for part in tensors.parts}  # nothing is trimmed
-    parts = [part for part in tensors.parts if part.entries and density < 1]
+    parts = [part for part in tensors.parts if part.entries]
     dtype, size = widest(parts), max(1, len(parts)) if together else 1
+    bounds: dict[str, list[float]] = {}
     for first in range(0, len(parts), size * TOGETHER):
         some = parts[first : first + size * TOGETHER]
         groups = [some[start : start + size] for start in range(0, len(some), size)]
-        kept = [max(1, int(density * sum(part.entries for part in group))) for group in groups]
-        selections = [Selection(tensors.count, k, dtype) for k in kept]
+        counts = [kept(sum(part.entries for part in group)) for group in groups]
+        selections = [Selection(tensors.count, max(1, count), dtype) for count in counts]
         whose = {part.name: own for own, group in zip(selections, groups, strict=True) for part in group}
+        none = {part.name for count, group in zip(counts, groups, strict=True) if not count for part in group}
 
         def see(chunk: Chunk, whose: dict[str, Selection] = whose) -> None:
             for number, vector in enumerate(vectors(chunk)):
@@ -111,7 +126,9 @@ def trim_bounds(
             tensors.show(see, some)
             for selection in selections:
                 selection.narrow()
-        bounds |= {part.name: [just_below(value, part.dtype) for value in whose[part.name].values] for part in some}
+        for part in some:
+            values = whose[part.name].values
+            bounds[part.name] = [math.inf if part.name in none else just_below(value, part.dtype) for value in values]
     return bounds
 
 

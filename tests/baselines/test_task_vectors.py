@@ -1,9 +1,8 @@
 """Task arithmetic, TIES, DARE and SLERP, tensor by tensor against mergekit where its definition is the papers'."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
+from mergekits import mergekit_itself, theirs
 from tiny import small_network
 
 from metasum.errors import ArchitectureError, UsageError
@@ -19,14 +18,7 @@ from metasum.weights.parameters import parameters_of
 
 @pytest.fixture(scope="module")
 def mergekit():
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        pytest.importorskip("mergekit")  # in the development group, not in requirements.txt
-        from mergekit.merge_methods import generalized_task_arithmetic, slerp
-        from mergekit.sparsify import SparsificationMethod
-    return SimpleNamespace(gta=generalized_task_arithmetic, slerp=slerp.slerp, sparsification=SparsificationMethod)
+    return mergekit_itself()
 
 
 def endpoints(count=2):
@@ -36,30 +28,6 @@ def endpoints(count=2):
 
 def initial_of(state):
     return {name: state[name] for name in parameters_of(small_network())}
-
-
-def theirs(mergekit, *, own, start, density=1.0, scaling=1.0, consensus=None, sparsification=None, rescale=False):
-    """One tensor merged by mergekit's own method class."""
-    method = mergekit.gta.GeneralizedTaskArithmeticMerge(
-        consensus_method=consensus,
-        sparsification_method=sparsification,
-        default_normalize=False,
-        default_rescale=rescale,
-        method_name="",
-        method_pretty_name=None,
-        method_reference_url=None,
-    )
-    entries = [SimpleNamespace(id=index, tensor=tensor) for index, tensor in enumerate(own)]
-    everyone = dict.fromkeys(range(len(own)), 1.0)
-    return method.merge_group(
-        SimpleNamespace(base=SimpleNamespace(tensor=start), non_base=entries),
-        density=dict.fromkeys(range(len(own)), density),
-        weight=everyone,
-        rescale=rescale,
-        normalize=consensus is not None,
-        int8_mask=False,
-        **{"lambda": scaling},
-    )
 
 
 @pytest.mark.parametrize("count", [2, 3])

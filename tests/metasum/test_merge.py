@@ -24,7 +24,7 @@ from metasum.merging.tensors import TensorMethod
 from metasum.networks.build import load_network
 from metasum.weights.composition import average_parameters
 
-METHODS = {
+WRITTEN_DOWN = {  # methods that the fixtures have in plain words, bit for bit
     "sum": {},
     "average": {},
     "weighted": {"weights": (0.3, 1.3)},
@@ -34,6 +34,10 @@ METHODS = {
     "ties per-tensor": {"trim": "per-tensor"},
     "dare": {},
     "dare then ties": {"dare_then": "ties"},
+}
+METHODS = WRITTEN_DOWN | {
+    "breadcrumbs": {},
+    "breadcrumbs elected": {"elect": True, "density": 0.5, "outliers": 0.1},
 }
 
 
@@ -69,7 +73,7 @@ def files(tmp_path):
     return [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WRITTEN_DOWN)
 @pytest.mark.parametrize(("threads", "piece"), [(1, None), (4, None), (1, 64), (4, 13)])
 def test_the_same_bits_as_in_memory(tmp_path, files, method, threads, piece):
     result = merged(method, files, tmp_path / "out.safetensors", threads=threads, piece=piece)
@@ -78,7 +82,7 @@ def test_the_same_bits_as_in_memory(tmp_path, files, method, threads, piece):
 
 @pytest.mark.parametrize(
     ("method", "count"),
-    [(method, 3) for method in METHODS if method not in ("slerp", "weighted")]
+    [(method, 3) for method in WRITTEN_DOWN if method not in ("slerp", "weighted")]
     + [(method, 1) for method in ("task-arithmetic", "ties", "dare")],
 )
 def test_any_number_of_files(tmp_path, files, method, count):
@@ -95,7 +99,7 @@ def mixed(seed):
     return state | {"conv.weight": state["conv.weight"].bfloat16(), "head.weight": state["head.weight"].half()}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WRITTEN_DOWN)
 def test_each_tensor_keeps_its_dtype_and_is_computed_in_float32(tmp_path, method):
     states = [mixed(seed) for seed in range(3)]
     for state, name in zip(states, ("base", "a", "b"), strict=True):
@@ -104,7 +108,7 @@ def test_each_tensor_keeps_its_dtype_and_is_computed_in_float32(tmp_path, method
     same(merged(method, files, tmp_path / "out.safetensors", piece=50), merged_in_memory(method, states[1:], states[0]))
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", WRITTEN_DOWN)
 def test_float64_is_computed_in_float64(tmp_path, method):
     states = [state_of(seed, dtype=torch.float64) for seed in range(3)]
     for state, name in zip(states, ("base", "a", "b"), strict=True):
