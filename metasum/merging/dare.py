@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class DAREConfig(TIESConfig):
     """Settings of `dare`."""
 
-    drop_rate: float = option(0.5, "Share of each task vector that DARE drops.", minimum=0, below=1)
+    drop_rate: float = option(0.5, "Share of each task vector that is dropped.", minimum=0, below=1)
     dare_then: Literal["task-arithmetic", "ties"] = option(
         "task-arithmetic", "What DARE does with the thinned task vectors."
     )

@@ -35,7 +35,9 @@ def draws(start: int, count: int, *, seed: int, name: str, network: int) -> np.n
 
 
 def kept_entries(start: int, count: int, *, drop_rate: float, seed: int, name: str, network: int) -> Tensor:
-    """Which entries stay, `[count]`, bool, each dropped with the same chance: `drop_rate`, in [0, 1), to the nearest
-    of 2^32 steps. The other arguments are those of `draws`."""
+    """Which entries stay, `[count]`, bool, each dropped with the same chance.
+
+    `drop_rate` is in [0, 1), to the nearest of 2^32 steps. The other arguments are those of `draws`.
+    """
     bound = np.uint32(min(round(drop_rate * 2**32), 2**32 - 1))
     return torch.from_numpy(draws(start, count, seed=seed, name=name, network=network) >= bound)

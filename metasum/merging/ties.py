@@ -132,16 +132,22 @@ def trim_bounds(
     return bounds
 
 
-def disjoint_mean_(vectors: Sequence[Tensor]) -> Tensor:
-    """Mean of the entries whose sign is that of their sum, 0 where there are none; writes into the vectors."""
+def disjoint_mean_(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+    """Mean of the entries whose sign is that of their sum, 0 where there are none; writes into the vectors.
+
+    Args:
+        vectors: `[n]` each; they elect the signs alike.
+        weights: of the vectors in the mean, 0 or more [default: alike].
+    """
     import torch
 
     from metasum.weights.composition import total_
 
     sign = total_([vectors[0].clone(), *vectors[1:]]).sign_()
-    for vector in vectors:
-        vector.mul_(sign).clamp_(min=0)  # magnitudes, where the signs agree
     count, agrees = torch.zeros_like(sign), torch.empty_like(sign)
-    for vector in vectors:
-        count.add_(torch.gt(vector, 0, out=agrees))
-    return total_(vectors).div_(count.clamp_(min=1)).mul_(sign)
+    for vector, weight in zip(vectors, weights or [1.0] * len(vectors), strict=True):
+        vector.mul_(sign).clamp_(min=0)  # magnitudes, where the signs agree
+        count.add_(torch.gt(vector, 0, out=agrees), alpha=weight)
+        if weights is not None:
+            vector.mul_(weight)
+    return total_(vectors).div_(count.masked_fill_(count == 0, 1)).mul_(sign)

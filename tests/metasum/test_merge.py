@@ -38,6 +38,12 @@ WRITTEN_DOWN = {  # methods that the fixtures have in plain words, bit for bit
 METHODS = WRITTEN_DOWN | {
     "breadcrumbs": {},
     "breadcrumbs elected": {"elect": True, "density": 0.5, "outliers": 0.1},
+    "della": {},
+    "della added": {"elect": False},
+    "sce": {},
+    "sce selected": {"density": 0.3},
+    "magmax": {},
+    "model-stock": {},
 }
 
 

@@ -1,0 +1,42 @@
+"""MagMax (Marczak et al. 2024, arXiv:2407.06322): each entry from the network that has moved it furthest."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from metasum.config import option
+from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
+from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MagMaxConfig(TaskArithmeticConfig):
+    """Settings of `magmax`, with λ as the authors have it for networks trained apart."""
+
+    scaling: float = option(0.5, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+
+
+class MagMax(TensorMethod):
+    """θ_0 + λ · the difference of largest magnitude, entry by entry; of several as large, the last network's."""
+
+    name = "magmax"
+    summary = "Each entry from the network whose difference there is largest."
+    paper = "Marczak et al. 2024, arXiv:2407.06322"
+    Config = MagMaxConfig
+    candidates = {"scaling": SCALINGS}
+    fewest = 1
+    needs_base = True
+    layered = "scaling"
+
+    def formula(self, tensors: Tensors) -> Formula:
+        def merge(chunk: Chunk) -> Tensor:
+            largest, *others = chunk.differences()
+            for other in others:
+                largest.copy_(other.where(other.abs() >= largest.abs(), largest))
+            return largest.mul_(self.setting(chunk.part.name)).add_(chunk.start_values)
+
+        return merge
