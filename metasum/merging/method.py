@@ -53,6 +53,8 @@ class Method:
     """The only number of networks that it merges."""
     needs_base: ClassVar[bool] = False
     """Whether it works on differences from a common start θ_0."""
+    takes_base: ClassVar[bool] = False
+    """Whether it works on differences where a base is given beside files or parameters, and else on the weights."""
     needs_images: ClassVar[bool] = False
     """Whether it looks at unlabelled images of each network's dataset."""
     needs_networks: ClassVar[bool] = False

@@ -6,9 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from metasum.config import Checked, option
-from metasum.errors import UsageError
 from metasum.merging.endpoints import WideningMethod
 from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
+from metasum.merging.weights import check_weights
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,11 +81,7 @@ class Weighted(TensorMethod):
 
     def check(self, count: int, *, what: str = "networks") -> None:
         super().check(count, what=what)
-        for weights in (self.config.weights, *(value for _, value in self.layers)):
-            if len(weights) != count:
-                raise UsageError(
-                    f"weighted takes one weight for each of the {count} {what}, for instance --weights 0.3,0.7."
-                )
+        check_weights(self, count, what=what, optional=False)
 
     def formula(self, tensors: Tensors) -> Formula:
         from metasum.weights.composition import total_

@@ -44,6 +44,12 @@ METHODS = WRITTEN_DOWN | {
     "sce selected": {"density": 0.3},
     "magmax": {},
     "model-stock": {},
+    "karcher": {},
+    "multislerp": {},
+    "multislerp weighted": {"weights": (1.0, 3.0)},
+    "nuslerp": {"weights": (1.0, 3.0)},
+    "nuslerp rows": {"vectors": "rows"},
+    "nuslerp columns": {"vectors": "columns"},
 }
 
 

@@ -129,7 +129,7 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
         )
     if method.needs_base and not base:
         raise UsageError(f"{method.name} needs --base FILE: the model that the others were trained from.")
-    if base and not method.needs_base:
+    if base and not (method.needs_base or method.takes_base):
         raise UsageError(f"{method.name} takes no --base.")
     return method
 

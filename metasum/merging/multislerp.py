@@ -1,0 +1,60 @@
+"""Multi-SLERP (Goddard 2025, as mergekit's `multislerp`): N tensors on a sphere, in one step from their mean."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
+from metasum.merging.weights import SharesConfig, check_weights, shares
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALLEST = 1e-8
+
+
+class MultiSLERP(TensorMethod):
+    """The barycentre of N tensors on the sphere, times the weighted mean of their norms.
+
+    Each tensor is one vector, in float64; with a base, its difference from the base. The directions are seen from their
+    weighted mean, in the plane that touches the sphere there; their weighted mean in that plane is put back on the
+    sphere. The weights are divided by their sum. Where directions cancel, so that their mean has none, the tensors'
+    weighted mean is taken, as mergekit does for two.
+    """
+
+    name = "multislerp"
+    summary = "Interpolates between any number of networks on the sphere, tensor by tensor."
+    paper = "Goddard 2025 (mergekit)"
+    Config = SharesConfig
+    takes_base = True
+    whole_tensors = True
+    layered = "weights"
+
+    def check(self, count: int, *, what: str = "networks") -> None:
+        super().check(count, what=what)
+        check_weights(self, count, what=what)
+
+    def formula(self, tensors: Tensors) -> Formula:
+        def merge(chunk: Chunk) -> Tensor:
+            vectors = [v.double() for v in (chunk.values if chunk.base is None else chunk.differences())]
+            weights = shares(self.setting(chunk.part.name), len(vectors))
+            merged = _barycentre(vectors, weights)
+            return chunk.values[0].copy_(merged if chunk.base is None else merged.add_(chunk.base))
+
+        return merge
+
+
+def _barycentre(vectors: list[Tensor], weights: list[float]) -> Tensor:
+    import torch
+
+    stack, factors = torch.stack(vectors), torch.tensor(weights, dtype=torch.float64, device=vectors[0].device)
+    norms = stack.norm(dim=1)
+    units = stack / norms.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
+    mean = factors @ units
+    length = float(mean.norm())
+    if length < SMALLEST:
+        return factors @ stack
+    mean /= length
+    tangent = factors @ (units - (units @ mean)[:, None] * mean)
+    angle = tangent.norm()
+    return (mean * angle.cos() + tangent * torch.sinc(angle / torch.pi)) * (norms @ factors)
