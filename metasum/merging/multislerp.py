@@ -57,4 +57,5 @@ def _barycentre(vectors: list[Tensor], weights: list[float]) -> Tensor:
     mean /= length
     tangent = factors @ (units - (units @ mean)[:, None] * mean)
     angle = tangent.norm()
-    return (mean * angle.cos() + tangent * torch.sinc(angle / torch.pi)) * (norms @ factors)
+    merged: Tensor = (mean * angle.cos() + tangent * torch.sinc(angle / torch.pi)) * (norms @ factors)
+    return merged

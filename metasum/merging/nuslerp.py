@@ -68,6 +68,6 @@ class NuSLERP(TensorMethod):
 def _on_arcs(first: Tensor, second: Tensor, position: float) -> Tensor:
     """Row by row, `[m, n]`."""
     sums = [product.sum(1).tolist() for product in (first * second, first * first, second * second)]
-    factors = [on_the_arc(*own, position) for own in zip(*sums, strict=True)]
+    factors = [on_the_arc(*own, position=position) for own in zip(*sums, strict=True)]
     one, other = (first.new_tensor(own)[:, None] for own in zip(*factors, strict=True))
     return first * one + second * other

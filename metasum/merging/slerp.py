@@ -72,7 +72,7 @@ class SLERP(TensorMethod):
         weights = {}
         for part in tensors.parts:
             product, first, second = map(_exact, products[part.name])
-            weights[part.name] = on_the_arc(product, first, second, self.setting(part.name))
+            weights[part.name] = on_the_arc(product, first, second, position=self.setting(part.name))
         return weights
 
 
@@ -86,7 +86,7 @@ def _exact(sums: list[float]) -> float:
     return math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan
 
 
-def on_the_arc(product: float, first: float, second: float, position: float) -> tuple[float, float]:
+def on_the_arc(product: float, first: float, second: float, *, position: float) -> tuple[float, float]:
     """Both factors, from ⟨θ_1, θ_2⟩ and both squared norms."""
     lengths = math.sqrt(first) * math.sqrt(second)
     angle = math.acos(max(-1.0, min(1.0, product / lengths))) if lengths > 0 else 0.0

@@ -1,0 +1,93 @@
+"""Methods whose arithmetic is on one layer's differences as matrices, and the linear algebra that they share."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import TYPE_CHECKING, NamedTuple
+
+from metasum.errors import MetaSumError
+from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SMALL = 1 << 22  # entries: up to here singular vectors are found in float64
+
+
+class MatrixMethod(TensorMethod):
+    """θ_0 + λ δ: for each matrix, δ is what the method makes of all the δ_i; for each vector, their mean.
+
+    A tensor of more than two dimensions is a matrix with a row for each of its first (a convolution's output channels).
+    The authors' code, made for transformers, takes the mean of those.
+    """
+
+    needs_base = True
+    fewest = 1
+    whole_tensors = True
+    layered = "scaling"
+
+    @abstractmethod
+    def joined(self, matrices: list[Tensor]) -> Tensor:
+        """δ, `[m, n]`, of differences, `[m, n]` each, float32 or float64, all finite; they are left alone."""
+
+    def formula(self, tensors: Tensors) -> Formula:
+        from metasum.weights.composition import average_
+
+        def merge(chunk: Chunk) -> Tensor:
+            vectors, shape = chunk.differences(), chunk.part.shape
+            if len(shape) < 2:
+                joined = average_(vectors)
+            elif not all(bool(vector.isfinite().all()) for vector in vectors):
+                raise MetaSumError(
+                    f"{chunk.part.name!r} holds values that are no finite numbers; leave it out (--skip)."
+                )
+            else:
+                joined = vectors[0].copy_(self.joined([v.view(shape[0], -1) for v in vectors]).reshape(-1))
+            return joined.mul_(self.setting(chunk.part.name)).add_(chunk.start_values)
+
+        return merge
+
+
+class Triples(NamedTuple):
+    """Singular triples of a matrix `[m, n]`, the largest values first."""
+
+    left: Tensor
+    """`[m, k]`"""
+    values: Tensor
+    """`[k]`"""
+    right: Tensor
+    """`[k, n]`"""
+
+
+def triples(matrix: Tensor, most: int | None = None, *, size: float | None = None) -> Triples:
+    """The singular triples of a matrix, `most` at most, in float64 where it is small.
+
+    Those whose value is 0, to the last digits, are left out: their vectors are the platform's choice.
+
+    Args:
+        matrix: `[m, n]`.
+        most: how many, from the largest [default: all].
+        size: what a value is 0 beside [default: the largest value].
+    """
+    import torch
+
+    wide = matrix.double() if matrix.numel() <= SMALL else matrix
+    left, values, right = torch.linalg.svd(wide, full_matrices=False)
+    digits = torch.finfo(matrix.dtype).eps * max(matrix.shape)
+    kept = int((values > digits * (float(values[:1].sum()) if size is None else size)).sum())
+    kept = kept if most is None else min(kept, most)
+    return Triples(left[:, :kept], values[:kept], right[:kept])
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """The nearest matrix whose rows or columns are orthonormal (Procrustes), `[m, n]`: U Vᵀ of its SVD."""
+    left, _, right = triples(matrix)
+    return left @ right
+
+
+def side_by_side(some: list[Triples]) -> Triples:
+    """All the triples, no longer orthogonal to one another."""
+    import torch
+
+    left, values, right = zip(*some, strict=True)
+    return Triples(torch.cat(left, dim=1), torch.cat(values), torch.cat(right))
