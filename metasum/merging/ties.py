@@ -97,19 +97,35 @@ def trim_bounds(
 ) -> dict[str, list[float]]:
     """For each part, each network's largest magnitude that is *not* kept; those as large as the last one kept stay.
 
-    Args:
-        tensors: of the networks.
-        vectors: from a chunk to each network's difference from the base.
-        kept: how many of a vector of so many entries are kept; of none, the bound is infinite.
-        together: a network's parts are one long vector; else each is one by itself.
+    The arguments are those of `last_kept`; where none is kept, the bound is infinite.
     """
     import math
 
-    from metasum.merging.selection import DIGITS, Selection, just_below, widest
+    from metasum.merging.selection import just_below
+
+    dtypes = {part.name: part.dtype for part in tensors.parts}
+    return {
+        name: [math.inf if value is None else just_below(value, dtypes[name]) for value in values]
+        for name, values in last_kept(tensors, vectors, kept=kept, together=together).items()
+    }
+
+
+def last_kept(
+    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Callable[[int], int], together: bool
+) -> dict[str, list[float | None]]:
+    """For each part, each network's smallest magnitude among the largest so many; None where that is none.
+
+    Args:
+        tensors: of the networks.
+        vectors: from a chunk to each network's difference from the base.
+        kept: how many of a vector of so many entries are kept.
+        together: a network's parts are one long vector; else each is one by itself.
+    """
+    from metasum.merging.selection import DIGITS, Selection, widest
 
     parts = [part for part in tensors.parts if part.entries]
     dtype, size = widest(parts), max(1, len(parts)) if together else 1
-    bounds: dict[str, list[float]] = {}
+    found: dict[str, list[float | None]] = {}
     for first in range(0, len(parts), size * TOGETHER):
         some = parts[first : first + size * TOGETHER]
         groups = [some[start : start + size] for start in range(0, len(some), size)]
@@ -127,9 +143,8 @@ def trim_bounds(
             for selection in selections:
                 selection.narrow()
         for part in some:
-            values = whose[part.name].values
-            bounds[part.name] = [math.inf if part.name in none else just_below(value, part.dtype) for value in values]
-    return bounds
+            found[part.name] = [None if part.name in none else value for value in whose[part.name].values]
+    return found
 
 
 def disjoint_mean_(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:

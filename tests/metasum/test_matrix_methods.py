@@ -7,6 +7,7 @@ from metasum.errors import MetaSumError
 from metasum.merging.iso import IsoC, IsoCTS
 from metasum.merging.memory import merge_parameters
 from metasum.merging.tsv import TSVM
+from metasum.merging.wudi import WUDI
 
 SHAPES = [(12, 9), (9, 30), (8, 3, 2, 2)]
 
@@ -120,3 +121,29 @@ def test_numbers_that_are_none_are_named():
     own[1][2, 2] = torch.nan
     with pytest.raises(MetaSumError, match="'w' holds values that are no finite numbers"):
         merged(TSVM(), own, start)
+
+
+def interference(delta, deltas):
+    return sum(((delta - own) @ own.T).square().sum() / own.square().sum() for own in deltas)
+
+
+@pytest.mark.parametrize("shape", [(12, 9), (3, 40), (8, 3, 2, 2)])
+@pytest.mark.parametrize("count", [1, 3])
+def test_wudi_is_adam_on_the_papers_loss(shape, count):
+    start, own = tensors(count, shape, dtype=torch.float64)
+    deltas = [(tensor - start).view(shape[0], -1) for tensor in own]
+    expected = sum(deltas).clone().requires_grad_()
+    optimizer = torch.optim.Adam([expected], lr=1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        interference(expected, deltas).backward()
+        optimizer.step()
+    ours = merged(WUDI(wudi_steps=20, wudi_lr=1e-2, scaling=0.7), own, start)
+    torch.testing.assert_close(ours, start + 0.7 * expected.detach().view(shape))
+    assert count == 1 or interference(expected, deltas) < interference(sum(deltas), deltas)
+
+
+def test_wudi_without_steps_is_the_sum_and_leaves_out_who_has_not_moved():
+    start, (one, other) = tensors(2, (4, 6))
+    torch.testing.assert_close(merged(WUDI(wudi_steps=0), [one, other], start), one + other - start)
+    torch.testing.assert_close(merged(WUDI(wudi_steps=5), [one, start], start), one, atol=1e-6, rtol=0)

@@ -6,11 +6,13 @@ from mergekits import called, mergekit_itself, theirs
 
 from metasum.errors import UsageError
 from metasum.merging.breadcrumbs import Breadcrumbs
+from metasum.merging.consensus import Consensus
 from metasum.merging.della import DELLA
 from metasum.merging.draws import draws
 from metasum.merging.magmax import MagMax
 from metasum.merging.memory import merge_parameters
 from metasum.merging.model_stock import ModelStock
+from metasum.merging.pcb import PCB
 from metasum.merging.sce import SCE
 from metasum.merging.task_arithmetic import TaskArithmetic
 
@@ -151,3 +153,58 @@ def test_model_stock_trusts_what_agrees():
     assert torch.equal(merged(ModelStock(), [one, other], start), start), "at a right angle the base is best"
     assert torch.equal(merged(ModelStock(), [one, -one], start), start)
     torch.testing.assert_close(merged(ModelStock(), [one, 3 * one], start), 2 * one)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("threshold", [0.2, 0.6])
+@pytest.mark.parametrize("wanted_by", [0, 1, 2])
+def test_consensus_is_the_papers_formula(count, threshold, wanted_by):
+    start, own = tensors(count, 30)
+    total = start + sum(tensor - start for tensor in own)
+    wanting = sum(((tensor - start).abs() >= threshold * (total - tensor).abs()).int() for tensor in own)
+    expected = start + 0.7 * (total - start) * (wanting >= wanted_by)
+    method = Consensus(scaling=0.7, mask_threshold=threshold, wanted_by=wanted_by)
+    torch.testing.assert_close(merged(method, own, start), expected)
+
+
+def test_consensus_by_hand():
+    start, own = torch.zeros(4), [torch.tensor([1.0, 1.0, 0.0, 1.0]), torch.tensor([1.0, 0.1, 0.0, -2.0])]
+    ours = merged(Consensus(scaling=1.0, mask_threshold=0.4), own, start)
+    assert torch.equal(ours, torch.tensor([2.0, 0.0, 0.0, -1.0]))
+    with pytest.raises(UsageError, match="--wanted-by 3: no more than 2 networks"):
+        merged(Consensus(wanted_by=3), own, start)
+
+
+def competed(deltas, density):
+    """PCB-Merging on vectors `[N, n]`, as its paper's code defines it, but that a bound is 0 at least."""
+    count, entries = deltas.shape
+
+    def scaled(rows):
+        least, most = rows.min(1, keepdim=True).values, rows.max(1, keepdim=True).values
+        return (rows - least) / (most - least)
+
+    ordered = deltas.abs().sort(1).values
+    least, most = ordered[:, int(entries * 1e-4)], ordered[:, int(entries * (1 - 1e-4) - 1)]
+    magnitudes = deltas.abs().clamp(least[:, None], most[:, None])
+    scores = torch.exp(count * scaled(magnitudes) ** 2) * torch.tanh(deltas * deltas.sum(0))
+    bound = scores.sort(1).values[:, int(entries * (1 - density))].clamp(min=0)
+    shares = scaled(scores.maximum(bound[:, None]))
+    return (deltas.sign() * magnitudes * shares).sum(0) / shares.sum(0).clamp(min=1e-12)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("density", [0.05, 0.2, 1.0])
+def test_pcb_is_the_authors_formula_over_all_tensors_at_once(count, density):
+    start, own = tensors(count, 3, 7000)
+    split = [{"a": tensor[0], "b": tensor[1:]} for tensor in (start, *own)]
+    ours = merge_parameters(PCB(density=density, scaling=0.7), split[1:], split[0])
+    ours = torch.cat([ours["a"].flatten(), ours["b"].flatten()])
+    deltas = torch.stack([(tensor - start).flatten() for tensor in own])
+    torch.testing.assert_close(ours, start.flatten() + 0.7 * competed(deltas.double(), density).float())
+
+
+def test_pcb_of_vectors_without_a_range():
+    start = torch.zeros(1)
+    assert torch.equal(merged(PCB(), [torch.ones(1), torch.ones(1)], start), torch.ones(1))
+    assert torch.equal(merged(PCB(), [torch.ones(1), -torch.ones(1)], start), start)
+    assert torch.equal(merged(PCB(), [torch.ones(9)] * 2, torch.ones(9)), torch.ones(9))
