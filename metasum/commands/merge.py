@@ -72,7 +72,7 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 @click.option(
     "--base", type=click.Path(path_type=Path), metavar="FILE", help="What the others were trained from (task vectors)."
 )
-@click.option("--seed", type=click.IntRange(0, 2**62 - 1), help="Seed of DARE's draws  [default: 0].")
+@click.option("--seed", type=click.IntRange(0, 2**62 - 1), help="Seed of what DARE and DELLA draw  [default: 0].")
 @click.option(
     "--layers",
     multiple=True,

@@ -1,4 +1,4 @@
-"""Consensus merging (Wang et al. 2024, arXiv:2405.07813, section 4): entries that too few networks want are left out."""
+"""Consensus merging (Wang et al. 2024, arXiv:2405.07813, section 4): entries that too few networks want stay."""
 
 from __future__ import annotations
 

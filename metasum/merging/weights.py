@@ -14,12 +14,14 @@ from metasum.merging.method import Method
 class SharesConfig(Checked):
     """Of methods whose weights are divided by their sum."""
 
-    weights: tuple[float, ...] = option((), "Weight of each network; none, where a mean is taken, means all alike.")
+    weights: tuple[float, ...] = option(
+        (), "Weight of each network; none, where a mean is taken, means all alike.", minimum=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weights and (min(self.weights) < 0 or not any(self.weights)):
-            raise UsageError("--weights of a mean are 0 or more, and not all of them 0.")
+        if self.weights and not any(self.weights):
+            raise UsageError("--weights of a mean are not all of them 0.")
 
 
 def shares(weights: Sequence[float], count: int) -> list[float]:

@@ -259,6 +259,16 @@ def test_files_and_memory_give_the_same_bits(tmp_path, kind, threads):
     same(on_disk, in_memory)
 
 
+STREAMED = [method for method in METHODS if not METHODS_BY_NAME.named(method.split()[0]).whole_tensors]
+
+
+@pytest.mark.parametrize("method", [method for method in STREAMED if method not in WRITTEN_DOWN])
+@pytest.mark.parametrize("piece", [13, 64])
+def test_the_same_bits_wherever_tensors_are_cut(tmp_path, files, method, piece):
+    result = merged(method, files, tmp_path / "out.safetensors", piece=piece, threads=3)
+    same(result, merge_parameters(made(method), [state_of(1), state_of(2)], state_of(0)))
+
+
 def test_every_method_of_tensors_is_compared_with_files():
     of_tensors = {name for name, method in METHODS_BY_NAME.items() if issubclass(method, TensorMethod)}
     assert of_tensors == {method.split()[0] for method in METHODS}

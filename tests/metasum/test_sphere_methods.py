@@ -131,7 +131,7 @@ def test_weights_that_make_no_sense(tmp_path):
     with pytest.raises(UsageError, match="multislerp takes one weight for each of the 3 networks"):
         merge_parameters(MultiSLERP(weights=(1.0, 2.0)), [{"w": tensor} for tensor in own])
     for weights in itertools.permutations((-1.0, 2.0)):
-        with pytest.raises(UsageError, match="0 or more"):
+        with pytest.raises(UsageError, match="--weights must be at least 0"):
             MultiSLERP(weights=weights)
     with pytest.raises(UsageError, match="not all of them 0"):
         NuSLERP(weights=(0.0, 0.0))
