@@ -29,7 +29,8 @@ LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if 
 
 
 def _line(method: type[Method]) -> str:
-    flags = ["--base"] * method.needs_base + [option.flag for option in options_of(method.Config)]
+    base = ["--base"] if method.needs_base or method.takes_base else []
+    flags = base + [option.flag for option in options_of(method.Config)]
     formula = (method.__doc__ or "").split(".")[0]
     return f"      {method.name:<16} {formula}{': ' * bool(flags)}{', '.join(flags)}"
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class MagMaxConfig(TaskArithmeticConfig):
     """Settings of `magmax`, with λ as the authors have it for networks trained apart."""
 
-    scaling: float = option(0.5, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    scaling: float = option(0.5, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
 
 
 class MagMax(TensorMethod):

@@ -22,7 +22,7 @@ OUTLIERS = 1e-4  # share of entries at either end of the magnitudes that are bro
 class PCBConfig(TaskArithmeticConfig):
     """Settings of `pcb`."""
 
-    scaling: float = option(1.0, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    scaling: float = option(1.0, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
     density: float = option(0.1, "Share of each task vector that is kept.", above=0, maximum=1)
 
 

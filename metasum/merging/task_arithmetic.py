@@ -14,7 +14,7 @@ SCALINGS = (0.3, 0.5, 0.7, 1.0)
 class TaskArithmeticConfig(Checked):
     """Settings of `task-arithmetic`."""
 
-    scaling: float = option(0.4, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    scaling: float = option(0.4, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
 
 
 class TaskArithmetic(TensorMethod):

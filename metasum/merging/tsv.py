@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class LowRankConfig(TaskArithmeticConfig):
     """Settings of methods whose authors start from λ = 1."""
 
-    scaling: float = option(1.0, "λ: factor on the task vectors' sum, or on TIES's merged vector.", above=0)
+    scaling: float = option(1.0, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
 
 
 class TSVM(MatrixMethod):

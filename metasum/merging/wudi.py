@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.merging.matrices import MatrixMethod
-from metasum.merging.task_arithmetic import SCALINGS
 from metasum.merging.tsv import LowRankConfig
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class WUDI(MatrixMethod):
     summary = "The difference that disturbs each network least, by gradient descent without images."
     paper = "Cheng et al. 2025, arXiv:2503.08099"
     Config = WUDIConfig
-    candidates = {"wudi_lr": (1e-5, 1e-4, 1e-3), "scaling": SCALINGS}
+    candidates = {"wudi_lr": (1e-5, 1e-4, 1e-3)}
 
     def joined(self, matrices: list[Tensor]) -> Tensor:
         import torch
