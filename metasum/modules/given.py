@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from metasum.errors import UsageError
 from metasum.merging import METHODS
@@ -55,7 +56,8 @@ def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
     """The networks as a list, each of them ready; those that lie on another device than the first are copied there.
 
     Raises:
-        UsageError: one is no module, has no weights yet, or cannot be copied with all that it runs.
+        UsageError: one is no module, has no weights yet or some that are NaN or infinite, or cannot be copied with all
+            that it runs.
     """
     if isinstance(networks, nn.Module) and not isinstance(networks, nn.ModuleList):
         networks = [networks]
@@ -65,6 +67,9 @@ def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
     for number, network in enumerate(found, start=1):
         if not isinstance(network, nn.Module):
             raise UsageError(f"network {number} is a {type(network).__name__}, and should be an nn.Module.")
+        for name, parameter in network.named_parameters():
+            if not is_lazy(parameter) and parameter.is_floating_point() and not parameter.isfinite().all():
+                raise UsageError(f"network {number}: {name!r} holds NaN or infinite numbers, and so would all results.")
     return [network if twin is None else twin for network, twin in zip(found, _copies(found), strict=True)]
 
 

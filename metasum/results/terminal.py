@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Part: TypeAlias = Table[Any] | str
 R = TypeVar("R")
-NAME = 24  # characters of a name that stand in one line
+NAME = 24  # characters of a name's word that stand in one line
 
 
 def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
@@ -40,7 +40,7 @@ def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> N
 def rich_table(table: Table[Any]) -> RichTable:
     """The table as rich draws it: as wide as it needs to be, folded where the terminal is narrower.
 
-    The first column is what the rows are called: names of up to `NAME` characters are never broken.
+    The first column is what the rows are called: in them, words of up to `NAME` characters are never broken.
     """
     from rich import box
     from rich.table import Table as RichTable
@@ -49,7 +49,7 @@ def rich_table(table: Table[Any]) -> RichTable:
     columns, drawn = table.on("terminal"), RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     rows = [[column.kind.text(column.value(row), "terminal") for column in columns] for row in table.rows]
     for index, column in enumerate(columns):
-        name = 0 if index else max((len(row[0]) for row in rows), default=0)
+        name = 0 if index else max((len(word) for row in rows for word in row[0].split()), default=0)
         justify: Literal["left", "right"] = "right" if column.kind.right else "left"
         drawn.add_column(column.head, justify=justify, overflow="fold", min_width=min(name, NAME) or None)
     for row in rows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,8 @@ from metasum.merging.method import Method
 from metasum.modules.merging import merge
 from metasum.results.merge import MergeResult
 from metasum.run.own_networks import Note, OwnNetwork
+from metasum.weights.batches import Together
+from metasum.weights.statistics import recalibrate
 from metasum.weights.storage import save_weights
 
 
@@ -67,7 +69,11 @@ def merge_checkpoints(
     start = None if base is None else own.load([base], told)[0]
     data = [own.data(path, "train", network) for path, network in zip(images, networks, strict=False)]
     merged = merge(networks, method, images=data or None, base=start)
-    tensors = _chosen(merged, networks[0], settings)
+    _put_back(merged, networks[0], settings)
+    if data and (settings.only or settings.skip):
+        recalibrate(merged, Together(data))  # of the network as it is written
+        _put_back(merged, networks[0], settings)
+    tensors = _in_dtype(merged.state_dict(), settings.dtype)
     save_weights(output, tensors, metadata=_metadata(method, files, images, base, settings))
     return MergeResult(
         method=method.name,
@@ -103,9 +109,9 @@ def _check(
         raise UsageError("--threads says nothing with --model: the networks are merged in memory, by PyTorch.")
 
 
-def _chosen(merged: nn.Module, first: nn.Module, settings: MergeConfig) -> dict[str, Tensor]:
-    """What is written: the merged tensors, and the first network's where patterns say so."""
-    state, own = merged.state_dict(), first.state_dict()
+def _put_back(merged: nn.Module, first: nn.Module, settings: MergeConfig) -> None:
+    """Gives `merged` the first network's tensors where patterns say so."""
+    state = merged.state_dict()
     for flag, patterns in (("--only", settings.only), ("--skip", settings.skip)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in state):
@@ -114,12 +120,17 @@ def _chosen(merged: nn.Module, first: nn.Module, settings: MergeConfig) -> dict[
     def of(name: str, patterns: Sequence[str]) -> bool:
         return any(fnmatchcase(name, pattern) for pattern in patterns)
 
-    taken = {name: (not settings.only or of(name, settings.only)) and not of(name, settings.skip) for name in state}
-    tensors = {name: tensor if taken[name] else own[name] for name, tensor in state.items()}
-    if settings.dtype == "keep":
-        return tensors
-    dtype = getattr(torch, settings.dtype)
-    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    for name, own in first.state_dict().items():
+        if isinstance(own, Tensor) and (of(name, settings.skip) or (settings.only and not of(name, settings.only))):
+            state[name].copy_(own)
+
+
+def _in_dtype(state: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """The tensors as they are written."""
+    if dtype == "keep":
+        return dict(state)
+    kind = getattr(torch, dtype)
+    return {name: tensor.to(kind) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
 
 
 def _metadata(

@@ -13,6 +13,9 @@ from torch import nn
 from metasum.errors import DatasetError
 from metasum.networks.checkpoints import load_checkpoint
 from metasum.run.array_files import ArrayFile
+from metasum.run.own_networks import OwnNetwork
+from metasum.weights.batches import Together
+from metasum.weights.statistics import recalibrate
 
 MODEL = """
 from torch import nn
@@ -226,3 +229,31 @@ def test_images_become_what_a_network_takes(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
     with pytest.raises(DatasetError, match="damaged"):
         ArrayFile(tmp_path / "cut.npz", "train")
+
+
+def test_statistics_are_those_of_the_network_that_is_written(metasum, folder):
+    outcome = metasum("merge", "average", *PAIR, *OUT, *OWN, *IMAGES, "--skip", "0.*")
+    assert outcome.code == 0, outcome.err
+    merged = network(0)
+    load_checkpoint(merged, "m.safetensors")
+    torch.testing.assert_close(merged.get_parameter("0.weight"), network(1).get_parameter("0.weight"))
+    written = merged.get_buffer("1.running_mean").clone()
+    own = OwnNetwork("my_model.py:make", device=torch.device("cpu"))
+    recalibrate(merged, Together([own.data(path, "train", merged) for path in ("keras.npz", "plain.npz")]))
+    torch.testing.assert_close(written, merged.get_buffer("1.running_mean"))
+
+
+def test_statistics_that_are_left_out_stay_the_first_files(metasum, folder):
+    outcome = metasum("merge", "average", *PAIR, *OUT, *OWN, *IMAGES, "--skip", "1.*")
+    assert outcome.code == 0, outcome.err
+    assert torch.equal(load_file("m.safetensors")["1.running_mean"], network(1).get_buffer("1.running_mean"))
+
+
+@pytest.mark.parametrize("command", ["average", "fisher", "weight-matching"])
+def test_weights_that_are_nan_are_refused(metasum, folder, command):
+    state = network(2).state_dict()
+    state["4.weight"][0, 0] = torch.nan
+    torch.save(state, "b.pt")
+    outcome = metasum("merge", command, *PAIR, *OUT, *OWN, *IMAGES)
+    refused(outcome, 2, "network 2: '4.weight' holds NaN")
+    assert not (folder / "m.safetensors").exists()

@@ -144,7 +144,7 @@ def test_three_targets(experiment, data_root):
 
 def test_a_sum_that_fails_leaves_the_others(done, experiment, monkeypatch):
     (done / "experiments" / "rows+third+lines" / "slerp-seed0.json").unlink()
-    monkeypatch.setattr("metasum.merging.slerp._on_the_arc", lambda *_: 1 / 0)
+    monkeypatch.setattr("metasum.merging.slerp.on_the_arc", lambda *_, **__: 1 / 0)
     outcome = experiment("--no-tune", "--json")
     assert outcome.code == 1
     result = json.loads(outcome.out)
