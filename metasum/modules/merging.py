@@ -58,7 +58,8 @@ def merge(
         forward: (network, batch) to logits, where a network is not called as usual: see `metasum.weights.batches`.
         keep: patterns of names, as the shell's, of parameters and buffers that each network keeps for itself, and that
             may differ in shape: `"head.*"`. The result is then a `MergedTasks`, which answers for each task through
-            `for_task(i)`.
+            `for_task(i)`. With `images`, running statistics that are kept are recomputed with the rest, each task's on
+            its own images: what reaches them is another network's doing now.
         seed: of what the method draws.
         settings: of the method, where it is given by name.
 

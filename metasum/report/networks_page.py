@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from metasum.files import write_text
+from metasum.files import make_folder, write_text
 from metasum.report.figures import Figures, accuracy_dots, line_curves
 from metasum.report.page import rendered, write_page
 from metasum.results.accuracy import Spread
@@ -16,7 +16,7 @@ TEMPLATE = "networks.html.j2"
 
 def write_networks_page(result: NetworksResult, path: Path) -> Path:
     """Draws the page at `path`, and returns it; raises StorageError where it could not be written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_text(path, rendered(TEMPLATE, _context(result)))
     return path
 

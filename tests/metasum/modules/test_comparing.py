@@ -7,12 +7,13 @@ import torch
 from users import AnswersAnObject, Trunk, classes, inputs, loader, same, seeded, snapshot
 
 from metasum import compare, evaluate, merge
-from metasum.errors import ArchitectureError, UsageError
+from metasum.errors import ArchitectureError, StorageError, UsageError
 from metasum.merging import METHODS
 from metasum.merging.ties import TIES
 from metasum.report.networks_page import write_networks_report
 from metasum.results.exports import as_csv
 from metasum.results.kinds import read_result
+from metasum.results.networks import NetworksResult
 from metasum.results.terminal import rich_table
 
 DATA, IMAGES = [loader(1), loader(2)], [loader(3), loader(4)]
@@ -137,3 +138,9 @@ def test_what_makes_no_comparison_is_one_sentence(change, words):
 def test_networks_that_differ_are_said_once():
     with pytest.raises(ArchitectureError, match=r"'head.weight' is \[4, 5\] float64 in network 1 and \[7, 5\]"):
         compare([seeded(Trunk, 1), seeded(Trunk, 2, 7)], DATA)
+
+
+def test_a_page_that_cannot_be_written_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="cannot make the folder"):
+        NetworksResult.page(None, tmp_path / "file" / "networks.html")
