@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from metasum.errors import UsageError
 from metasum.merging import METHODS
@@ -16,7 +15,7 @@ from metasum.merging.method import Method
 from metasum.plugins import load_entry_points
 from metasum.types import Parameters
 from metasum.weights.batches import Batches, Forward, device_of
-from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.parameters import buffers_of, check_finite, check_same_architecture, parameters_of
 from metasum.weights.structure import summable_copy
 
 
@@ -67,9 +66,7 @@ def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
     for number, network in enumerate(found, start=1):
         if not isinstance(network, nn.Module):
             raise UsageError(f"network {number} is a {type(network).__name__}, and should be an nn.Module.")
-        for name, parameter in network.named_parameters():
-            if not is_lazy(parameter) and parameter.is_floating_point() and not parameter.isfinite().all():
-                raise UsageError(f"network {number}: {name!r} holds NaN or infinite numbers, and so would all results.")
+        check_finite(network, f"network {number}")
     return [network if twin is None else twin for network, twin in zip(found, _copies(found), strict=True)]
 
 

@@ -16,6 +16,7 @@ from metasum.networks import functions
 from metasum.networks.checkpoints import load_checkpoint
 from metasum.results.evaluation import EvaluationResult
 from metasum.run.array_files import ArrayFile
+from metasum.weights.parameters import check_finite
 from metasum.weights.statistics import normalisers, recalibrate
 
 Note = Callable[[str], None]
@@ -44,6 +45,7 @@ class OwnNetwork:
             UsageError: the function is not there, raises or returns no module.
             CheckpointError: a file is missing or damaged.
             ArchitectureError: it does not fit the network; what differs is named.
+            UsageError: it holds NaN or infinite numbers.
         """
         networks = []
         name = functions.named(self.model)
@@ -52,6 +54,7 @@ class OwnNetwork:
                 network = functions.make_network(name)
             for told in load_checkpoint(network, file):
                 note(told)
+            check_finite(network, str(file))
             networks.append(network.eval().to(self.device or "cpu"))
         return networks
 

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from metasum.errors import ArchitectureError
+from metasum.errors import ArchitectureError, UsageError
 from metasum.types import Parameters
 from metasum.weights.copies import copy_of
 
@@ -139,3 +140,10 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def check_finite(network: nn.Module, whose: str) -> None:
+    """Raises UsageError where a parameter holds NaN or infinite numbers; it is named, after `whose` it is."""
+    for name, parameter in network.named_parameters():
+        if not is_lazy(parameter) and not parameter.isfinite().all():
+            raise UsageError(f"{whose}: {name!r} holds NaN or infinite numbers, and so would all results.")

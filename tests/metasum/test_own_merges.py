@@ -255,5 +255,6 @@ def test_weights_that_are_nan_are_refused(metasum, folder, command):
     state["4.weight"][0, 0] = torch.nan
     torch.save(state, "b.pt")
     outcome = metasum("merge", command, *PAIR, *OUT, *OWN, *IMAGES)
-    refused(outcome, 2, "network 2: '4.weight' holds NaN")
+    refused(outcome, 2, "b.pt: '4.weight' holds NaN")
     assert not (folder / "m.safetensors").exists()
+    refused(metasum("evaluate", "b.pt", *OWN, "--on", "keras.npz"), 2, "b.pt: '4.weight' holds NaN")

@@ -264,3 +264,11 @@ def test_recalibration_that_fails_leaves_statistics_as_they_were(images):
     with pytest.raises(UsageError):
         recalibrate(network, images)
     assert same(snapshot(network), before)
+
+
+def test_weights_that_are_nan_or_infinite_are_refused():
+    networks = [torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)]
+    with torch.no_grad():
+        networks[1].bias[0] = torch.inf
+    with pytest.raises(UsageError, match="network 2: 'bias' holds NaN or infinite"):
+        merge(networks)
