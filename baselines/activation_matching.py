@@ -13,8 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from metasum.baselines.channel_matching import ChannelMatching
 from metasum.errors import DivergenceError
-from metasum.merging.endpoints import AligningMethod, Endpoint
+from metasum.merging.endpoints import Endpoint
 from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from metasum.networks.channels import Axis, ChannelGroup
 
 CHUNK = 32  # inputs that are run at once
-IMAGES = 8  # that a permuted network is looked at on
 LEAST = 1e-12  # share of a channel's mean square that is no rounding error of its variance
 
 
-class ActivationMatching(AligningMethod):
+class ActivationMatching(ChannelMatching):
     """The average of all networks, the channels of each in the order in which they answer to images as the first's do.
 
     Both networks see the images of both. Attention heads, parts of grouped convolutions and other channels that no
@@ -39,34 +39,24 @@ class ActivationMatching(AligningMethod):
     paper = "Li et al. 2015, arXiv:1511.07543"
     Config = ImagesConfig
     needs_images = True
-    needs_networks = True
-    two_starts = True
 
-    def align(self, endpoint: Endpoint, to: Endpoint) -> nn.Module:
-        """See `AligningMethod.align`; raises DivergenceError where what the networks compute is NaN or infinite."""
+    def put_in_order(self, moved: nn.Module, endpoint: Endpoint, to: Endpoint, groups: Sequence[ChannelGroup]) -> None:
+        """See `ChannelMatching`; raises DivergenceError where what the networks compute is NaN or infinite."""
         import torch
 
         from metasum.baselines.weight_matching import match
-        from metasum.networks.channels import channel_groups
         from metasum.networks.permuting import permute_network
-        from metasum.networks.same_function import same_function
         from metasum.weights.batches import limited
-        from metasum.weights.copies import copy_of
 
-        every = channel_groups(to.network, to.few_images(IMAGES), forward=to.forward)
-        groups = [group for group in every if any(axis.name not in to.kept for axis in group.positions)]
         count = self.config.merging_images
         chunks = (chunk for end in (to, endpoint) for chunk in limited(end.images, count, size=CHUNK))
         found = correlations(to, endpoint, groups, chunks)
-        moved = copy_of(endpoint.network)
         permute_network(moved, groups, [_best(own, group.size) for own, group in zip(found, groups, strict=True)])
         rest = [group for group, own in zip(groups, found, strict=True) if own is None]
         if rest:
             others = endpoint._replace(network=moved).parameters
             orders = match(to.parameters, others, rest, generator=torch.Generator().manual_seed(0))
             permute_network(moved, rest, orders)
-        same_function(endpoint.network, moved, endpoint.few_images(IMAGES), forward=endpoint.forward)
-        return moved
 
 
 def correlations(

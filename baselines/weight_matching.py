@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from metasum.merging.endpoints import AligningMethod, Endpoint
+from metasum.baselines.channel_matching import ChannelMatching
+from metasum.merging.endpoints import Endpoint
 
 if TYPE_CHECKING:
     import torch
@@ -23,43 +24,23 @@ if TYPE_CHECKING:
 
 SWEEPS = 100  # more than any network here has needed
 LEAST = 1e-9  # share of the likeness that counts as a gain
-IMAGES = 8  # that a permuted network is looked at on
 
 
-class WeightMatching(AligningMethod):
+class WeightMatching(ChannelMatching):
     """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
     name = "weight-matching"
     summary = "Permutes the second network's channels to match the first's."
     paper = "Ainsworth et al. 2023, arXiv:2209.04836"
-    needs_networks = True
     random = True
-    two_starts = True
 
-    def align(self, endpoint: Endpoint, to: Endpoint) -> nn.Module:
+    def put_in_order(self, moved: nn.Module, endpoint: Endpoint, to: Endpoint, groups: Sequence[ChannelGroup]) -> None:
         import torch
 
-        from metasum.networks.channels import channel_groups
         from metasum.networks.permuting import permute_network
-        from metasum.networks.same_function import same_function
-        from metasum.weights.copies import copy_of
 
-        every = channel_groups(to.network, _few_images(to), forward=to.forward)
-        groups = [group for group in every if any(axis.name not in to.kept for axis in group.positions)]
         generator = torch.Generator().manual_seed(self.seed)
-        orders = match(to.parameters, endpoint.parameters, groups, generator=generator)
-        moved = copy_of(endpoint.network)
-        permute_network(moved, groups, orders)
-        same_function(endpoint.network, moved, _few_images(endpoint), forward=endpoint.forward)
-        return moved
-
-
-def _few_images(endpoint: Endpoint) -> Any:
-    """The network's own images, or noise in their shape: what computes the same does so on any."""
-    from metasum.networks.channels import noise_for
-
-    few = endpoint.few_images(IMAGES)
-    return noise_for(endpoint.network, IMAGES) if few is None else few
+        permute_network(moved, groups, match(to.parameters, endpoint.parameters, groups, generator=generator))
 
 
 def match(

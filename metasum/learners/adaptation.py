@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.learners.inner_rules import Update
+from metasum.weights.modes import in_mode
 from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.shared_parts import is_weight
 
@@ -88,19 +89,9 @@ class Clone:
     def eval(self) -> Clone:
         return self.train(False)
 
-    @contextmanager
-    def in_its_mode(self) -> Iterator[None]:
+    def in_its_mode(self) -> AbstractContextManager[None]:
         """Within the block the model is in the clone's mode."""
-        if self._mode is None:
-            yield
-            return
-        before = [(module, module.training) for module in self._model.modules()]
-        self._model.train(self._mode)
-        try:
-            yield
-        finally:
-            for module, training in before:
-                module.training = training
+        return nullcontext() if self._mode is None else in_mode(self._mode, self._model)
 
     def adapt(
         self,

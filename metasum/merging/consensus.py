@@ -50,13 +50,13 @@ class Consensus(TensorMethod):
             )
 
     def formula(self, tensors: Tensors) -> Formula:
-        from metasum.weights.composition import total_
+        from metasum.weights.composition import total, total_
 
         def merge(chunk: Chunk) -> Tensor:
             vectors = chunk.differences()
-            wanting = self._wanting(vectors, total_([vectors[0].clone(), *vectors[1:]]))
-            total = total_(vectors).masked_fill_(wanting < self.config.wanted_by, 0)
-            return total.mul_(self.setting(chunk.part.name)).add_(chunk.start_values)
+            wanting = self._wanting(vectors, total(vectors))
+            wanted = total_(vectors).masked_fill_(wanting < self.config.wanted_by, 0)
+            return wanted.mul_(self.setting(chunk.part.name)).add_(chunk.start_values)
 
         return merge
 

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.merging.matrices import MatrixMethod, orthogonal, side_by_side, triples
-from metasum.merging.task_arithmetic import SCALINGS
-from metasum.merging.tsv import LowRankConfig
+from metasum.merging.task_arithmetic import SCALINGS, UnitScalingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,16 +23,18 @@ class IsoC(MatrixMethod):
     name = "iso-c"
     summary = "Task arithmetic with all singular values of a matrix's sum of differences made equal."
     paper = "Marczak et al. 2025, arXiv:2502.04959, section 4"
-    Config = LowRankConfig
+    Config = UnitScalingConfig
     candidates = {"scaling": (*SCALINGS, 1.5)}
 
     def joined(self, matrices: list[Tensor]) -> Tensor:
-        left, values, right = triples(_sum(matrices))
+        from metasum.weights.composition import total
+
+        left, values, right = triples(total(matrices))
         return _mean(values) * left @ right
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class IsoCTSConfig(LowRankConfig):
+class IsoCTSConfig(UnitScalingConfig):
     """Settings of `iso-cts`."""
 
     common: float = option(
@@ -56,19 +57,15 @@ class IsoCTS(MatrixMethod):
     candidates = {"common": (0.5, 0.8), "scaling": (*SCALINGS, 1.5)}
 
     def joined(self, matrices: list[Tensor]) -> Tensor:
+        from metasum.weights.composition import total
+
         most, networks = min(matrices[0].shape), len(matrices)
         each = min(round((most - int(most * self.config.common)) / networks), most // networks)
-        common = triples(_sum(matrices), most - networks * each)
+        common = triples(total(matrices), most - networks * each)
         apart = [matrix - (common.left @ (common.left.mT @ matrix.to(common.left))).to(matrix) for matrix in matrices]
         own = [triples(a, each, size=float(m.norm())) for a, m in zip(apart, matrices, strict=True)]
         left, values, right = side_by_side([common, *own])
         return _mean(values) * orthogonal(left) @ orthogonal(right)
-
-
-def _sum(matrices: list[Tensor]) -> Tensor:
-    from metasum.weights.composition import total_
-
-    return total_([matrices[0].clone(), *matrices[1:]])
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from metasum.config import option
-from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
+from metasum.merging.task_arithmetic import SCALINGS, UnitScalingConfig
 from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.merging.ties import last_kept
 
@@ -19,10 +19,9 @@ OUTLIERS = 1e-4  # share of entries at either end of the magnitudes that are bro
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PCBConfig(TaskArithmeticConfig):
+class PCBConfig(UnitScalingConfig):
     """Settings of `pcb`."""
 
-    scaling: float = option(1.0, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
     density: float = option(0.1, "Share of each task vector that is kept.", above=0, maximum=1)
 
 
@@ -45,7 +44,7 @@ class PCB(TensorMethod):
     layered = "scaling"
 
     def formula(self, tensors: Tensors) -> Formula:
-        from metasum.weights.composition import total_
+        from metasum.weights.composition import total, total_
 
         smallest, largest = (
             last_kept(tensors, Chunk.differences, kept=rank, together=True) for rank in (_all_but_outliers, _outliers)
@@ -54,9 +53,9 @@ class PCB(TensorMethod):
         def competing(chunk: Chunk) -> tuple[list[Tensor], list[Tensor]]:
             """Clipped differences and their scores, 0 where an entry pulls against the sum."""
             name, vectors = chunk.part.name, chunk.differences()
-            total = total_([vectors[0].clone(), *vectors[1:]])
+            added = total(vectors)
             ends = zip(smallest[name], largest[name], strict=True)
-            pairs = [_clipped(v, total, *own, len(vectors)) for v, own in zip(vectors, ends, strict=True)]
+            pairs = [_clipped(v, added, *own, len(vectors)) for v, own in zip(vectors, ends, strict=True)]
             return [vector for vector, _ in pairs], [score for _, score in pairs]
 
         def scores(chunk: Chunk) -> list[Tensor]:

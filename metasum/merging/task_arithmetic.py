@@ -17,6 +17,13 @@ class TaskArithmeticConfig(Checked):
     scaling: float = option(0.4, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class UnitScalingConfig(TaskArithmeticConfig):
+    """Settings of methods whose authors start from λ = 1."""
+
+    scaling: float = option(1.0, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
+
+
 class TaskArithmetic(TensorMethod):
     """θ_0 + λ Σ δ_i."""
 

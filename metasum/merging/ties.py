@@ -156,9 +156,9 @@ def disjoint_mean_(vectors: Sequence[Tensor], weights: Sequence[float] | None = 
     """
     import torch
 
-    from metasum.weights.composition import total_
+    from metasum.weights.composition import total, total_
 
-    sign = total_([vectors[0].clone(), *vectors[1:]]).sign_()
+    sign = total(vectors).sign_()
     count, agrees = torch.zeros_like(sign), torch.empty_like(sign)
     for vector, weight in zip(vectors, weights or [1.0] * len(vectors), strict=True):
         vector.mul_(sign).clamp_(min=0)  # magnitudes, where the signs agree

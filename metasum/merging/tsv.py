@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
-from metasum.config import option
 from metasum.merging.matrices import MatrixMethod, orthogonal, side_by_side, triples
-from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
+from metasum.merging.task_arithmetic import SCALINGS, UnitScalingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class LowRankConfig(TaskArithmeticConfig):
-    """Settings of methods whose authors start from λ = 1."""
-
-    scaling: float = option(1.0, "λ: factor on what a method makes of the task vectors: their sum, for one.", above=0)
 
 
 class TSVM(MatrixMethod):
@@ -31,7 +22,7 @@ class TSVM(MatrixMethod):
     name = "tsv-m"
     summary = "The strongest singular directions of each network's matrices, made orthogonal to one another."
     paper = "Gargiulo et al. 2025, arXiv:2412.00081"
-    Config = LowRankConfig
+    Config = UnitScalingConfig
     candidates = {"scaling": (*SCALINGS, 1.5)}
 
     def joined(self, matrices: list[Tensor]) -> Tensor:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.merging.matrices import MatrixMethod
-from metasum.merging.tsv import LowRankConfig
+from metasum.merging.task_arithmetic import UnitScalingConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class WUDIConfig(LowRankConfig):
+class WUDIConfig(UnitScalingConfig):
     """Settings of `wudi`."""
 
     wudi_steps: int = option(300, "Steps of Adam that WUDI takes for each matrix.", unit="steps", minimum=0)
@@ -40,9 +40,9 @@ class WUDI(MatrixMethod):
     def joined(self, matrices: list[Tensor]) -> Tensor:
         import torch
 
-        from metasum.weights.composition import total_
+        from metasum.weights.composition import total, total_
 
-        delta = total_([matrices[0].clone(), *matrices[1:]])
+        delta = total(matrices)
         moved = [matrix for matrix in matrices if matrix.any()]
         if len(moved) < 2:
             return delta  # nobody is disturbed; Adam would follow the rounding

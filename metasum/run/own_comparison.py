@@ -11,7 +11,7 @@ from metasum.files import check_folder_name, make_folder, write_json, write_text
 from metasum.modules.comparing import compare
 from metasum.results.exports import as_csv
 from metasum.results.networks import NetworksResult
-from metasum.run.own_networks import Note, OwnNetwork
+from metasum.run.own_networks import Note, OwnNetwork, check_images
 
 RESULTS = "results.json"
 
@@ -104,5 +104,4 @@ def _check(files: Sequence[Path], on: Sequence[Path], images: Sequence[Path]) ->
         doubled = next((path for path in paths if list(paths).count(path) > 1), None)
         if doubled is not None:
             raise UsageError(f"{what}: {doubled} is named twice.")
-    if images and len(images) != len(files):
-        raise UsageError(f"--images takes one .npz file for each of the {len(files)} checkpoints, not {len(images)}.")
+    check_images(images, files)

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from metasum.merging.endpoints import WideningMethod
 from metasum.merging.method import Method
 from metasum.modules.merging import merge
 from metasum.results.merge import MergeResult
-from metasum.run.own_networks import Note, OwnNetwork
+from metasum.run.own_networks import Note, OwnNetwork, check_images
 from metasum.weights.batches import Together
 from metasum.weights.statistics import recalibrate
 from metasum.weights.storage import save_weights
@@ -94,8 +93,7 @@ def _check(
     method.check(len(files), what="files")
     if isinstance(method, WideningMethod):
         raise UsageError(f"{method.name} makes a network of another architecture, which --model does not make.")
-    if images and len(images) != len(files):
-        raise UsageError(f"--images takes one .npz file for each of the {len(files)} checkpoints, not {len(images)}.")
+    check_images(images, files)
     if method.needs_images and not images:
         raise UsageError(
             f"{method.name} looks at data: give --images, a .npz file of what each checkpoint was trained on, with "
@@ -112,16 +110,9 @@ def _check(
 def _put_back(merged: nn.Module, first: nn.Module, settings: MergeConfig) -> None:
     """Gives `merged` the first network's tensors where patterns say so."""
     state = merged.state_dict()
-    for flag, patterns in (("--only", settings.only), ("--skip", settings.skip)):
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in state):
-                raise UsageError(f"{flag} {pattern}: no parameter is called so, as {next(iter(state), '')} is.")
-
-    def of(name: str, patterns: Sequence[str]) -> bool:
-        return any(fnmatchcase(name, pattern) for pattern in patterns)
-
+    settings.check_patterns(state)
     for name, own in first.state_dict().items():
-        if isinstance(own, Tensor) and (of(name, settings.skip) or (settings.only and not of(name, settings.only))):
+        if isinstance(own, Tensor) and not settings.merges(name):
             state[name].copy_(own)
 
 

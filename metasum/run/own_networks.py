@@ -42,10 +42,9 @@ class OwnNetwork:
             note: hears what was taken out of a file, or left off its names.
 
         Raises:
-            UsageError: the function is not there, raises or returns no module.
+            UsageError: the function is not there, raises or returns no module; or weights are NaN or infinite.
             CheckpointError: a file is missing or damaged.
             ArchitectureError: it does not fit the network; what differs is named.
-            UsageError: it holds NaN or infinite numbers.
         """
         networks = []
         name = functions.named(self.model)
@@ -63,6 +62,12 @@ class OwnNetwork:
         floats = (own.dtype for own in network.parameters() if own.is_floating_point())
         dtype = next(floats, torch.float32)
         return ArrayFile(path, split, labelled=labelled, mean=self.mean, std=self.std, dtype=dtype)
+
+
+def check_images(images: Sequence[Path], files: Sequence[Path]) -> None:
+    """Raises UsageError where there are images, and not a file of them for each checkpoint."""
+    if images and len(images) != len(files):
+        raise UsageError(f"--images takes one .npz file for each of the {len(files)} checkpoints, not {len(images)}.")
 
 
 def evaluate_checkpoint(

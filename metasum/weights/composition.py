@@ -28,6 +28,11 @@ def total_(tensors: Sequence[Tensor]) -> Tensor:
     return first
 
 
+def total(tensors: Sequence[Tensor]) -> Tensor:
+    """Their sum, a new tensor."""
+    return total_([tensors[0].clone(), *tensors[1:]])
+
+
 def average_(tensors: Sequence[Tensor]) -> Tensor:
     """Their mean, in the first one's place."""
     return total_(tensors).div_(len(tensors))

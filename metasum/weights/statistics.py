@@ -98,9 +98,6 @@ def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = No
         forward: from the network and a batch to its answer, where it is not called in the usual way.
 
     Example:
-        >>> metasum.recalibrate(merged, train_loader)
-
-    Example:
         >>> merged = recalibrate(model, [images])  # or any loader of images
         >>> logits = merged(images)
 

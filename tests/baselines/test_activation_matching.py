@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from apart import trained
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
 from metasum.baselines.activation_matching import ActivationMatching, correlations
@@ -134,22 +134,6 @@ def test_channels_that_cannot_be_followed_are_refused():
     network = nn.Sequential(nn.Conv2d(1, 4, 3), Sorted(), nn.Conv2d(4, 2, 3)).eval()
     with pytest.raises(ArchitectureError, match=r"'1' \(Sorted\)"):
         merge(ActivationMatching(), [Endpoint(network, [IMAGES])] * 2, parameters_of(network))
-
-
-def trained(seed, task, norm):
-    torch.manual_seed(seed)
-    network = nn.Sequential(
-        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32) if norm else nn.Identity(), nn.ReLU(),
-        nn.MaxPool2d(4), nn.Flatten(), nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
-    ).train()  # fmt: skip
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(150):
-        batch = task.training_batch(torch.randperm(len(task), generator=generator)[:64], generator)
-        optimizer.zero_grad()
-        cross_entropy(network(batch.images), batch.labels).backward()
-        optimizer.step()
-    return network.eval()
 
 
 @pytest.mark.parametrize(("seeds", "norm"), [((1, 2), True), ((3, 4), True), ((1, 2), False)])

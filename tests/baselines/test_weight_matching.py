@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from apart import trained
 from tiny import small_network
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from metasum import recalibrate
 from metasum.baselines.weight_matching import WeightMatching, match
@@ -152,23 +152,6 @@ def test_no_single_permutation_can_be_bettered():
                 swapped = order.clone()
                 swapped[[i, j]] = order[[j, i]]
                 assert likeness([*orders[:which], swapped, *orders[which + 1 :]]) <= best + 1e-9
-
-
-def trained(seed, task):
-    """A shallow network from an initialisation of its own, trained on its own batches."""
-    torch.manual_seed(seed)
-    network = nn.Sequential(
-        nn.Conv2d(1, 32, 5, stride=2, padding=2), nn.BatchNorm2d(32), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(),
-        nn.Linear(512, 128), nn.ReLU(), nn.Linear(128, 10),
-    ).train()  # fmt: skip
-    optimizer = torch.optim.Adam(network.parameters(), 2e-3)
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(150):
-        batch = task.training_batch(torch.randperm(len(task), generator=generator)[:64], generator)
-        optimizer.zero_grad()
-        cross_entropy(network(batch.images), batch.labels).backward()
-        optimizer.step()
-    return network.eval()
 
 
 @pytest.mark.parametrize("seeds", [(1, 2), (3, 4)])

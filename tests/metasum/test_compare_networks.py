@@ -6,9 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from apart import network
 from refusal import refused
 from tiny import blob_arrays, write_npz
-from torch import nn
 
 MODEL = """
 from torch import nn
@@ -17,15 +17,6 @@ def make():
     return nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(),
                          nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4))
 """
-
-
-def network(seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            *(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten()),
-            *(nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4)),
-        )
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from apart import network
 from refusal import refused
 from safetensors.torch import load_file
 from tiny import blob_arrays, write_npz
@@ -38,15 +39,6 @@ class Two(nn.Module):
 def raises():
     raise ValueError("not today")
 """
-
-
-def network(seed):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return nn.Sequential(
-            *(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten()),
-            *(nn.Linear(192, 5), nn.ReLU(), nn.Linear(5, 4)),
-        )
 
 
 @pytest.fixture

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from metasum.config import Checked, option
+from metasum.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,3 +31,18 @@ class MergeConfig(Checked):
         "keep", "What is written; arithmetic is in float32, or float64 where a file has that."
     )
     threads: int | None = option(None, "Threads that merge [default: the number of usable cores].", minimum=1)
+
+    def merges(self, name: str) -> bool:
+        """Whether the parameter called so is merged; else it is the first file's."""
+        return (not self.only or _matches(name, self.only)) and not _matches(name, self.skip)
+
+    def check_patterns(self, names: Collection[str]) -> None:
+        """Raises UsageError for a pattern that no parameter's name matches."""
+        for flag, patterns in (("--only", self.only), ("--skip", self.skip)):
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    raise UsageError(f"{flag} {pattern}: no parameter is called so, as {next(iter(names), '')} is.")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

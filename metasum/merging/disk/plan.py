@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 import torch
 
-from metasum.errors import ArchitectureError, UsageError
+from metasum.errors import ArchitectureError
 from metasum.merging.disk.checkpoint import Checkpoint
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.kinds import check_apart, must_be_alike, statistics_among
@@ -61,27 +60,13 @@ def plan(files: Sequence[Checkpoint], base: Checkpoint | None, settings: MergeCo
     others = [*files[1:], *([] if base is None else [base])]
     names = dict.fromkeys(name for checkpoint in (*files, *others) for name in checkpoint.places)
 
-    def chosen(name: str) -> bool:
-        return (not settings.only or _matches(name, settings.only)) and not _matches(name, settings.skip)
-
-    for name in filter(chosen, names):
+    for name in filter(settings.merges, names):
         _check_alike(name, first, others, floats_may_differ=settings.dtype != "keep")
     floats = {name: place.info.shape for name, place in first.places.items() if place.info.code in FLOATS}
-    _check_patterns(settings, list(floats | first.places))
-    check_apart({name: place.info for name, place in first.places.items()}, chosen)
+    settings.check_patterns(floats | first.places)
+    check_apart({name: place.info for name, place in first.places.items()}, settings.merges)
     statistics = statistics_among(floats)
-    return [_planned(name, first, others, chosen, statistics, settings.dtype) for name in first.places]
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _check_patterns(settings: MergeConfig, names: Sequence[str]) -> None:
-    for flag, patterns in (("--only", settings.only), ("--skip", settings.skip)):
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in names):
-                raise UsageError(f"{flag} {pattern}: no parameter is called so, as {names[0]} is.")
+    return [_planned(name, first, others, settings.merges, statistics, settings.dtype) for name in first.places]
 
 
 def _check_alike(name: str, first: Checkpoint, others: Sequence[Checkpoint], *, floats_may_differ: bool) -> None:
