@@ -33,7 +33,12 @@ class Workers:
     def __enter__(self) -> Workers:
         self._before = torch.get_num_threads()
         torch.set_num_threads(1)
-        self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="metasum-merge")
+        self._pool = ThreadPoolExecutor(
+            self._threads,
+            thread_name_prefix="metasum-merge",
+            initializer=torch.set_num_threads,  # a new thread has OpenMP's own number, which linear algebra reads
+            initargs=(1,),
+        )
         return self
 
     def __exit__(
