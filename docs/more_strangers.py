@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from metasum.tasks import register_dataset
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 
 REAL = ("mnist", "svhn", "usps", "kannada", "notmnist", "fashionmnist", "digits", "printed-digits")

@@ -1,17 +1,21 @@
-"""learn2learn and higher, imported without their noise."""
+"""learn2learn and higher, imported without their noise, and without what is never used of them."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib
+import sys
 import warnings
+from types import ModuleType
 from typing import Any
+
+LATER = ("learn2learn.data", "learn2learn.gym", "learn2learn.text", "learn2learn.vision")
+"""Parts that learn2learn's own first lines import, with gym and all of torchvision: more seconds than PyTorch takes."""
 
 
 def learn2learn() -> Any:
-    """The learn2learn package. It pulls in gym, which prints a farewell notice where gym-notices is installed."""
-    with contextlib.suppress(ImportError):
-        importlib.import_module("gym_notices.notices").notices.clear()
+    """What ``import learn2learn`` gives; parts of it are loaded where they are first used."""
+    if "learn2learn" not in sys.modules:
+        sys.modules.update({name: _loaded_when_used(name) for name in LATER})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("learn2learn")
@@ -22,3 +26,21 @@ def higher() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return importlib.import_module("higher")
+
+
+def _loaded_when_used(name: str) -> ModuleType:
+    """A module in the place of ``name``, which is imported where anything in it is first asked for."""
+    stand_in = ModuleType(name)
+
+    def first_use(attribute: str) -> Any:
+        if attribute.startswith("__") and attribute != "__path__":  # inspect asks every module for __file__
+            raise AttributeError(f"{name} has no {attribute} before it is used")
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                importlib.import_module(name)  # which makes it the package's attribute, too
+        return getattr(sys.modules[name], attribute)
+
+    stand_in.__getattr__ = first_use  # type: ignore[method-assign]  # PEP 562
+    return stand_in

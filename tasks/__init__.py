@@ -1,19 +1,38 @@
 """What is trained on. Imported as `metasum.tasks`."""
 
-from metasum.tasks.distribution import TaskDistribution, Variations
-from metasum.tasks.pairs import Recipe, TaskPair
-from metasum.tasks.registry import load_dataset, register_dataset, register_pair
-from metasum.tasks.sampler import PairSampler
-from metasum.tasks.task import ImageTask
+from __future__ import annotations
 
-__all__ = [
-    "ImageTask",
-    "PairSampler",
-    "Recipe",
-    "TaskDistribution",
-    "TaskPair",
-    "Variations",
-    "load_dataset",
-    "register_dataset",
-    "register_pair",
-]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # a name `as` itself is public
+    from metasum.tasks.distribution import TaskDistribution as TaskDistribution
+    from metasum.tasks.distribution import Variations as Variations
+    from metasum.tasks.loading import load_dataset as load_dataset
+    from metasum.tasks.pairs import Recipe as Recipe
+    from metasum.tasks.pairs import TaskPair as TaskPair
+    from metasum.tasks.registry import register_dataset as register_dataset
+    from metasum.tasks.registry import register_pair as register_pair
+    from metasum.tasks.sampler import PairSampler as PairSampler
+    from metasum.tasks.task import ImageTask as ImageTask
+
+# Public names and where they live; each is imported when it is first used, so that listings need no PyTorch.
+_HOMES = {
+    "ImageTask": "task",
+    "PairSampler": "sampler",
+    "Recipe": "pairs",
+    "TaskDistribution": "distribution",
+    "TaskPair": "pairs",
+    "Variations": "distribution",
+    "load_dataset": "loading",
+    "register_dataset": "registry",
+    "register_pair": "registry",
+}
+
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 
 from metasum.errors import DatasetError, MetaSumError, reason
+from metasum.tasks.shapes import KEYS, LARGEST, MOST_CHANNELS, Arrays
 from metasum.types import Dataset, Split
-
-SIZE = 32  # of what networks see, unless they are asked to see more
-LARGEST = 224
-MOST_CHANNELS = 16
-KEYS = ("x_train", "y_train", "x_test", "y_test")
-
-Arrays: TypeAlias = tuple[tuple[Any, Any], tuple[Any, Any]]
-"""((x_train, y_train), (x_test, y_test)): images uint8 `[N, H, W]` or `[N, H, W, C]`, labels `[N]`, 0 to K-1.
-
-H and W are at most 224, C at most 16."""
 
 
 def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:

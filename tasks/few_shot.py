@@ -19,7 +19,7 @@ from metasum import third_party
 from metasum.errors import DatasetError, UsageError, reason
 from metasum.files import check_folder_name
 from metasum.tasks.images import check_seen, moments
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.stored import stored
 
 PARTS = ("train", "validation", "test")

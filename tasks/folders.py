@@ -15,11 +15,6 @@ from metasum.tasks.stored import StoredImages
 from metasum.types import Dataset, Split
 
 
-def is_folder(root: Path, name: str) -> bool:
-    """Whether the data root has folders NAME/train and NAME/test."""
-    return all((root / name / split).is_dir() for split in ("train", "test"))
-
-
 def folder_dataset(name: str, root: Path) -> Dataset:
     """The images in NAME/train/CLASS and NAME/test/CLASS below the data root, decoded when they are needed.
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from metasum.tasks.arrays import SIZE, Arrays
 from metasum.tasks.embedded import draw_character, to_uint8
+from metasum.tasks.shapes import SIZE, Arrays
 
 CHARACTERS = (
     "0123456789ABCDEGHJKLMNPQRSTUVWXYZabdefghikmnopqrtuyÆÞßæðþŊŒœƄƆƎƏƐƔƕƖƜƢƣƦƧƩƪƱƷƸƼƿǁǂǝǶȜȸȹɁɐɘɞɤɥɮɯɷɸɹʀʁʃʇʌʍʎʔʕʖʗʚʜʞ"

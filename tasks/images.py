@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from metasum.errors import DatasetError
-from metasum.tasks.arrays import SIZE
+from metasum.tasks.shapes import SIZE
 from metasum.tasks.stored import stored
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601

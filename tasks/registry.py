@@ -1,4 +1,4 @@
-"""Datasets and task pairs by name: two dictionaries to read, and the order in which a name is looked up."""
+"""Datasets and task pairs by name: two dictionaries to read. Nothing here needs PyTorch; `loading` reads the images."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
+from metasum.errors import UsageError
 from metasum.files import check_folder_name
 from metasum.plugins import registrar
 from metasum.tasks import embedded, glyphs
-from metasum.tasks.arrays import dataset_from_arrays, read_npz
-from metasum.tasks.folders import are_torch_datasets, dataset_from_torch, folder_dataset, is_folder
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
-from metasum.tasks.vision import VISION, vision_arrays
-from metasum.types import Dataset
+from metasum.tasks.vision import VISION
 
 Loader = Callable[[], Any]
 """Returns ((x_train, y_train), (x_test, y_test)), as Keras's datasets do, or two torch Datasets, (train, test)."""
@@ -78,46 +75,6 @@ def pair_of(target: str, support: str) -> TaskPair:
     return PAIRS.get(f"{target}+{support}", TaskPair(target, support, Recipe()))
 
 
-def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
-    """The dataset called `name`: registered, else `<root>/<name>.npz`, else folders of images, else torchvision's.
-
-    Folders are `<root>/<name>/train/CLASS` and `<root>/<name>/test/CLASS`; images in them are decoded batch by batch.
-
-    Args:
-        name: of the dataset.
-        root: the data root.
-        download: let torchvision fetch what is not there.
-
-    Raises:
-        UsageError: nobody knows the name; the nearest known one is in the message.
-        DatasetError: it is known and not there, or damaged, or not what a dataset should be.
-    """
-    check_folder_name("a dataset called", name)
-    if name == "union":
-        raise UsageError("a dataset cannot be called 'union': that is what results call all datasets together.")
-    if name in DATASETS:
-        entry = DATASETS[name]
-        try:
-            arrays = entry.loader()
-        except (MetaSumError, MemoryError):
-            raise
-        except Exception as error:
-            raise DatasetError(f"the loader of dataset {name!r} ({entry.source}) failed: {error!r}.") from error
-        if are_torch_datasets(arrays):
-            return dataset_from_torch(name, arrays, source=entry.source)
-        return dataset_from_arrays(name, arrays, source=entry.source)
-    path = root / f"{name}.npz"
-    if path.is_file():
-        return dataset_from_arrays(name, read_npz(path), source=str(path))
-    if is_folder(root, name):
-        return folder_dataset(name, root)
-    if name in VISION:
-        return dataset_from_arrays(name, vision_arrays(name, root, download=download), source="torchvision")
-    raise unknown(
-        "dataset", name, known_datasets(root), more=f"Or put {name}.npz, or {name}/train and {name}/test, into {root}."
-    )
-
-
 def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
     """Every name that `load_dataset` would look for, with a summary and where it comes from."""
     known = {name: (entry.summary, entry.source) for name, entry in DATASETS.items()}
@@ -129,3 +86,8 @@ def known_datasets(root: Path) -> dict[str, tuple[str, str]]:
     for name, (kind, *_) in VISION.items():
         known.setdefault(name, (f"torchvision.datasets.{kind}, fetched with --download", "torchvision"))
     return known
+
+
+def is_folder(root: Path, name: str) -> bool:
+    """Whether the data root has folders NAME/train and NAME/test."""
+    return all((root / name / split).is_dir() for split in ("train", "test"))

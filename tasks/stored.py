@@ -13,7 +13,7 @@ from torch import Tensor
 
 from metasum.errors import DatasetError, MetaSumError, reason
 from metasum.machine import usable_cores
-from metasum.tasks.arrays import MOST_CHANNELS, SIZE
+from metasum.tasks.shapes import MOST_CHANNELS, SIZE
 
 FEW = 512  # images that are not worth starting processes for
 MOST_WORKERS = 8

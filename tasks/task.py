@@ -10,8 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from metasum.tasks.arrays import SIZE
 from metasum.tasks.images import augment, check_seen, moments, prepare
+from metasum.tasks.shapes import SIZE
 from metasum.tasks.stored import pieces, stored, whole
 from metasum.types import Batch, Dataset, Split, Task
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from metasum.errors import DatasetError, reason
-from metasum.tasks.arrays import Arrays
+from metasum.tasks.shapes import Arrays
 
 # name: (torchvision class, keywords of its training split, keywords of its test split)
 VISION: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {

@@ -113,6 +113,25 @@ def test_help_waits_for_no_heavy_package():
     assert not modules_after(statement) & {"torch", "numpy", "rich", "matplotlib", "jinja2"}
 
 
+@pytest.mark.parametrize("listing", ["tasks", "learners", "methods"])
+def test_listings_wait_for_no_pytorch(listing):
+    statement = f"import io, metasum.cli as c; sys.argv = ['metasum', '{listing}']; sys.stdout = io.StringIO(); "
+    statement += "c.main(); sys.stdout = sys.__stdout__"
+    assert not modules_after(statement) & {"torch", "scipy", "matplotlib", "learn2learn"}
+
+
+def test_learn2learn_is_itself_with_parts_that_come_when_they_are_used():
+    statement = "from metasum import third_party; package = third_party.learn2learn()"
+    before = modules_after(statement + "; package.clone_module, package.algorithms.MAML")
+    assert not before & {"torchvision", "gym", "learn2learn.vision.datasets"}
+    statement += "; import learn2learn.data.task_dataset, learn2learn as own, learn2learn.vision as vision"
+    statement += "; assert own is package and vision.datasets.FullOmniglot is own.vision.datasets.FullOmniglot"
+    statement += "; assert own.data.task_dataset is sys.modules['learn2learn.data.task_dataset']"
+    assert {"torchvision", "learn2learn.vision.datasets"} <= modules_after(
+        "import warnings; warnings.simplefilter('ignore'); " + statement
+    )
+
+
 def test_importing_everything_says_nothing_and_warns_of_nothing():
     names = [
         ".".join(p.relative_to(ROOT).with_suffix("").parts) for p in CORE if p.name not in ("__main__.py", "resnet.py")

@@ -9,7 +9,7 @@ from metasum.errors import UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points
 from metasum.results.evaluation import EvaluationResult
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import confusion, share_right
 from metasum.training.optimisation import make_fabric

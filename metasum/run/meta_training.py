@@ -23,7 +23,7 @@ from metasum.run.meta_plan import meta_datasets, meta_plan, task_distribution
 from metasum.run.parts import initial_network
 from metasum.run.plan import Plan
 from metasum.run.request import Request
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
 from metasum.training.layout import checked_layout

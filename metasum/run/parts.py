@@ -19,7 +19,7 @@ from metasum.networks.build import build_network, wrapped
 from metasum.networks.fitting import check_fits
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import statistics_of
 from metasum.training.layout import checked_layout

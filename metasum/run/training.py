@@ -18,7 +18,7 @@ from metasum.run.initialisation import learnt_initialisation
 from metasum.run.parts import check_pieces
 from metasum.run.plan import Plan, resolve
 from metasum.run.request import Request
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.training.opening import check_name
 from metasum.training.optimisation import make_fabric
 from metasum.training.processes import Processes

@@ -25,7 +25,7 @@ from metasum.results.strangers import (
     UnionAccuracy,
 )
 from metasum.strangers.runs import FinishedRun, same_start
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask, UnionTask
 from metasum.training.analysis import as_rows, interpolate
 from metasum.training.evaluation import accuracy, confusion, share_right

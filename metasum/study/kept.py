@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from metasum.run.request import Request
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.types import Dataset, Sides
 
 T = TypeVar("T")

@@ -16,8 +16,8 @@ from metasum.types import Sides, Task
 from metasum.weights.parameters import parameters_of, with_parameters
 from metasum.weights.statistics import recalibrate
 
-POINTS = 11  # along the line, both ends included
-LINE_BATCHES, LINE_IMAGES = 4, 1000  # of each dataset, for each point of the line
+POINTS = 7  # along the line, both ends included
+LINE_BATCHES, LINE_IMAGES = 2, 1000  # of each dataset, for each point of the line
 MISTAKES = 12
 
 

@@ -18,7 +18,7 @@ from metasum.merging.memory import merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
 from metasum.networks.permuting import permute_network, permuted
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy
 from metasum.weights.composition import average_parameters

@@ -3,10 +3,9 @@
 import re
 from pathlib import Path
 
-import nbformat
 import pytest
-from nbclient import NotebookClient
 
+nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
 NOTEBOOK = Path(__file__).parents[2] / "docs" / "metasum.ipynb"
 # What comes behind the cell of parameters here: little of everything.
 QUICK = """
@@ -49,7 +48,7 @@ def test_it_runs_from_top_to_bottom(stored, tmp_path, monkeypatch):
     (at,) = (index for index, cell in enumerate(stored.cells) if "parameters" in cell.metadata.get("tags", ()))
     stored.cells.insert(at + 1, nbformat.v4.new_code_cell(QUICK))
     place = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(stored, kernel_name="python3", timeout=240, resources=place).execute()  # raises where a cell does
+    nbclient.NotebookClient(stored, kernel_name="python3", timeout=240, resources=place).execute()
     shows_what_it_should(stored)
     folders = {path.parent.relative_to(tmp_path / "runs").as_posix() for path in tmp_path.rglob("result.json")}
     assert folders == {

@@ -20,7 +20,7 @@ from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.merging import METHODS
 from metasum.networks.build import load_network
 from metasum.run.meta_plan import meta_plan
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.analysis import _png
 from metasum.training.evaluation import Evaluator, confusion, share_right

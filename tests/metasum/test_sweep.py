@@ -6,7 +6,6 @@ import time
 import pytest
 from fake_trial import FakeClock, FakeProcess, fake_trial, write
 from refusal import refused
-from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from metasum.errors import StorageError, UsageError
 from metasum.ownership import owning
@@ -18,6 +17,9 @@ from metasum.sweeps.run import sweep
 from metasum.sweeps.storage import WAITS, open_storage, patiently
 from metasum.sweeps.sweep_file import read_sweep_file
 from metasum.training.progress import SilentDisplay
+
+pytest.importorskip("optuna")
+sqlalchemy = pytest.importorskip("sqlalchemy.exc")
 
 
 class Notes(SilentDisplay):
@@ -262,23 +264,23 @@ def failing(*errors):
 def test_what_another_process_makes_at_the_same_moment_is_waited_for():
     clock = FakeClock()
     errors = [
-        OperationalError("CREATE TABLE", {}, Exception("table studies already exists")),
-        OperationalError("INSERT", {}, Exception("database is locked")),
-        IntegrityError("INSERT", {}, Exception("duplicate key value violates unique constraint")),
+        sqlalchemy.OperationalError("CREATE TABLE", {}, Exception("table studies already exists")),
+        sqlalchemy.OperationalError("INSERT", {}, Exception("database is locked")),
+        sqlalchemy.IntegrityError("INSERT", {}, Exception("duplicate key value violates unique constraint")),
         RuntimeError("Error: did not possess lock"),
     ]
     assert patiently(failing(*errors), clock) == 1
     assert clock.waits == list(WAITS[:4])
-    with pytest.raises(OperationalError):
+    with pytest.raises(sqlalchemy.OperationalError):
         patiently(failing(*[errors[1]] * (len(WAITS) + 1)), clock)
 
 
 @pytest.mark.parametrize(
     "error",
     [
-        ProgrammingError("CREATE TABLE lock", {}, Exception("permission denied for schema public")),
-        OperationalError("CREATE TABLE", {}, Exception("attempt to write a readonly database")),
-        OperationalError("SELECT 1", {}, Exception("connection refused")),
+        sqlalchemy.ProgrammingError("CREATE TABLE lock", {}, Exception("permission denied for schema public")),
+        sqlalchemy.OperationalError("CREATE TABLE", {}, Exception("attempt to write a readonly database")),
+        sqlalchemy.OperationalError("SELECT 1", {}, Exception("connection refused")),
         RuntimeError("The runtime optuna version 5 is no longer compatible with the table schema"),
         ImportError("no driver"),
     ],
@@ -294,7 +296,7 @@ def test_a_database_that_goes_away_in_the_middle_is_one_sentence(run, tmp_path, 
     from optuna.exceptions import StorageInternalError
 
     def beat(self):
-        lost = OperationalError("UPDATE", {}, Exception("server closed the connection"))
+        lost = sqlalchemy.OperationalError("UPDATE", {}, Exception("server closed the connection"))
         raise StorageInternalError("An exception is raised during the commit.") from lost
 
     monkeypatch.setattr(Claim, "beat", beat)

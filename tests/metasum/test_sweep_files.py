@@ -76,7 +76,7 @@ def test_what_is_counted_has_the_values_of_wandbs_sampler(wandb, asked):
 
 
 def test_optuna_draws_over_the_whole_of_every_kind():
-    import optuna
+    optuna = pytest.importorskip("optuna")
 
     def draws(asked):
         study, one = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0)), parameter("x", asked)

@@ -19,6 +19,8 @@ from metasum.sweeps.run import sweep
 from metasum.sweeps.storage import open_storage
 from metasum.sweeps.sweep_file import read_sweep_file
 
+pytest.importorskip("optuna")
+
 pytestmark = pytest.mark.slow
 FAKE = Path(__file__).parents[1] / "fixtures" / "fake_trial.py"
 PROCESSES, TRIALS = 3, 9

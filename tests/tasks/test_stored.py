@@ -13,7 +13,8 @@ from metasum.errors import DatasetError
 from metasum.tasks import register_dataset, stored
 from metasum.tasks.few_shot import load_few_shot
 from metasum.tasks.folders import dataset_from_torch
-from metasum.tasks.registry import known_datasets, load_dataset
+from metasum.tasks.loading import load_dataset
+from metasum.tasks.registry import known_datasets
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
 
