@@ -106,6 +106,25 @@ def _linear(notes: Notes, call: Call, weight: Tensor, order: tuple[int, ...], bi
     notes.use(bias, 0, new, call.name)
 
 
+def embedding(notes: Notes, call: Call) -> None:
+    """Rows of a table, whose columns are channels; which rows they are (tokens, places) depends on no channel.
+
+    The table's rows stay where they are, and so do the outputs of a linear layer that has the table as its weight.
+    """
+    index, table = call.args[0], call.argument(1, "weight")
+    known = notes.weight(table)
+    weighed = call.argument(8, "per_sample_weights") if call.name == "embedding_bag" else None
+    if known is None or notes.numbers(index, call.name).any():
+        raise notes.refusal(call.name)
+    weight, (rows, columns) = known
+    new = notes.numbering.new(weight.shape[columns])
+    notes.use(weight, rows, torch.zeros(weight.shape[rows], dtype=torch.long), call.name)
+    notes.use(weight, columns, new, call.name)
+    if weighed is not None and notes.numbers(weighed, call.name).any():
+        raise notes.refusal(call.name)
+    notes.spread(call.result, -1, new, call.name)
+
+
 def matmul(notes: Notes, call: Call) -> None:
     """With a parameter it is a linear layer. Else it sums over what two tensors share: channels, or something else."""
     first, second = call.args[0], call.argument(1, "other")

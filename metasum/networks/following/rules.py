@@ -172,5 +172,7 @@ RULES: dict[str, Rule] = {
     "pad": pad,
     "prelu": layers.prelu,
     "linear": layers.linear,
+    "embedding": layers.embedding,
+    "embedding_bag": layers.embedding,
 }
 """By the name of the function."""
