@@ -12,7 +12,8 @@ from metasum.errors import MetaSumError, UsageError
 
 GROUPS = ("metasum.tasks", "metasum.baselines")
 _called: set[str] = set()  # each function registers once in a process
-_run: set[Path] = set()  # the plug-in files of this process
+_run: set[Path] = set()  # the plug-in files that this process was told to run
+_done: set[Path] = set()  # those that ran to their end
 _at_work: list[str] = []  # the entry points or files that are being run
 
 
@@ -51,7 +52,7 @@ def load_entry_points() -> None:
 
 
 def run_plugin(path: Path) -> None:
-    """Runs a Python file, which registers datasets, pairs or learners.
+    """Runs a Python file, which registers datasets, pairs or learners; once in a process, however often it is named.
 
     Raises:
         UsageError: there is no such file, or it raised; its error and line are in the message.
@@ -59,6 +60,8 @@ def run_plugin(path: Path) -> None:
     if not path.is_file():
         raise UsageError(f"there is no plugin file {path}.")
     _run.add(path.resolve())
+    if path.resolve() in _done:
+        return
     try:
         with _working(str(path)):
             runpy.run_path(str(path), run_name="metasum_plugin")
@@ -68,6 +71,14 @@ def run_plugin(path: Path) -> None:
         raise UsageError(f"the plugin file {path} is not Python: {error.msg} (line {error.lineno}).") from error
     except (Exception, SystemExit) as error:
         raise UsageError(f"the plugin file {path} failed{line_in(path, error)}: {error!r}.") from error
+    _done.add(path.resolve())
+
+
+def taken(what: str, by: str) -> UsageError:
+    """The error for a name that is registered already, `by` somebody; who registers it now is named, too."""
+    now = registrar()
+    again = "" if now in ("Python", by) else f", and {now} registers it again"
+    return UsageError(f"there is a {what} already (from {by}){again}.")
 
 
 def was_run(path: Path) -> bool:

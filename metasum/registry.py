@@ -10,8 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from metasum.errors import UsageError, unknown
+from metasum.errors import unknown
 from metasum.files import check_folder_name
+from metasum.plugins import taken
 
 T = TypeVar("T")
 
@@ -86,5 +87,5 @@ class Registry(Mapping[str, T], Generic[T]):
         """Registers one more; raises UsageError where the name is taken, or cannot be part of a folder's."""
         check_folder_name(f"a {self.kind} called", name)
         if name in self.entries:
-            raise UsageError(f"there is a {self.kind} {name!r} already (from {self.entries[name].source}).")
+            raise taken(f"{self.kind} {name!r}", self.entries[name].source)
         self.entries[name] = entry

@@ -10,7 +10,7 @@ from typing import Any
 
 from metasum.errors import UsageError
 from metasum.files import check_folder_name
-from metasum.plugins import registrar
+from metasum.plugins import registrar, taken
 from metasum.tasks import embedded, glyphs
 from metasum.tasks.pairs import BUILT_IN_PAIRS, Recipe, TaskPair
 from metasum.tasks.vision import VISION
@@ -55,7 +55,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     """
     check_folder_name("a dataset called", name)
     if name in DATASETS:
-        raise UsageError(f"there is a dataset {name!r} already (from {DATASETS[name].source}).")
+        raise taken(f"dataset {name!r}", DATASETS[name].source)
     DATASETS[name] = DatasetEntry(loader, summary, source or registrar())
 
 
@@ -66,7 +66,7 @@ def register_pair(pair: TaskPair) -> None:
         UsageError: there is such a pair already.
     """
     if pair.name in PAIRS:
-        raise UsageError(f"there is a pair {pair.name!r} already.")
+        raise taken(f"pair {pair.name!r}", PAIRS[pair.name].source)
     PAIRS[pair.name] = pair if pair.source != "Python" else dataclasses.replace(pair, source=registrar())
 
 

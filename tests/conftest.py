@@ -43,6 +43,7 @@ def _registries() -> Iterator[None]:
     registries.append(FEW_SHOT.entries)
     before = [dict(registry) for registry in registries]
     plugins._called.clear()
+    plugins._done.clear()
     yield
     for registry, entries in zip(registries, before, strict=True):
         registry.clear()

@@ -1,7 +1,4 @@
-"""A plug-in of a few lines: a learner with two settings, a method with one, a network; and all that follows.
-
-In a test the file runs with the first command only: here all commands share one process.
-"""
+"""A plug-in of a few lines: a learner with two settings, a method with one, a network; and all that follows."""
 
 import json
 
@@ -12,6 +9,7 @@ from safetensors.torch import load_file
 from tiny import without_dropout
 
 from metasum import load_network
+from metasum.plugins import run_plugin
 from metasum.weights.storage import read_metadata
 
 PLUGIN = """
@@ -131,11 +129,39 @@ def test_a_registered_network_trains_and_is_read_back(metasum, tiny, tmp_path, p
     assert outcome.code == 0, outcome.err
 
 
-def test_without_its_plugin_such_a_network_is_refused_by_name(metasum, tiny, tmp_path, plugin, monkeypatch):
+def test_without_its_plugin_such_a_network_is_refused_by_name(metasum, tiny, tmp_path, plugin):
     assert metasum("train", *without_dropout(tiny), "--network", "perceptron", "--plugin", plugin).code == 0
     from metasum.networks.build import NETWORKS
 
-    monkeypatch.delitem(NETWORKS, "perceptron")
+    del NETWORKS["perceptron"]
     file = tmp_path / "runs" / "rows+lines" / "metasum-seed0" / "target.safetensors"
     outcome = metasum("evaluate", file, "--on", "rows", "--data-root", tiny[5])
     refused(outcome, outcome.code or 1, "perceptron")
+
+
+def test_a_file_that_is_named_again_is_run_once(metasum, tiny, plugin, monkeypatch):
+    monkeypatch.chdir(plugin.parent)
+    for named in (plugin, "plugin.py", plugin.parent / "." / "plugin.py"):
+        outcome = metasum("methods", "--plugin", plugin, "--plugin", named)
+        assert outcome.code == 0, outcome.err
+    run_plugin(plugin)
+
+
+NAMES = {
+    "learner": "register(Loud)",
+    "merging method": "register(First)",
+    "network": "register_network('perceptron', None)",
+    "dataset": "register_dataset('dots', None)",
+    "pair": "register_pair(TaskPair('dots', 'digits', Recipe()))",
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_name_of_two_files_is_refused_with_both(metasum, tmp_path, kind):
+    start = PLUGIN[: PLUGIN.index("register(Loud)")] + (
+        "from metasum.tasks import Recipe, TaskPair, register_dataset, register_pair\n"
+    )
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(start + NAMES[kind])
+    outcome = metasum("methods", "--plugin", tmp_path / "one.py", "--plugin", tmp_path / "two.py")
+    refused(outcome, 2, f"there is a {kind} ", "one.py", "two.py registers it again")
