@@ -12,13 +12,13 @@ from metasum.errors import UsageError
 from metasum.modules.given import check_alike, networks_of
 from metasum.modules.measuring import Metric, measured
 from metasum.results.modules import LineBetweenModules
-from metasum.weights.batches import Batches, Forward, answer_and_labels, device_of
+from metasum.weights.batches import Batches, Forward, Together, answer_and_labels, device_of
 from metasum.weights.copies import copy_of
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.parameters import buffers_of, find_norms_again, parameters_of
 from metasum.weights.randomness import same_randomness
 from metasum.weights.shared_parts import is_weight
-from metasum.weights.statistics import recalibrate_together
+from metasum.weights.statistics import normalisers, recalibrate_together
 
 
 def line(
@@ -61,16 +61,16 @@ def line(
     check_alike([first, second])
     device = device_of(first)
     batches = Batches(data, what="data", forward=forward, device=device)
-    calibration = None if images is None else Batches(images, forward=forward, device=device)
+    sources = [] if images is None else images.sources if isinstance(images, Together) else [images]
+    calibration = [Batches(own, forward=forward, device=device) for own in sources]
     alphas = tuple(index / (points - 1) for index in range(points))
     found = []
     with same_randomness(device), in_eval_mode(first, second):
         for alpha in alphas:
             network = between(first, second, alpha)
-            if calibration is not None:
-                recalibrate_together([(network, calibration)], forward=forward)
+            recalibrate_together([(network, own) for own in calibration], forward=forward)
             found.append(measured(partial(answer_and_labels, network, forward=forward), batches, metric))
-    return LineBetweenModules(alphas, tuple(found))
+    return LineBetweenModules(alphas, tuple(found), bool(calibration) if normalisers(first) else None)
 
 
 def between(first: nn.Module, second: nn.Module, alpha: float) -> nn.Module:

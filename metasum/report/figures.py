@@ -21,6 +21,7 @@ NAMES = {
     "sum": "sum on target",
     "sum_support": "sum on support",
 }
+MARKS = ("|", "o", "s", "^")
 FLOOR = 1e-4  # nats per image; what is below is drawn there
 Record = Mapping[str, Any]
 Figures = list[tuple[str, str, str]]
@@ -81,9 +82,15 @@ def _layer_curves(pairs: Mapping[str, Sequence[LayerGeometry]], quantity: str, a
     return svg(figure, axes)
 
 
-def line_curves(lines: Lines, *, ends: tuple[str, str]) -> str:
-    """Accuracy along the line between two networks, where α is 0 at the first end and 1 at the second."""
-    return svg(*_accuracies(lines, f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)"))
+def line_curves(lines: Lines, *, ends: tuple[str, str], among: Sequence[str] = ()) -> str:
+    """Accuracy along the line between two networks, where α is 0 at the first end and 1 at the second.
+
+    Args:
+        lines: by label.
+        ends: what the networks are called.
+        among: all labels of the page, where a picture has some of them: each has one colour in all pictures.
+    """
+    return svg(*_accuracies(lines, f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)", among))
 
 
 def sum_curves(lines: Lines) -> str:
@@ -93,10 +100,12 @@ def sum_curves(lines: Lines) -> str:
     return svg(figure, axes)
 
 
-def _accuracies(lines: Lines, x: str, y: str) -> tuple[Figure, Axes]:
+def _accuracies(lines: Lines, x: str, y: str, among: Sequence[str] = ()) -> tuple[Figure, Axes]:
     figure, axes = canvas(x, y)
-    for (label, (places, values)), style in zip(lines.items(), line_styles(), strict=False):
-        axes.plot(places, [100 * v for v in values], marker="o", label=label, markersize=3.5, linewidth=1.6, **style)
+    styles = dict(zip(dict.fromkeys([*among, *lines]), line_styles(), strict=False))
+    for label, (places, values) in lines.items():
+        shares = [100 * value for value in values]
+        axes.plot(places, shares, marker="o", label=label, markersize=3.5, linewidth=1.6, **styles[label])
     axes.set_ylim(0, 103)
     return figure, axes
 
@@ -122,22 +131,26 @@ def confusion_matrix(matrix: Sequence[Sequence[int]]) -> str:
     return svg(figure, axes, legend=False)
 
 
-def accuracy_dots(rows: Mapping[str, Mapping[str, Spread]], *, series: Mapping[str, str]) -> str:
-    """A line for each learner, with a dot and its standard deviation for each series.
+def accuracy_dots(
+    rows: Mapping[str, Mapping[str, Spread]], *, series: Mapping[str, str], coloured: bool = False
+) -> str:
+    """A line for each learner, with a mark and its standard deviation for each series.
 
     Args:
         rows: by learner, by series, mean and standard deviation of accuracies in [0, 1].
-        series: keys of the rows, with what to call them.
+        series: keys of the rows, with what to call them; four at most.
+        coloured: whether they are told apart by the colours that `line_curves` gives as many lines in this order, and
+            not by the marks' shapes: colours of lines that mean something else are not used here.
     """
     figure, axes = canvas("accuracy (%)", "", height=1.2 + 0.3 * len(rows))
-    colours = (INK, SUM, TARGET, SUM_SUPPORT)
-    for (key, label), colour in zip(series.items(), colours, strict=False):
+    for (key, label), mark, style in zip(series.items(), MARKS, line_styles(), strict=False):
         means = [100 * (row[key].mean or 0) for row in rows.values()]
         deviations = [100 * (row[key].std or 0) for row in rows.values()]
-        positions = range(len(rows))
-        marker = "|" if colour == INK else "o"
-        size = 11 if colour == INK else 5
-        axes.errorbar(means, positions, xerr=deviations, fmt=marker, color=colour, label=label, markersize=size)
+        look: dict[str, Any] = {"fmt": "o", "color": style["color"], "markersize": 5}
+        if not coloured:
+            look = {"fmt": mark, "color": INK, "markersize": 11 if mark == "|" else 5}
+            look |= {"markerfacecolor": "none"} if mark == "s" else {}
+        axes.errorbar(means, range(len(rows)), xerr=deviations, label=label, **look)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, 103)

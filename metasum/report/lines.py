@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 def line_figure(line: LineBetweenModules) -> Figure:
     """Accuracy (left, in percent) and loss (right, in nats) along a line; or a metric alone."""
     classified = line.points[0].metric is None
-    figure, axes = canvas("α: first network at 0, second at 1", "accuracy (%)" if classified else "metric")
+    recalibrated = "\nbatch-norm statistics recomputed at each point, both ends too" if line.recalibrated else ""
+    x = f"α: first network at 0, second at 1{recalibrated}"
+    figure, axes = canvas(x, "accuracy (%)" if classified else "metric")
     if not classified:
         _draw(axes, line.alphas, line.metric, "metric", SUM)
         return figure

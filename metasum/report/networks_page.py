@@ -38,19 +38,33 @@ def _figures(result: NetworksResult) -> Figures:
     figures: Figures = []
     if dots and len(result.datasets) <= 4:
         series = {name: f"on {name}" for name in result.datasets}
-        figures.append(("Accuracy", "Of each network on each dataset.", accuracy_dots(dots, series=series)))
+        picture = accuracy_dots(dots, series=series, coloured=True)
+        figures.append(("Accuracy", "Of each network on each dataset.", picture))
     if result.lines:
         curves = {
             f"on {name}": (line.alphas, [share or 0.0 for share in line.accuracy])
             for name, line in result.lines.items()
-        }
+        }  # in the order, and so in the colours, of the datasets above
         barriers = ", ".join(f"{line.barrier:.3g} nats on {name}" for name, line in result.lines.items())
         first, second = result.networks
         figures.append(
             (
                 f"Along the line from {first} to {second}",
-                f"Loss barrier: {barriers}.",
+                f"Loss barrier: {barriers}.{_statistics(result)}",
                 line_curves(curves, ends=(first, second)),
             )
         )
     return figures
+
+
+def _statistics(result: NetworksResult) -> str:
+    """Whose statistics networks on the line have, where that is to be said."""
+    recalibrated = next(iter(result.lines.values())).recalibrated
+    if recalibrated is None:
+        return ""
+    if recalibrated:
+        return (
+            " At every point, both ends included, batch-norm statistics are recomputed on the images of both networks: "
+            "the ends are the networks recalibrated, and the table has each alone as it was given."
+        )
+    return " Batch-norm statistics lie on the line as the weights do, which makes barriers look higher than they are."

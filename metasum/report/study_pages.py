@@ -58,7 +58,7 @@ def write_experiment_report(folder: Path) -> Path:
         figures = [
             (
                 target,
-                "Mean and standard deviation over the seeds. Bar: before. Dots: after each sum.",
+                "Mean and standard deviation over the seeds. Bar: before. Dot and square: after each sum.",
                 accuracy_dots(
                     {row.learner: vars(row.accuracy[target]) for row in result.summary},
                     series=series,

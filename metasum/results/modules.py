@@ -41,6 +41,9 @@ class LineBetweenModules(Value):
     """From 0 to 1."""
     points: tuple[Measured, ...]
     """One for each α."""
+    recalibrated: bool | None = field(default=None, metadata=LEFT_OUT)
+    """Whether batch-norm statistics were recomputed at each point, both ends included; else they lie on the line as
+    the weights do. None of networks without such."""
 
     @property
     def accuracy(self) -> tuple[float | None, ...]:
