@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from metasum.errors import ArchitectureError
 from metasum.merging.endpoints import AligningMethod, Endpoint
 
 if TYPE_CHECKING:
@@ -35,7 +36,10 @@ class ChannelMatching(AligningMethod):
         groups = [group for group in every if any(axis.name not in to.kept for axis in group.positions)]
         moved = copy_of(endpoint.network)
         self.put_in_order(moved, endpoint, to, groups)
-        same_function(endpoint.network, moved, _few_images(endpoint), forward=endpoint.forward)
+        try:
+            same_function(endpoint.network, moved, _few_images(endpoint), forward=endpoint.forward)
+        except ArchitectureError as error:
+            raise ArchitectureError(f"with its channels in another order a network is not the same: {error}") from error
         return moved
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import ArchitectureError, UsageError
-from metasum.weights.batches import Forward, answer, size_of
+from metasum.errors import ArchitectureError, DivergenceError, UsageError
+from metasum.weights.batches import Forward, answer, described, size_of
+from metasum.weights.parameters import check_same_architecture, parameters_of
 
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ by rounding
 TOLERANCE_ON_GPU = 1e-2  # where convolutions may round to TF32's three digits
@@ -33,20 +34,39 @@ def same_function(first: nn.Module, second: nn.Module, images: Any, *, forward: 
         ArchitectureError: it is more than rounding explains (a thousandth of the largest logit in float32). The first
             layer that computes other values, in whatever order, is named.
         UsageError: there is no image.
+        DivergenceError: a logit of the first one is NaN or infinite.
     """
     if not size_of(images):
         raise UsageError("whether two networks compute the same function can only be seen on at least one image.")
     with torch.no_grad():
         logits, others = (answer(network, images, forward) for network in (first, second))
+        if logits.shape != others.shape:
+            raise ArchitectureError(
+                f"the networks compute different functions: one answers with {described(logits)}, the other with "
+                f"{described(others)}."
+            )
+        if not logits.isfinite().all():
+            raise DivergenceError("a network answers with NaN or infinite numbers, so that nothing can be compared.")
         difference, scale = float((logits - others).abs().max()), float(logits.abs().max())
         share = max(TOLERANCE if logits.device.type == "cpu" else TOLERANCE_ON_GPU, 16 * torch.finfo(logits.dtype).eps)
         if difference <= share * scale:
             return difference
+        told = (
+            f"the networks compute different functions: their logits differ by {difference:.2g}, of at most {scale:.2g}"
+        )
+        if (other := _other_architecture(first, second)) is not None:
+            raise ArchitectureError(f"{told}, and they are no networks of one architecture: {other}")
         layer = _first_different(first, second, lambda network: answer(network, images, forward), share)
-    raise ArchitectureError(
-        f"with its channels in another order the network computes other logits (by {difference:.2g}, of at most "
-        f"{scale:.2g}); the first layer that differs is {layer}."
-    )
+    raise ArchitectureError(f"{told}; the first layer whose values differ, in whatever order they are, is {layer}.")
+
+
+def _other_architecture(first: nn.Module, second: nn.Module) -> str | None:
+    """The first parameter that one has and the other has not, or in another shape; None where there is none."""
+    try:
+        check_same_architecture([parameters_of(first), parameters_of(second)])
+    except ArchitectureError as error:
+        return str(error).rpartition("architecture: ")[2]
+    return None
 
 
 def _first_different(first: nn.Module, second: nn.Module, ask: Callable[[nn.Module], object], share: float) -> str:

@@ -173,7 +173,7 @@ def test_a_wrong_permutation_is_refused_by_the_layer(monkeypatch):
     monkeypatch.setattr("metasum.networks.channels.channel_groups", lambda *_, **__: wrong)
     for images in ([IMAGES], []):
         ends = [Endpoint(each, images) for each in (network, other)]
-        with pytest.raises(ArchitectureError, match="computes other logits"):
+        with pytest.raises(ArchitectureError, match="compute different functions"):
             merge(WeightMatching(seed=0), ends, ends[0].parameters)
 
 

@@ -75,6 +75,34 @@ def test_networks_that_differ_are_told_by_the_first_layer():
     first, second = seeded(Trunk, 0), seeded(Trunk, 0)
     with torch.no_grad():
         second.trunk[3].weight[0] *= 2
-    with pytest.raises(ArchitectureError, match=r"the first layer that differs is 'trunk.3' \(Linear\)"):
+    with pytest.raises(ArchitectureError, match=r"the first layer whose values differ, .* is 'trunk.3' \(Linear\)"):
         same_function(first, second, loader())
     assert same_function(first, first, X) == 0
+
+
+class Squared(nn.Module):
+    """Of another architecture, and as many logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, image):
+        return self.head(image.square())
+
+
+UNRELATED = {
+    "architecture": (
+        Squared,
+        r"their logits differ by .*, and they are no networks of one architecture: 'trunk.0.weight'",
+    ),
+    "classes": (lambda: Trunk(7), r"one answers with float64 \[20, 4\], the other with float64 \[20, 7\]"),
+    "weights": (Trunk, r"their logits differ by .*; the first layer whose values differ, .* is 'trunk.0' \(Linear\)"),
+}
+
+
+@pytest.mark.parametrize("kind", UNRELATED)
+def test_unrelated_networks_are_said_to_be(kind):
+    make, words = UNRELATED[kind]
+    with pytest.raises(ArchitectureError, match=f"the networks compute different functions: {words}"):
+        same_function(seeded(Trunk, 0), seeded(make, 1), X)
