@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -125,4 +126,27 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` as indented JSON to `path`, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2) + "\n")
+    write_text(path, json_text(value, indent=2) + "\n")
+
+
+def json_text(value: Any, **how: Any) -> str:
+    """`value` as JSON, by which everything is written that others read.
+
+    A number that is NaN or infinite is null: JSON has no word for it, and programs in other languages refuse Python's.
+
+    Args:
+        value: dictionaries, lists, tuples, numbers, text and None.
+        how: as `json.dumps` takes it.
+    """
+    try:
+        return json.dumps(value, allow_nan=False, **how)
+    except ValueError:
+        return json.dumps(_with_null(value), allow_nan=False, **how)
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_null(own) for name, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [_with_null(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

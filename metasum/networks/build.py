@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from metasum.config.sections import NetworkConfig
 from metasum.errors import CheckpointError, UsageError, unknown
+from metasum.files import json_text
 from metasum.networks import functions
 from metasum.networks.augmented import Augmented
 from metasum.networks.beside import BESIDE, beside
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
+from metasum.plugins import registrar, taken
 from metasum.weights.parameters import buffers_of, parameters_of
 from metasum.weights.storage import load_into, read_metadata
 
@@ -36,6 +38,7 @@ def _resnet(config: NetworkConfig, in_channels: int) -> nn.Module:
 
 
 NETWORKS: dict[str, Callable[[NetworkConfig, int], nn.Module]] = {"vgg16": _vgg16, "resnet": _resnet}
+_sources: dict[str, str] = {}  # who registered the others
 """Architectures by name: from the settings and the images' channels to a network with random weights."""
 
 
@@ -50,8 +53,8 @@ def register_network(name: str, build: Callable[[NetworkConfig, int], nn.Module]
         UsageError: there is one of this name.
     """
     if name in NETWORKS:
-        raise UsageError(f"there is a network {name!r} already.")
-    NETWORKS[name] = build
+        raise taken(f"network {name!r}", _sources.get(name, "metasum"))
+    NETWORKS[name], _sources[name] = build, registrar()
 
 
 def check_network_name(name: str) -> None:
@@ -111,7 +114,7 @@ ARCHITECTURE = ("network", "width", "norm", "dropout", "num_classes", "tangent",
 def architecture(config: NetworkConfig, in_channels: int) -> str:
     """What a weights file says about itself, so that `load_network` can rebuild the network: a JSON object."""
     values = dataclasses.asdict(config)
-    return json.dumps({**{name: values[name] for name in ARCHITECTURE}, "in_channels": in_channels})
+    return json_text({**{name: values[name] for name in ARCHITECTURE}, "in_channels": in_channels})
 
 
 def load_network(path: Path | str) -> nn.Module:

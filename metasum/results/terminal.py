@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
+from metasum.files import json_text
 from metasum.results.table import Table
 from metasum.results.value import Result
 
@@ -22,7 +22,7 @@ NAME = 24  # characters of a name's word that stand in one line
 def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
     """Prints a result (or what is to be printed as JSON), or the tables and lines that `parts` makes of it."""
     if as_json:
-        click.echo(json.dumps(result.to_json() if isinstance(result, Result) else result, indent=2))
+        click.echo(json_text(result.to_json() if isinstance(result, Result) else result, indent=2))
         return
     from rich.console import Console
 

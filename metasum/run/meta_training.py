@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from metasum.errors import MetaSumError
-from metasum.files import write_json
+from metasum.files import json_text, write_json
 from metasum.learners.meta import MetaLearner
 from metasum.learners.networks import MetaSum
 from metasum.networks.fitting import check_fits
@@ -118,7 +117,7 @@ class _Course:
         for path in sorted(folder.glob(f"{label}-*")):
             with contextlib.suppress(MetaSumError):
                 return reopen(path, self._description).path
-        told = json.dumps([self._plan.to_json(), self._description["data"]], sort_keys=True)
+        told = json_text([self._plan.to_json(), self._description["data"]], sort_keys=True)
         return folder / f"{label}-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
 
     def opened(
@@ -182,7 +181,7 @@ def _finish(harness: Harness[MetaLearner, EpisodeEvaluator], run: RunFolder, pla
         "initial",
         networks.target.state_dict(),
         architecture=plan.architecture,
-        meta_datasets=json.dumps(names),
+        meta_datasets=json_text(names),
     )
     result = MetaResult(
         learner=plan.learner,

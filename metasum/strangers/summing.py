@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import ChainMap
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, write_json
+from metasum.files import check_folder_name, json_text, write_json
 from metasum.merging.method import Method
 from metasum.networks.beside import metadata_of
 from metasum.ownership import owning
@@ -130,7 +129,7 @@ def _export(file: Path, network: nn.Module, result: SumResult, tasks: Mapping[st
     names = list(result.accuracy.datasets)
     if result.accuracy.union.sum_own_statistics is None:
         recalibrate(network, union_of({name: tasks[name] for name in names}).calibration(result.calibration_batches))
-    told = {"architecture": architecture, "operator": result.operator, "datasets": json.dumps(names)}
+    told = {"architecture": architecture, "operator": result.operator, "datasets": json_text(names)}
     save_weights(file, network.state_dict(), metadata={**told, **metadata_of(network)})
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError, StorageError, UsageError, reason
-from metasum.files import read_json, replacing, write_json, write_text
+from metasum.files import json_text, read_json, replacing, write_json, write_text
 from metasum.ownership import LOCK
 from metasum.results.run import RunResult
 from metasum.results.value import Result
@@ -111,7 +111,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+                file.write(json_text(record) + "\n")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
 
@@ -126,7 +126,7 @@ class RunFolder:
             CheckpointError: another line is damaged; the file stays as it is.
         """
         records = read_metrics(self.path / "metrics.jsonl", torn=True)
-        kept = [json.dumps(record) + "\n" for record in records if record["step"] <= step]
+        kept = [json_text(record) + "\n" for record in records if record["step"] <= step]
         write_text(self.path / "metrics.jsonl", "".join(kept))
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:

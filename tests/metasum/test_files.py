@@ -1,6 +1,9 @@
 """Files that appear whole: whoever else writes, whatever lies in the way, whatever a killed process left."""
 
+import json
+import math
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -12,7 +15,7 @@ from safetensors.torch import load_file
 
 from metasum import files
 from metasum.errors import StorageError
-from metasum.files import replacing, write_text
+from metasum.files import json_text, replacing, write_text
 from metasum.training.run_folder import RunFolder
 from metasum.weights.storage import load_weights, read_metadata, save_weights
 from metasum.weights.tensor_files.dtypes import TensorInfo
@@ -162,3 +165,22 @@ def test_weights_of_every_kind_come_back_as_they_were(tmp_path):
     assert read_metadata(tmp_path / "a.safetensors") == {"architecture": "θ"}
     with pytest.raises(StorageError, match=r"'odd' is torch\.complex128, which such files do not hold"):
         save_weights(tmp_path / "b.safetensors", {"odd": torch.zeros(1, dtype=torch.complex128)})
+
+
+def test_json_is_json_whatever_the_numbers():
+    """NaN and infinity are Python's words, not JSON's."""
+    value = {"a": [1.5, math.nan, (math.inf, {"b": -math.inf})], "c": "NaN", "d": True}
+    assert json.loads(json_text(value)) == {"a": [1.5, None, [None, {"b": None}]], "c": "NaN", "d": True}
+    assert "NaN" not in json_text(value).replace('"NaN"', "")
+    assert "Infinity" not in json_text(value)
+
+
+ELSEWHERE = {"header.py", "layout.py", "layout_memory.py", "layout_probe.py", "ownership.py"}
+"""Write no number that could be NaN: places in a file, layouts, a process's number."""
+
+
+def test_json_is_written_in_one_place():
+    root = pathlib.Path(files.__file__).parent
+    rooms = (root, (root / "tasks").resolve(), (root / "baselines").resolve())
+    every = {file.resolve() for room in rooms for file in room.rglob("*.py")}
+    assert {file.name for file in every if "json.dump" in file.read_text()} == {"files.py", *ELSEWHERE}

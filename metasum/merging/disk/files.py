@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from metasum.errors import UsageError
+from metasum.files import json_text
 from metasum.machine import usable_cores
 from metasum.merging import METHODS
 from metasum.merging.disk.checkpoint import Checkpoint, opened
@@ -168,4 +168,4 @@ def _told(
         **({"statistics": f"{statistics} tensors averaged"} if statistics else {}),
         "metasum": version("metasum"),
     }
-    return {"format": "pt", **files[0].metadata, "merge": json.dumps(what, ensure_ascii=False)}
+    return {"format": "pt", **files[0].metadata, "merge": json_text(what, ensure_ascii=False)}
