@@ -19,7 +19,7 @@ from metasum.commands.strangers import sum_
 from metasum.commands.studies import compare_baselines, experiment
 from metasum.commands.sweep import sweep
 from metasum.config.flags import TolerantGroup
-from metasum.errors import Interrupted, MetaSumError, reason
+from metasum.errors import Interrupted, MetaSumError, in_a_command, reason
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,7 +53,8 @@ def main() -> None:
     if not _talks():  # of several that train together: the first one talks for all
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (to the process's end)
     try:
-        metasum(standalone_mode=False)
+        with in_a_command():
+            metasum(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
     except click.ClickException as error:

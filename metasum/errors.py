@@ -3,8 +3,27 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
+
+_of_a_command = ContextVar("of a command", default=False)
+
+
+@contextmanager
+def in_a_command() -> Iterator[None]:
+    """Within the block errors speak of flags."""
+    token = _of_a_command.set(True)
+    try:
+        yield
+    finally:
+        _of_a_command.reset(token)
+
+
+def worded(python: str, command: str) -> str:
+    """What is to be written: `command` where a command is at work ("--base FILE"), else `python` ("base=")."""
+    return command if _of_a_command.get() else python
 
 
 class MetaSumError(Exception):
@@ -52,7 +71,7 @@ class OccupiedError(MetaSumError):
 
 
 class DivergenceError(MetaSumError):
-    """Training reached a loss or weight that is NaN or infinite."""
+    """A loss, a weight or a network's answer is NaN or infinite."""
 
 
 class Interrupted(MetaSumError):  # noqa: N818 (no error of anybody's)
@@ -68,6 +87,17 @@ class Cancelled(MetaSumError):  # noqa: N818 (no error of anybody's)
 
     def __init__(self, sentence: str = "interrupted; nothing was written.") -> None:
         super().__init__(sentence)
+
+
+@contextmanager
+def told_of(what: str) -> Iterator[None]:
+    """Errors in the block begin with what they are of ("b.npz: "), where they do not name it themselves."""
+    try:
+        yield
+    except (UsageError, DivergenceError) as error:
+        if str(error).startswith(what):
+            raise
+        raise type(error)(f"{what}: {error}") from error
 
 
 def reason(error: BaseException) -> str:

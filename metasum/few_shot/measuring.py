@@ -13,6 +13,7 @@ from metasum.learners.few_shot import FewShotLearner
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.training.evaluation import Autocast
 from metasum.types import FewShotEpisode
+from metasum.weights.guesses import guesses
 
 
 def episode_shares(learner: FewShotLearner, episodes: Iterable[FewShotEpisode], *, autocast: Autocast) -> list[float]:
@@ -25,7 +26,7 @@ def episode_shares(learner: FewShotLearner, episodes: Iterable[FewShotEpisode], 
     with torch.random.fork_rng(), torch.no_grad(), autocast():
         torch.manual_seed(0)
         for adaptation, evaluation, _ in episodes:
-            right = learner.logits(adaptation, evaluation.images).argmax(dim=1) == evaluation.labels
+            right = guesses(learner.logits(adaptation, evaluation.images)) == evaluation.labels
             shares.append(float(right.float().mean()))
     return shares
 

@@ -40,10 +40,18 @@ class Endpoint(NamedTuple):
         return next((cut(batch, 0, count) for batch in self.images), None)
 
     def logits(self, batch: Any) -> Tensor:
-        """The network's answer to a batch of `images`; raises UsageError where it cannot be run on it."""
-        from metasum.weights.batches import answer
+        """The network's answer to a batch of `images`.
 
-        return answer(self.network, batch, self.forward)
+        Raises:
+            UsageError: it cannot be run on it.
+            DivergenceError: it answers with NaN.
+        """
+        from metasum.weights.batches import answer
+        from metasum.weights.guesses import check_answer
+
+        logits = answer(self.network, batch, self.forward)
+        check_answer(logits)
+        return logits
 
 
 class WideningMethod(Method, ABC):

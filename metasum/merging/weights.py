@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from metasum.config import Checked, option
-from metasum.errors import UsageError
+from metasum.errors import UsageError, worded
 from metasum.merging.method import Method
 
 
@@ -42,5 +42,6 @@ def check_weights(method: Method, count: int, *, what: str, optional: bool = Tru
     for weights in (method.config.weights, *(value for _, value in method.layers)):
         if len(weights) != count and not (optional and not weights):
             raise UsageError(
-                f"{method.name} takes one weight for each of the {count} {what}, for instance --weights 0.3,0.7."
+                f"{method.name} takes one weight for each of the {count} {what}, for instance "
+                f"{worded('weights=(0.3, 0.7)', '--weights 0.3,0.7')}."
             )

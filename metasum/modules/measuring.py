@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.errors import UsageError, reason
+from metasum.errors import UsageError, reason, told_of, worded
 from metasum.results.modules import Measured
 from metasum.weights.batches import Asked, Batches, Forward, answer_and_labels, described, device_of
+from metasum.weights.guesses import guesses
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
 
@@ -45,15 +46,22 @@ def evaluate(
 
     Raises:
         UsageError: there is no batch, no label, or a label that is no class; or the network cannot be run on a batch.
+        DivergenceError: a logit is NaN; accuracy and loss of such are none.
     """
-    batches = Batches(data, what="data", forward=forward, device=device_of(network))
+    return evaluate_on(network, Batches(data, what="data", forward=forward, device=device_of(network)), metric, forward)
+
+
+def evaluate_on(
+    network: nn.Module, batches: Batches, metric: Metric | None = None, forward: Forward | None = None
+) -> Measured:
+    """The same on batches that have a name."""
     with in_eval_mode(network), same_randomness(device_of(network)):
         return measured(lambda batch: answer_and_labels(network, batch, forward), batches, metric)
 
 
-def measured(answer: Answer, batches: Iterable[Asked], metric: Metric | None = None) -> Measured:
+def measured(answer: Answer, batches: Batches, metric: Metric | None = None) -> Measured:
     """The same of whatever answers; no gradient is recorded."""
-    with torch.no_grad():
+    with torch.no_grad(), told_of(batches.what):
         pairs = ((logits, _labels(labels)) for logits, labels in map(answer, batches))
         return _classified(pairs) if metric is None else _by_metric(pairs, metric)
 
@@ -61,13 +69,12 @@ def measured(answer: Answer, batches: Iterable[Asked], metric: Metric | None = N
 def _labels(labels: Any) -> Tensor:
     if labels is None:
         raise UsageError(
-            "data: a batch has no labels; give (inputs, labels), a dictionary with labels, or forward= that returns "
-            "both."
+            "a batch has no labels; give (inputs, labels), a dictionary with labels, or forward= that returns both."
         )
     try:
         return torch.as_tensor(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise UsageError(f"data: the labels of a batch are no tensor ({reason(error)}).") from error
+        raise UsageError(f"the labels of a batch are no tensor ({reason(error)}).") from error
 
 
 def _classified(pairs: Iterable[tuple[Tensor, Tensor]]) -> Measured:
@@ -76,7 +83,7 @@ def _classified(pairs: Iterable[tuple[Tensor, Tensor]]) -> Measured:
         labels = labels.to(logits.device)
         _check_classes(logits, labels)
         counted = labels != IGNORED
-        right += int(((logits.argmax(1) == labels) & counted).sum())
+        right += int(((guesses(logits) == labels) & counted).sum())
         count += int(counted.sum())
         wide = logits if logits.dtype == torch.float64 else logits.float()
         loss += float(cross_entropy(wide, labels.long(), reduction="sum", ignore_index=IGNORED))
@@ -89,7 +96,7 @@ def _check_classes(logits: Tensor, labels: Tensor) -> None:
     if not classes or labels.shape != logits.shape[:1] + logits.shape[2:]:
         raise UsageError(
             f"accuracy is of logits [N, classes] and labels [N], whole numbers; here they are {described(logits)} and "
-            f"{described(labels)}: give metric=, or forward= that returns such."
+            f"{described(labels)}{worded(': give metric=, or forward= that returns such', '')}."
         )
     wrong = (labels >= logits.shape[1]) | ((labels < 0) & (labels != IGNORED))
     if wrong.any():

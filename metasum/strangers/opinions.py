@@ -12,6 +12,7 @@ from metasum.networks.cutting import in_blocks
 from metasum.results.strangers import Opinion, Opinions
 from metasum.strangers.runs import FinishedRun
 from metasum.types import Task
+from metasum.weights.guesses import guesses
 
 
 def opinions_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task]) -> Opinions:
@@ -67,7 +68,7 @@ def _centred(logits: Tensor) -> Tensor:
 
 
 def _share_right(logits: Tensor, labels: Tensor) -> float:
-    return round(float((logits.argmax(dim=1) == labels).double().mean()), 6)
+    return round(float((guesses(logits) == labels).double().mean()), 6)
 
 
 def _auroc(own: Tensor, foreign: Tensor) -> float:

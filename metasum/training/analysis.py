@@ -13,6 +13,7 @@ from metasum.networks.cutting import in_blocks
 from metasum.results.pictures import Analysis, Confusions, Line, Matrix, Mistake
 from metasum.training.evaluation import FinalEvaluation, accuracy
 from metasum.types import Sides, Task
+from metasum.weights.guesses import guesses
 from metasum.weights.parameters import parameters_of, with_parameters
 from metasum.weights.statistics import recalibrate
 
@@ -64,9 +65,9 @@ def mistakes(before: nn.Module, after: nn.Module, task: Task) -> tuple[Mistake, 
     found: list[tuple[bool, Mistake]] = []
     with torch.inference_mode():
         for images, labels in task.evaluation(LINE_IMAGES):
-            guesses = before(images).argmax(1), after(images).argmax(1)
-            for index in (guesses[1] != labels).nonzero().flatten().tolist():
-                label, own, theirs = (int(values[index]) for values in (labels, *guesses))
+            taken = guesses(before(images)), guesses(after(images))
+            for index in (taken[1] != labels).nonzero().flatten().tolist():
+                label, own, theirs = (int(values[index]) for values in (labels, *taken))
                 found.append((own != label, Mistake(label, own, theirs, _png(images[index]))))
     return tuple(mistake for _, mistake in sorted(found, key=lambda pair: pair[0]))[:MISTAKES]
 

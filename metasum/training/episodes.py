@@ -11,6 +11,7 @@ from metasum.learners.meta import MetaLearner
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.training.evaluation import Autocast
 from metasum.types import Batch
+from metasum.weights.guesses import guesses
 
 
 class EpisodeEvaluator:
@@ -49,4 +50,4 @@ class EpisodeEvaluator:
 
 
 def _share_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    return float((logits.argmax(dim=1) == labels).float().mean())
+    return float((guesses(logits) == labels).float().mean())

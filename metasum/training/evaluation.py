@@ -20,6 +20,7 @@ from metasum.networks.cutting import in_blocks
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.types import Batch, Buffers, Sides, Task
 from metasum.weights.copies import copy_of
+from metasum.weights.guesses import guesses
 from metasum.weights.statistics import (
     RECALIBRATE,
     normalisers,
@@ -57,14 +58,14 @@ class FinalEvaluation(NamedTuple):
 def confusion(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
     """How often images of each class (row) were taken for each class (column): int64 `[classes, classes]`, on the CPU.
 
-    No gradient is recorded.
+    No gradient is recorded. Raises DivergenceError where a logit is NaN.
     """
     counts: Tensor | None = None
     with torch.inference_mode():
         for images, labels in batches:
             logits = network(images)
             classes = logits.shape[1]
-            found = (classes * labels + logits.argmax(1)).bincount(minlength=classes**2)
+            found = (classes * labels + guesses(logits)).bincount(minlength=classes**2)
             counts = found if counts is None else counts + found
     if counts is None:
         raise ValueError("accuracy needs at least one batch")

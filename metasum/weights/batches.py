@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from metasum.errors import MetaSumError, UsageError, reason
+from metasum.errors import MetaSumError, UsageError, reason, worded
 
-LABELS = ("labels", "label", "targets", "target")
+LABELS = ("labels", "label", "targets", "target", "y")
+"""Names of labels, in dictionaries and in .npz files; the first that is there counts."""
 PIECE = 256  # inputs that are run at once, where they come in one tensor
 
 Forward: TypeAlias = Callable[[nn.Module, Any], Any]
@@ -46,7 +47,7 @@ class Batches:
     Args:
         source: a DataLoader or another iterable of batches (a list or tuple is one); a dataset; or one batch, a tensor
             or a dictionary.
-        what: to call it in errors.
+        what: to call it in errors [default: what its own attribute `what` says, where it has one].
         forward: with which its batches are asked about.
         device: where they are put.
 
@@ -57,7 +58,7 @@ class Batches:
     def __init__(
         self, source: Any, *, what: str = "images", forward: Forward | None = None, device: torch.device | None = None
     ) -> None:
-        self.what, self._forward, self._device = what, forward, device
+        self.what, self._forward, self._device = str(getattr(source, "what", what)), forward, device
         self._source = _loader(source, what)
         self._once, self._read = isinstance(self._source, Iterator), False
 
@@ -92,7 +93,8 @@ class Together(Iterable[Any]):
     """The batches of several loaders, one loader after the other."""
 
     def __init__(self, sources: Iterable[Any], *, what: str = "images") -> None:
-        self._loaders = [_loader(source, what) for source in sources]
+        self.sources = list(sources)
+        self._loaders = [_loader(source, what) for source in self.sources]
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.chain.from_iterable(self._loaders)
@@ -174,8 +176,7 @@ def run(network: nn.Module, inputs: Any, forward: Forward | None = None) -> Any:
         raise
     except Exception as error:  # whatever the network's own code says to these inputs
         raise UsageError(
-            f"the network cannot be run on a batch of {described(inputs)} ({reason(error)}); say how with forward=, a "
-            "function from the network and a batch to logits."
+            f"the network cannot be run on a batch of {described(inputs)} ({reason(error)}){_said_how('; say how')}."
         ) from error
 
 
@@ -186,9 +187,13 @@ def logits_in(found: Any) -> Tensor:
         if isinstance(candidate, Tensor):
             return candidate
     raise UsageError(
-        f"the network answers with a {type(found).__name__} without logits; say which tensor is meant with forward=, a "
-        "function from the network and a batch to logits."
+        f"the network answers with a {type(found).__name__} without "
+        f"logits{_said_how('; say which tensor is meant', '; let --model make one that returns them')}."
     )
+
+
+def _said_how(python: str, command: str = "") -> str:
+    return worded(f"{python} with forward=, a function from the network and a batch to logits", command)
 
 
 def moved(batch: Any, device: torch.device | None) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from metasum.errors import UsageError, unknown
+from metasum.errors import DivergenceError, UsageError, told_of, unknown
 from metasum.types import Buffers
 from metasum.weights.batches import Batches, Forward, device_of, run
 from metasum.weights.parameters import buffers_of
@@ -103,6 +103,7 @@ def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = No
 
     Raises:
         UsageError: there was no batch to read, or the network cannot be run on one; its statistics are as before.
+        DivergenceError: they would become NaN or infinite; they are as before.
     """
     recalibrate_together([(network, Batches(images, forward=forward, device=device_of(network)))], forward=forward)
     return network.eval()
@@ -125,12 +126,28 @@ def recalibrate_together(pairs: Sequence[tuple[nn.Module, Batches]], *, forward:
         _accumulating(modules) as weight,
     ):
         for network, batches in pairs:
-            size = 1
-            for batch in batches:
-                if batch.size == 1 < size:
-                    continue
-                size = weight.size = batch.size
-                run(network, batch.inputs, forward)
+            with told_of(batches.what):
+                _read(network, batches, weight, forward)
+                _check_finite(modules)
+
+
+def _read(network: nn.Module, batches: Batches, weight: _Weight, forward: Forward | None) -> None:
+    size = 1
+    for batch in batches:
+        if batch.size == 1 < size:
+            continue
+        size = weight.size = batch.size
+        run(network, batch.inputs, forward)
+
+
+def _check_finite(modules: Sequence[_NormBase]) -> None:
+    for module in modules:
+        for name, own in module.named_buffers(recurse=False):
+            if not own.isfinite().all():
+                raise DivergenceError(
+                    f"{name} of a batch norm becomes NaN or infinite: these images, or weights before it, hold NaN or "
+                    "are far too large."
+                )
 
 
 def side_by_side(networks: Sequence[nn.Module]) -> dict[str, Tensor] | None:

@@ -1,6 +1,8 @@
 """Accuracy and loss of any network, and any metric."""
 
 import copy
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,12 @@ from torch.nn.functional import cross_entropy
 from users import AnswersAnObject, Trunk, TwoInputs, classes, inputs, loader, same, seeded, snapshot
 
 from metasum import evaluate
-from metasum.errors import UsageError
+from metasum.errors import DivergenceError, UsageError
+from metasum.modules import measuring
+from metasum.strangers import opinions
+from metasum.training import episodes
+from metasum.training.evaluation import accuracy
+from metasum.weights.guesses import guesses
 
 X, Z, Y = inputs(0), inputs(1, size=3), classes()
 
@@ -91,7 +98,7 @@ def test_labels_may_come_from_forward():
         ([(X, X)], r"labels \[N\], whole numbers; here they are float64 \[20, 4\] and float64 \[20, 6\]: give metric="),
         ([(X, Y + 4)], "a label is .*the network has 4 classes"),
         ([(X, ["a"] * 20)], "the labels of a batch are no tensor"),
-        ([(Z, Y)], r"cannot be run on a batch of float64 \[20, 3\]"),
+        ([(Z, Y)], r"cannot be run on a batch of float64 \[20, 3\].*; say how with forward="),
     ],
 )
 def test_what_cannot_be_measured_is_one_sentence(data, words):
@@ -102,3 +109,24 @@ def test_what_cannot_be_measured_is_one_sentence(data, words):
 def test_outputs_that_do_not_fit_together_are_said():
     with pytest.raises(UsageError, match="do not fit together"):
         evaluate(nn.Identity(), [(torch.ones(2, 3), Y[:2]), (torch.ones(2, 4), Y[:2])], metric=lambda *both: 0)
+
+
+def test_accuracy_of_nan_is_an_error_wherever_it_is_measured():
+    logits, labels = torch.tensor([[0.0, 1.0], [torch.nan, 0.0]]), torch.zeros(2, dtype=torch.long)
+    for measure in (
+        lambda: guesses(logits),
+        lambda: evaluate(nn.Identity(), [(logits, labels)]),
+        lambda: accuracy(lambda images: images, [(logits, labels)]),
+        lambda: episodes._share_right(logits, labels),
+        lambda: opinions._share_right(logits, labels),
+    ):
+        with pytest.raises(DivergenceError, match="a network answers with NaN"):
+            measure()
+
+
+def test_the_largest_logit_is_taken_in_one_place_only():
+    root = Path(measuring.__file__).parents[1]
+    rooms = [root, (root / "baselines").resolve(), (root / "tasks").resolve()]
+    files = {file.resolve() for room in rooms for file in room.rglob("*.py")}
+    taking = sorted(file.name for file in files if re.search(r"logits\.argmax|\)\.argmax\(", file.read_text()))
+    assert taking == ["build.py", "few_shot.py", "guesses.py"], "an example, and losses that choose a label"
