@@ -11,7 +11,15 @@ from typing import Any
 
 import click
 
-from metasum.commands.own_networks import files_in, own_network, own_network_flags, refuse_without_model, say, silent
+from metasum.commands.own_networks import (
+    files_in,
+    keep_flag,
+    own_network,
+    own_network_flags,
+    refuse_without_model,
+    say,
+    silent,
+)
 from metasum.commands.shared import PluginCommand, device_flag, json_flag, overwrite_flag, plugin_flag, quiet_flag
 from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
@@ -51,13 +59,15 @@ HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in 
 
     --images then names a .npz file for each checkpoint, with an array x or images or in the Keras layout (its training
     half is read): images in uint8 become 0 to 1, other arrays are taken as they are. Running statistics are recomputed
-    on all of them.
+    on all of them. With --keep each network keeps the parameters called so, a head of its own classes for instance, and
+    a file is written for each: -o both.safetensors leaves both-1.safetensors, both-2.safetensors, …
 
     \b
       metasum merge average a.safetensors b.safetensors -o both.safetensors
       metasum merge ties a.safetensors b.safetensors --base start.safetensors --density 0.3 -o both.safetensors
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
       metasum merge regmean a.pt b.pt --model my_model.py:make --images a.npz,b.npz -o both.safetensors
+      metasum merge average a.pt b.pt --model m.py:digits,m.py:letters --keep 'head.*' -o both.safetensors
     """
 
 
@@ -81,6 +91,7 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     help=f"Another value ({LAYERED}) for the parameters called so; the last match counts. Can be repeated.",
 )
 @own_network_flags()
+@keep_flag
 @click.option("--images", metavar="FILE.npz,…", help="Data that each checkpoint was trained on (with --model).")
 @device_flag
 @plugin_flag
@@ -98,7 +109,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
     reset_peak(torch.device("cpu"))
     note = silent if values["quiet"] else say
     if values["model"] is None:
-        refuse_without_model(values, "mean", "std", "images")
+        refuse_without_model(values, "mean", "std", "images", "keep")
         merged = _merge_files(method, settings, values)
         for told in merged.notes or ():
             note(told)
@@ -112,9 +123,10 @@ def _merge_networks(
     method: Method, settings: MergeConfig, values: dict[str, Any], note: Callable[[str], None]
 ) -> MergeResult:
     from metasum.merging.disk.files import check_place
-    from metasum.run.own_merges import merge_checkpoints
+    from metasum.run.own_merges import merge_checkpoints, places_of
 
-    check_place(values["output"], values["overwrite"])
+    for place in places_of(values["output"], len(values["files"]) if values["keep"] else 1):
+        check_place(place, values["overwrite"])
     return merge_checkpoints(
         method,
         values["files"],

@@ -17,12 +17,22 @@ if TYPE_CHECKING:
     from metasum.run.own_networks import OwnNetwork
 
 MODEL = "Function that makes the network: a Python file's, or package.module:FUNCTION."
+MODELS = f"{MODEL} With --keep one for each checkpoint, where their heads are of different sizes, with commas between."
 
 
-def own_network_flags(*, required: bool = False) -> Flag:
-    """--model, --mean and --std."""
+keep_flag = click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Parameters called so are each network's own: heads of different tasks. Can be repeated.",
+)
+
+
+def own_network_flags(*, required: bool = False, several: bool = True) -> Flag:
+    """--model (of several networks, or of one), --mean and --std."""
+    metavar, told = ("FILE.py:FUNCTION,…", MODELS) if several else ("FILE.py:FUNCTION", MODEL)
     return flags(
-        click.option("--model", required=required, metavar="FILE.py:FUNCTION", help=MODEL),
+        click.option("--model", required=required, metavar=metavar, help=told),
         click.option(
             "--mean",
             metavar="NUMBER,…",
@@ -39,7 +49,8 @@ def own_network(values: dict[str, Any]) -> OwnNetwork:
     from metasum.training.optimisation import make_fabric
 
     moments = moments_of({"mean": values["mean"], "std": values["std"]})
-    return OwnNetwork(values["model"], **moments, device=make_fabric(values["device"]).device)
+    models = tuple(shared.words(values["model"]) or ())
+    return OwnNetwork(models, **moments, device=make_fabric(values["device"]).device, keep=values.get("keep", ()))
 
 
 def refuse_without_model(values: dict[str, Any], *names: str) -> None:
@@ -77,12 +88,7 @@ def silent(sentence: str) -> None:
 )
 @click.option("--base", type=click.Path(path_type=Path), metavar="FILE", help="What all were trained from.")
 @click.option("--methods", metavar="A,B,…", help="Merging methods  [default: all that merge such networks].")
-@click.option(
-    "--keep",
-    multiple=True,
-    metavar="PATTERN",
-    help="Parameters called so are each network's own: heads of different tasks. Can be repeated.",
-)
+@keep_flag
 @click.option("--seed", type=click.IntRange(0, 2**62 - 1), default=0, show_default=True, help="Of what methods draw.")
 @shared.device_flag
 @shared.plugin_flag
@@ -95,10 +101,12 @@ def compare_networks(**values: Any) -> None:
     """Compare finished networks: each alone, merged by every method, and as an ensemble.
 
     FILE is a checkpoint of a network that --model makes. Leaves results.json, results.csv and report.html in
-    OUT/networks/NAME. Data is as in `metasum evaluate`; of two networks, the line between them is drawn, too.
+    OUT/networks/NAME. Data is as in `metasum evaluate`; of two networks, the line between them is drawn, too. With
+    --keep each is measured on the file of --on that stands in its place, with its own head.
 
     \b
       metasum compare-networks a.pt b.pt --model my_model.py:make --on a.npz,b.npz
+      metasum compare-networks a.pt b.pt --model m.py:digits,m.py:letters --keep 'head.*' --on a.npz,b.npz
     """  # noqa: D301 (click reads the backspace)
     from metasum.results.networks import networks_table
     from metasum.run.own_comparison import Choice, compare_checkpoints, folder_of
@@ -113,7 +121,7 @@ def compare_networks(**values: Any) -> None:
         folder,
         images=files_in([values["images"] or ""]),
         base=values["base"],
-        choice=Choice(None if methods is None else tuple(methods), values["keep"], values["seed"]),
+        choice=Choice(None if methods is None else tuple(methods), values["seed"]),
         note=silent if values["quiet"] else say,
     )
     show(result, as_json=values["as_json"], parts=lambda found: [networks_table(found), str(folder)])

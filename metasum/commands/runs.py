@@ -101,7 +101,7 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
     metavar="DATASET",
     help="Dataset to measure on; with --model a .npz file with labels. Can be repeated.",
 )
-@own_network_flags()
+@own_network_flags(several=False)
 @click.option(
     "--recalibrate-on",
     multiple=True,

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import MetaSumError, UsageError
+from metasum.errors import MetaSumError, UsageError, worded
 from metasum.merging import METHODS
 from metasum.merging.method import Method
 from metasum.modules.given import check_alike, kept_names, loaders_of, method_of, networks_of
 from metasum.modules.lines import line
-from metasum.modules.measuring import Metric, evaluate, measured
-from metasum.modules.merging import merge
+from metasum.modules.measuring import Metric, evaluate_on, measured
+from metasum.modules.merging import merge_by
 from metasum.modules.tasks import MergedTasks
 from metasum.plugins import load_entry_points
 from metasum.results.modules import LineBetweenModules, Measured
@@ -40,10 +40,13 @@ class Compared(NamedTuple):
     metric: Metric | None
     forward: Forward | None
 
+    def batches(self, name: str, loader: Any, network: nn.Module) -> Batches:
+        return Batches(loader, what=name, forward=self.forward, device=device_of(network))
+
     def measure(self, networks: Sequence[nn.Module | None]) -> dict[str, Measured]:
         """What a network for each dataset does on it; there may be none for one."""
         return {
-            name: evaluate(network, loader, metric=self.metric, forward=self.forward)
+            name: evaluate_on(network, self.batches(name, loader, network), self.metric, self.forward)
             for network, (name, loader) in zip(networks, self.data.items(), strict=True)
             if network is not None
         }
@@ -87,7 +90,9 @@ def compare(
         >>> found.page("networks.html")
 
     Raises:
-        UsageError: data or images that do not fit the networks, or an unknown method.
+        UsageError: data or images that do not fit the networks, an unknown method, or no method of those named that
+            merges such networks; of each the reason is told.
+        DivergenceError: a network alone answers with NaN.
         ArchitectureError: the networks differ; the first difference is named.
     """
     asked = _compared(networks, data, keep, metric=metric, forward=forward)
@@ -100,6 +105,8 @@ def compare(
                 rows.append(_merged(asked, method, images=images, base=base))
             except MetaSumError as error:
                 left_out[_label(method)] = str(error)
+        if methods and not any(row.what == "merged" for row in rows):
+            raise UsageError(f"there is nothing to compare, for no method merges these networks: {_reasons(left_out)}")
         rows += _ensemble(asked)
         lines = _lines(asked, images)
     whose = "recomputed on all images" if images is not None else "the mean of the networks' own, for want of images"
@@ -125,9 +132,12 @@ def _compared(
     check_alike(found, kept_names(found, patterns))
     loaders, own = _datasets(data, names)
     if patterns and len(loaders) != len(found):
+        count = len(found)
         raise UsageError(
-            f"with keep= each network has a head of its own: data= takes a loader for each of the {len(found)} "
-            "networks."
+            worded(
+                f"with keep= each network has a head of its own: data= takes a loader for each of {count} networks.",
+                f"with --keep each network has a head of its own: --on takes a file for each of {count} checkpoints.",
+            )
         )
     _check_read_again(loaders.values(), "data")
     return Compared(dict(zip(names, found, strict=True)), loaders, patterns, own or bool(patterns), metric, forward)
@@ -162,6 +172,10 @@ def _methods(methods: Sequence[str | Method] | None, seed: int) -> list[Method]:
     return [method_of(method, {}, seed=seed) for method in (METHODS if methods is None else methods)]
 
 
+def _reasons(left_out: Mapping[str, str]) -> str:
+    return " ".join(reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in left_out.items())
+
+
 def _label(method: Method) -> str:
     """Its name, with the settings that are not its default's."""
     settings = {
@@ -188,7 +202,7 @@ def _alone(asked: Compared) -> list[NetworksRow]:
 def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> NetworksRow:
     started = time.perf_counter()
     networks, count = list(asked.networks.values()), len(asked.data)
-    found = merge(networks, method, images=images, base=base, forward=asked.forward, keep=asked.keep)
+    found = merge_by(method, networks, images=images, base=base, forward=asked.forward, keep=asked.keep)
     seconds = round(time.perf_counter() - started, 3)
     tasks = map(found.for_task, range(count)) if isinstance(found, MergedTasks) else [found] * count
     return NetworksRow(_label(method), "merged", asked.measure(list(tasks)), seconds)
@@ -199,7 +213,7 @@ def _ensemble(asked: Compared) -> list[NetworksRow]:
     networks = list(asked.networks.values())
     if asked.keep:
         return []
-    device, on = device_of(networks[0]), {}
+    on = {}
 
     def answer(batch: Asked) -> tuple[Tensor, Any]:
         pairs = [answer_and_labels(network, batch, asked.forward) for network in networks]
@@ -207,8 +221,7 @@ def _ensemble(asked: Compared) -> list[NetworksRow]:
 
     with in_eval_mode(*networks):
         for name, loader in asked.data.items():
-            batches = Batches(loader, what="data", forward=asked.forward, device=device)
-            on[name] = measured(answer, batches, asked.metric)
+            on[name] = measured(answer, asked.batches(name, loader, networks[0]), asked.metric)
     return [NetworksRow("ensemble", "ensemble", on)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import UsageError
+from metasum.errors import ArchitectureError, UsageError, worded
 from metasum.merging import METHODS
 from metasum.merging.method import Method
 from metasum.plugins import load_entry_points
@@ -40,15 +40,20 @@ def check_alike(networks: Sequence[nn.Module], kept: Sequence[frozenset[str]] | 
 
     Args:
         networks: at least one.
-        kept: for each, names that are not looked at.
+        kept: for each, names that are not looked at, where some can be kept: whoever kept none is told.
     """
     apart = kept or [frozenset()] * len(networks)
-    check_same_architecture(
-        [
-            {name: own for name, own in {**parameters_of(network), **buffers_of(network)}.items() if name not in names}
-            for network, names in zip(networks, apart, strict=True)
-        ]
-    )
+    sets = [
+        {name: own for name, own in {**parameters_of(network), **buffers_of(network)}.items() if name not in names}
+        for network, names in zip(networks, apart, strict=True)
+    ]
+    try:
+        check_same_architecture(sets)
+    except ArchitectureError as error:
+        if kept is None or any(kept):
+            raise
+        how = worded("keep=", "--keep")
+        raise ArchitectureError(f"{error} Where heads differ, say with {how} what each network keeps.") from error
 
 
 def networks_of(networks: Any, *, fewest: int = 2) -> list[nn.Module]:
@@ -108,11 +113,13 @@ def kept_names(networks: Sequence[nn.Module], keep: Sequence[str] | str) -> list
     every = [[name for name, _ in (*net.named_parameters(), *net.named_buffers())] for net in networks]
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for names in every for name in names):
-            raise UsageError(f"keep={pattern!r}: no parameter is called so, as {every[0][0]!r} is.")
+            told = worded(f"keep={pattern!r}", f"--keep {pattern}")
+            raise UsageError(f"{told}: no parameter is called so, as {every[0][0]!r} is.")
     kept = [frozenset(name for name in names if any(fnmatchcase(name, own) for own in patterns)) for names in every]
     for number, (network, own) in enumerate(zip(networks, kept, strict=True), start=1):
         if all(name in own for name, _ in network.named_parameters()):
-            raise UsageError(f"keep= keeps every parameter of network {number}: nothing is left to be merged.")
+            told = worded("keep=", "--keep")
+            raise UsageError(f"{told} keeps every parameter of network {number}: nothing is left to be merged.")
     return kept
 
 
@@ -131,4 +138,7 @@ def base_of(base: Any, first: nn.Module, kept: frozenset[str]) -> Parameters:
         raise UsageError(f"base is a {type(base).__name__}, and should be a network or its state dict.")
     apart = {*buffers_of(first), *kept}
     named = {name: own for name, own in tensors.items() if isinstance(own, Tensor) and name not in apart}
+    for name, own in named.items():
+        if not own.isfinite().all():
+            raise UsageError(f"{worded('base=', '--base')}: {name!r} holds NaN or infinite numbers.")
     return {name: own.detach().to(device_of(first)) for name, own in named.items()}

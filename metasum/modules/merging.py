@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import UsageError
+from metasum.errors import DivergenceError, UsageError, worded
 from metasum.merging import METHODS
 from metasum.merging.endpoints import AligningMethod, Endpoint, WideningMethod
 from metasum.merging.memory import merge as merge_endpoints
 from metasum.merging.method import Method
-from metasum.modules.given import base_of, kept_names, loaders_of, method_of, networks_of
+from metasum.modules.given import base_of, check_alike, kept_names, loaders_of, method_of, networks_of
 from metasum.modules.tasks import MergedTasks
 from metasum.types import Parameters
 from metasum.weights.batches import Batches, Forward, device_of
@@ -69,10 +69,33 @@ def merge(
     Raises:
         UsageError: an unknown method or setting, too few networks, no base or images for a method that needs them.
         ArchitectureError: the networks differ; the first difference is named.
+        DivergenceError: the result would hold NaN or infinite numbers.
     """
     own, given = method_of(method, settings, seed=seed), networks_of(networks, fewest=1)
+    return merge_by(own, given, images=images, base=base, forward=forward, keep=keep)
+
+
+def merge_by(
+    own: Method,
+    given: Sequence[nn.Module],
+    *,
+    images: Sequence[Any] | None = None,
+    base: nn.Module | Parameters | None = None,
+    forward: Forward | None = None,
+    keep: Sequence[str] | str = (),
+    before_statistics: Callable[[nn.Module], object] = lambda merged: None,
+) -> nn.Module:
+    """The same by a method that is an object, of networks that `networks_of` has looked at.
+
+    Args:
+        own: the method.
+        given: the networks.
+        before_statistics: is shown the merged network, of which all tasks share what is merged, and may change it,
+            before batch-norm statistics are recomputed.
+    """
     own.check(len(given))
     device, kept = device_of(given[0]), kept_names(given, keep)
+    check_alike(given, kept)
     loaders = loaders_of(images, len(given), what="images", forward=forward, device=device)
     _check_needs(own, base, loaders, keep)
     with same_randomness(device), in_eval_mode(*given):
@@ -87,18 +110,31 @@ def merge(
             endpoints = own.aligned(endpoints)
             own = METHODS["average"]()
         merged = merge_endpoints(own, endpoints, base_of(base, given[0], kept[0]))
+        _check_finite(own, merged)
         tasks = _assembled(endpoints, merged)
+        before_statistics(tasks[0])
         _settle(own, endpoints, tasks, loaders, forward)
     return MergedTasks(tasks) if keep else tasks[0]
 
 
 def _check_needs(method: Method, base: object, loaders: object, keep: object) -> None:
     if method.needs_base and base is None:
-        raise UsageError(f"{method.name} works on differences from a common start: give it as base=.")
+        given = worded("it as base=", "--base FILE")
+        raise UsageError(f"{method.name} works on differences from a common start: give {given}.")
     if method.needs_images and loaders is None:
-        raise UsageError(f"{method.name} looks at images of each network's data: give a loader for each as images=[…].")
+        given = worded("a loader for each as images=[…]", "--images FILE.npz,…, a file for each")
+        raise UsageError(f"{method.name} looks at images of each network's data: give {given}.")
     if keep and isinstance(method, WideningMethod):
         raise UsageError(f"{method.name} makes a network of another architecture, of which nothing can be kept apart.")
+
+
+def _check_finite(method: Method, merged: Parameters) -> None:
+    for name, own in merged.items():
+        if not own.isfinite().all():
+            raise DivergenceError(
+                f"{method.name} makes {name!r} NaN or infinite: images that it looks at hold NaN, or far too much is "
+                "asked of it."
+            )
 
 
 def _assembled(endpoints: Sequence[Endpoint], merged: Parameters) -> list[nn.Module]:

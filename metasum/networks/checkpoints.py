@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from metasum.errors import ArchitectureError, reason
 from metasum.merging.disk.checkpoint import tensors_in
 
 
-def load_checkpoint(network: nn.Module, path: Path | str) -> list[str]:
+def load_checkpoint(network: nn.Module, path: Path | str, *, but: Sequence[str] = ()) -> list[str]:
     """Gives `network` the parameters and buffers in a file, in its own dtypes, on its own device.
 
     Args:
@@ -21,6 +22,7 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> list[str]:
             `state_dict`, bare or under "state_dict", "model", "model_state_dict" or "ema"; Lightning's, too. What
             `DataParallel`, `torch.compile` or a LightningModule put before every name is left off. Nothing that the
             file holds is run.
+        but: patterns of names, as the shell's, that are not looked at, here or there: a head of other classes.
 
     Returns:
         A sentence for everything that was taken out of something or left off.
@@ -35,7 +37,9 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> list[str]:
     path = Path(path)
     found, note = tensors_in(path)
     own = {name: tensor for name, tensor in network.state_dict(keep_vars=True).items() if isinstance(tensor, Tensor)}
+    own = {name: tensor for name, tensor in own.items() if not _among(name, but)}
     tensors, prefix = _without_attribute(found, own)
+    tensors = {name: tensor for name, tensor in tensors.items() if not _among(name, but)}
     notes = [note] if note else []
     if prefix:
         notes.append(f"{path}: {prefix!r} is left off every name.")
@@ -45,6 +49,10 @@ def load_checkpoint(network: nn.Module, path: Path | str) -> list[str]:
     except RuntimeError as error:
         raise ArchitectureError(f"{path} does not fit the network ({reason(error)}).") from error
     return notes
+
+
+def _among(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _without_attribute(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], str]:

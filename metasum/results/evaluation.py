@@ -36,5 +36,5 @@ def evaluation_parts(result: EvaluationResult) -> list[Part]:
     if (losses := result.loss) is not None:
         columns.append(Column("loss", lambda row: losses.get(row[0]), THOUSANDTHS))
     table = Table(tuple(columns), tuple(result.accuracy.items()))
-    closing = f"{result.statistics} statistics, {result.evaluated_on} images"
+    closing = f"batch-norm statistics: {result.statistics}; {result.evaluated_on} images"
     return [table, closing]

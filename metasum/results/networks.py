@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -103,11 +104,18 @@ def _mean_of(result: NetworksResult):  # type: ignore[no-untyped-def]  # a funct
     return lambda row: row.mean if len(row.on) == len(result.datasets) else None
 
 
+def _left_out(names: Sequence[str], said: str, reason: str) -> str:
+    """Methods of which one thing is said; `reason` is the whole sentence of the first."""
+    if len(names) > 1:
+        return f"{', '.join(names)}. Each {said}" if said != reason else f"{', '.join(names)}, since {reason}"
+    return reason if said != reason else f"{names[0]}, since {reason}"
+
+
 def _notes(result: NetworksResult) -> tuple[str, ...]:
-    notes = [
-        f"Left out: {reason if reason.startswith(name) else f'{name}, since {reason}'}"
-        for name, reason in result.left_out.items()
-    ]
+    why = defaultdict[str, list[str]](list)  # names by what is said of them
+    for name, reason in result.left_out.items():
+        why[reason.removeprefix(f"{name} ")].append(name)
+    notes = [f"Left out: {_left_out(names, said, result.left_out[names[0]])}" for said, names in why.items()]
     if result.kept:
         notes.append(f"Each network keeps {', '.join(result.kept)} for itself, and is measured with its own.")
     if result.statistics is not None:

@@ -11,21 +11,24 @@ import torch
 from torch import Tensor
 
 from metasum.errors import DatasetError, UsageError, reason
+from metasum.weights.batches import LABELS
 
 BATCH = 256
 INPUTS = ("x", "images")
-LABELS = ("y", "labels", "targets")
+MOST_CHANNELS = 4  # of images in uint8
 
 
 class ArrayFile:
     """The inputs, and the labels where there are some, of a .npz file; it can be read again and again.
 
-    It has arrays `x` or `images`, and `y` or `labels`; or the Keras layout (x_train, y_train, x_test, y_test), of which
-    one half is read. Where it has neither, its arrays are the network's inputs by their names (`input_ids`, …), and
-    `labels`.
+    It has an array `x` or `images`, and labels under one of the names that a batch may have them under
+    (`metasum.weights.batches.LABELS`: `y`, `labels`, …); or the Keras layout (x_train, y_train, x_test, y_test), of
+    which one half is read. Where it has no `x`, its arrays are the network's inputs by their names (`input_ids`, …).
 
-    uint8 arrays `[N, H, W]` or `[N, H, W, C]` (C 1 to 4) are images: they become `[N, C, H, W]` from 0 to 1, normalised
-    by `mean` and `std` where these are given. Other floats are taken as they are, in `dtype`; integers, too.
+    uint8 arrays of images `[N, H, W]`, `[N, H, W, C]` or `[N, C, H, W]` (C 1 to 4; where both would do, C is the last)
+    become `[N, C, H, W]` from 0 to 1, normalised by `mean` and `std` where these are given; so does `[N, F]` called
+    `x` or `images`, pixels in a row, which stays `[N, F]`. Other floats are taken as they are, in `dtype`; integers,
+    too.
 
     Args:
         path: of the file. Pickled objects in it are refused, not loaded.
@@ -34,8 +37,8 @@ class ArrayFile:
         dtype: of floats.
 
     Raises:
-        DatasetError: it is not there or damaged, or its arrays are not of one length, or it has no labels while it is
-            to be measured on (`labelled`).
+        DatasetError: it is not there or damaged, its arrays are not of one length, images in uint8 are of another
+            shape, or it has no labels while it is to be measured on (`labelled`).
         UsageError: mean and std do not go together, or are not one for each channel.
 
     Yields:
@@ -53,6 +56,8 @@ class ArrayFile:
         dtype: torch.dtype = torch.float32,
     ) -> None:
         self.path, self._mean, self._std, self._dtype = Path(path), tuple(mean), tuple(std), dtype
+        self.what = str(path)
+        """What errors call it."""
         self._inputs, self._labels, self.has_other_half = _taken(self.path, split)
         sizes = {name: len(array) if array.ndim else 0 for name, array in self._inputs.items()}
         if self._labels is not None:
@@ -61,7 +66,8 @@ class ArrayFile:
             told = ", ".join(f"{size} of {name}" for name, size in sizes.items())
             raise DatasetError(f"{self.path}: all arrays must have as many rows, at least one; there are {told}.")
         if labelled and self._labels is None:
-            raise DatasetError(f"{self.path} has no labels to measure on; add an array {LABELS[0]!r}.")
+            raise DatasetError(f"{self.path} has no labels to measure on; add an array 'y'.")
+        self._images = {name: own for name, array in self._inputs.items() if (own := _channels(self.path, name, array))}
         self._check_moments()
 
     def __len__(self) -> int:
@@ -76,21 +82,25 @@ class ArrayFile:
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self.count, BATCH):
             rows = slice(start, start + BATCH)
-            inputs = {name: self._prepared(array[rows]) for name, array in self._inputs.items()}
+            inputs = {name: self._prepared(name, array[rows]) for name, array in self._inputs.items()}
             labels = () if self._labels is None else (torch.from_numpy(self._labels[rows].astype(np.int64)),)
             if len(inputs) == 1:
                 yield (*inputs.values(), *labels)
             else:
                 yield inputs | ({"labels": labels[0]} if labels else {})
 
-    def _prepared(self, array: np.ndarray[Any, Any]) -> Tensor:
+    def _prepared(self, name: str, array: np.ndarray[Any, Any]) -> Tensor:
         tensor = torch.from_numpy(np.ascontiguousarray(array))
-        if not _are_images(array):
+        if name not in self._images:
             return tensor.to(self._dtype) if tensor.is_floating_point() else tensor
-        tensor = tensor.unsqueeze(1) if tensor.ndim == 3 else tensor.permute(0, 3, 1, 2).contiguous()
+        if tensor.ndim == 3:
+            tensor = tensor.unsqueeze(1)
+        elif tensor.ndim == 4 and tensor.shape[3] <= MOST_CHANNELS:
+            tensor = tensor.permute(0, 3, 1, 2).contiguous()
         images = tensor.to(self._dtype) / 255
         if self._mean:
-            mean, std = (torch.tensor(own, dtype=self._dtype).view(1, -1, 1, 1) for own in (self._mean, self._std))
+            shape = (1, -1, 1, 1)[: tensor.ndim]
+            mean, std = (torch.tensor(own, dtype=self._dtype).view(shape) for own in (self._mean, self._std))
             images = (images - mean) / std
         return images
 
@@ -101,16 +111,27 @@ class ArrayFile:
             return
         if any(value <= 0 for value in self._std):
             raise UsageError("--std takes numbers above 0.")
-        images = [array for array in self._inputs.values() if _are_images(array)]
-        if not images:
+        if not self._images:
             raise UsageError(f"--mean and --std are for images in uint8, of which {self.path} has none.")
-        channels = 1 if images[0].ndim == 3 else images[0].shape[3]
+        channels = next(iter(self._images.values()))
         if len(self._mean) not in (1, channels):
             raise UsageError(f"--mean has {len(self._mean)} numbers, and {self.path} images of {channels} channels.")
 
 
-def _are_images(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype == np.uint8 and (array.ndim == 3 or (array.ndim == 4 and array.shape[3] <= 4))
+def _channels(path: Path, name: str, array: np.ndarray[Any, Any]) -> int | None:
+    """How many channels images in uint8 have; None of everything else. Raises DatasetError for another shape."""
+    called = name.partition("_")[0] in INPUTS  # x, images, x_train, x_test
+    if array.dtype != np.uint8 or array.ndim < (2 if called else 3):
+        return None
+    if array.ndim < 4:
+        return 1
+    channels = [size for size in (array.shape[-1], array.shape[1]) if size <= MOST_CHANNELS]
+    if array.ndim > 4 or not channels:
+        raise DatasetError(
+            f"{path}: {name!r} is uint8 {list(array.shape)}; images in uint8 are [N, H, W], [N, H, W, C] or "
+            f"[N, C, H, W], with C of 1 to {MOST_CHANNELS}. Store others as the floats that the network takes."
+        )
+    return int(channels[0])
 
 
 def _taken(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], np.ndarray[Any, Any] | None, bool]:

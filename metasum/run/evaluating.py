@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from metasum.errors import UsageError
+from metasum.errors import CheckpointError, UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points
 from metasum.results.evaluation import EvaluationResult
@@ -50,7 +51,7 @@ def evaluate(
         raise UsageError("name at least one dataset with --on.")
     load_entry_points()
     fabric = make_fabric(device)
-    told = read_architecture(Path(file))
+    told = _architecture(Path(file))
     seen, classes = {"in_channels": told["in_channels"], "image_size": told.get("image_size", 32)}, told["num_classes"]
     network = load_network(file).to(fabric.device)
     right, total, accuracies = 0, 0, {}
@@ -66,3 +67,15 @@ def evaluate(
         right, total = right + int(matrix.diagonal().sum()), total + int(matrix.sum())
     accuracies["union"] = round(right / total, 6)
     return EvaluationResult(str(file), statistics, evaluate_on, accuracies)
+
+
+def _architecture(file: Path) -> dict[str, Any]:
+    """What the file says it is; whoever has a checkpoint of another program is told how that is measured."""
+    try:
+        return read_architecture(file)
+    except CheckpointError as error:
+        if not file.exists():
+            raise
+        raise CheckpointError(
+            f"{error} Where it is a checkpoint of a network of your own, add --model FILE.py:FUNCTION."
+        ) from error

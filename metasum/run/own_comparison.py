@@ -22,8 +22,6 @@ class Choice:
 
     methods: tuple[str, ...] | None = None
     """By name [default: all that merge such networks]."""
-    keep: tuple[str, ...] = ()
-    """Patterns of the parameters that each network keeps for itself."""
     seed: int = 0
     """Of what methods draw."""
 
@@ -59,7 +57,7 @@ def compare_checkpoints(
 
     Args:
         files: two or more checkpoints.
-        own: the network.
+        own: the networks, and what they keep.
         on: labelled .npz files; of the Keras layout the test half is read.
         folder: where results are left; it is made.
         images: a .npz file for each checkpoint, of what it was trained on [default: the training halves of `on`, where
@@ -78,7 +76,8 @@ def compare_checkpoints(
     choice = choice or Choice()
     _check(files, on, images)
     networks = own.load(files, note)
-    data = {str(path): own.data(path, "test", networks[0], labelled=True) for path in on}
+    asked = networks if own.keep and len(on) == len(files) else networks[:1] * len(on)
+    data = {str(path): own.data(path, "test", net, labelled=True) for path, net in zip(on, asked, strict=True)}
     if not images and len(on) == len(files) and all(each.has_other_half for each in data.values()):
         images = on
         note("methods that look at data, and statistics, are given the training halves of the files in --on.")
@@ -86,9 +85,9 @@ def compare_checkpoints(
         {str(file): network for file, network in zip(files, networks, strict=True)},
         data,
         methods=choice.methods,
-        images=[own.data(path, "train", networks[0]) for path in images] or None,
-        base=None if base is None else own.load([base], note)[0],
-        keep=choice.keep,
+        images=[own.data(path, "train", net) for path, net in zip(images, networks, strict=False)] or None,
+        base=None if base is None else own.base(base, note),
+        keep=own.keep,
         seed=choice.seed,
     )
     make_folder(folder)

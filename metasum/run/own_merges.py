@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,15 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import UsageError
+from metasum.files import json_text
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.disk.files import check_apart
 from metasum.merging.endpoints import WideningMethod
 from metasum.merging.method import Method
-from metasum.modules.merging import merge
+from metasum.modules.given import networks_of
+from metasum.modules.merging import merge_by
+from metasum.modules.tasks import MergedTasks
 from metasum.results.merge import MergeResult
 from metasum.run.own_networks import Note, OwnNetwork, check_images
-from metasum.weights.batches import Together
-from metasum.weights.statistics import recalibrate
+from metasum.weights.statistics import normalisers
 from metasum.weights.storage import save_weights
 
 
@@ -39,11 +41,13 @@ def merge_checkpoints(
 ) -> MergeResult:
     """Merges checkpoints of a network of one's own into one .safetensors file; every method can be taken.
 
+    Where the networks keep something (`own.keep`), a file is left for each, with its own of that: see `places_of`.
+
     Args:
         method: any that leaves the architecture as it is.
         files: the checkpoints.
         output: the result, which is replaced where it is there (see `check_place`); it appears whole or not at all.
-        own: the network.
+        own: the network, or networks, and what they keep.
         images: a .npz file for each checkpoint, of what it was trained on; batch-norm statistics are recomputed on all
             of them.
         base: what the others were trained from, for the methods that work on differences from it.
@@ -56,7 +60,9 @@ def merge_checkpoints(
         ArchitectureError: it does not fit the network.
     """
     started, settings = time.perf_counter(), settings or MergeConfig()
-    check_apart(output, [*files, *images, *([] if base is None else [base])])
+    places = places_of(output, len(files) if own.keep else 1)
+    for place in places:
+        check_apart(place, [*files, *images, *([] if base is None else [base])])
     _check(method, files, images, base, settings)
     notes: list[str] = []
 
@@ -65,25 +71,39 @@ def merge_checkpoints(
         note(sentence)
 
     networks = own.load(files, told)
-    start = None if base is None else own.load([base], told)[0]
+    start = None if base is None else own.base(base, told)
     data = [own.data(path, "train", network) for path, network in zip(images, networks, strict=False)]
-    merged = merge(networks, method, images=data or None, base=start)
-    _put_back(merged, networks[0], settings)
-    if data and (settings.only or settings.skip):
-        recalibrate(merged, Together(data))  # of the network as it is written
-        _put_back(merged, networks[0], settings)
-    tensors = _in_dtype(merged.state_dict(), settings.dtype)
-    save_weights(output, tensors, metadata=_metadata(method, files, images, base, settings))
+    if not data and normalisers(networks[0]):
+        told("batch-norm statistics are the mean of the checkpoints' own, seldom good; --images has them recomputed.")
+    put_back = partial(_put_back, first=networks[0], settings=settings)
+    ready = networks_of(networks, fewest=1)
+    merged = merge_by(method, ready, images=data or None, base=start, keep=own.keep, before_statistics=put_back)
+    tasks = [merged.for_task(index) for index in range(len(files))] if isinstance(merged, MergedTasks) else [merged]
+    put_back(tasks[0])
+    states = [_in_dtype(task.state_dict(), settings.dtype) for task in tasks]
+    for place, state in zip(places, states, strict=True):
+        save_weights(place, state, metadata=_metadata(method, files, images, base, settings))
+    if own.keep:
+        for place, file in zip(places, files, strict=True):
+            told(f"{place} is the network of {file}: what was merged, and its own {', '.join(own.keep)}.")
     return MergeResult(
         method=method.name,
         files=tuple(map(str, files)),
-        output=str(output),
-        parameters=sum(tensor.numel() for tensor in tensors.values() if tensor.is_floating_point()),
-        bytes=output.stat().st_size,
+        output=str(places[0]),
+        outputs=tuple(map(str, places)) if own.keep else None,
+        parameters=sum(own.numel() for state in states for own in state.values() if own.is_floating_point()),
+        bytes=sum(place.stat().st_size for place in places),
         seconds=time.perf_counter() - started,
         peak_bytes=None,
         notes=tuple(notes) or None,
     )
+
+
+def places_of(output: Path, count: int) -> list[Path]:
+    """Where a merge leaves its networks: `output`; of several both-1.safetensors, both-2.safetensors, … beside it."""
+    if count == 1:
+        return [output]
+    return [output.with_name(f"{output.stem}-{number}{output.suffix}") for number in range(1, count + 1)]
 
 
 def _check(
@@ -137,7 +157,7 @@ def _metadata(
         "settings": given | {"dtype": settings.dtype},
         "metasum": version("metasum"),
     }
-    return {"format": "pt", "merge": json.dumps(what, ensure_ascii=False)}
+    return {"format": "pt", "merge": json_text(what, ensure_ascii=False)}
 
 
 def _size(path: Path) -> int:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from metasum.errors import UsageError
+from metasum.errors import ArchitectureError, UsageError, told_of
 from metasum.modules.measuring import evaluate
 from metasum.networks import functions
 from metasum.networks.checkpoints import load_checkpoint
 from metasum.results.evaluation import EvaluationResult
 from metasum.run.array_files import ArrayFile
+from metasum.weights.batches import Batches, cut, device_of, run
 from metasum.weights.parameters import check_finite
-from metasum.weights.statistics import normalisers, recalibrate
+from metasum.weights.randomness import same_randomness
+from metasum.weights.statistics import normalisers, recalibrate_together
 
 Note = Callable[[str], None]
 
@@ -26,13 +27,15 @@ Note = Callable[[str], None]
 class OwnNetwork:
     """How checkpoints become networks, and arrays their inputs."""
 
-    model: str
-    """`FILE.py:FUNCTION` or `package.module:FUNCTION`, which returns the module."""
+    models: tuple[str, ...]
+    """`FILE.py:FUNCTION` or `package.module:FUNCTION`, which returns the module; one, or one for each checkpoint."""
     mean: tuple[float, ...] = ()
     """By which images in uint8 are normalised, for each channel, on the scale from 0 to 1."""
     std: tuple[float, ...] = ()
     device: torch.device | None = None
     """Where it is run [default: the CPU]."""
+    keep: tuple[str, ...] = ()
+    """Patterns of the parameters that each network keeps for itself: heads, perhaps of other classes."""
 
     def load(self, files: Sequence[Path | str], note: Note) -> list[nn.Module]:
         """The networks in checkpoints, in eval mode, on the device.
@@ -46,22 +49,58 @@ class OwnNetwork:
             CheckpointError: a file is missing or damaged.
             ArchitectureError: it does not fit the network; what differs is named.
         """
-        networks = []
-        name = functions.named(self.model)
-        for file in files:
-            with torch.random.fork_rng(devices=[]):
-                network = functions.make_network(name)
-            for told in load_checkpoint(network, file):
-                note(told)
-            check_finite(network, str(file))
-            networks.append(network.eval().to(self.device or "cpu"))
-        return networks
+        if len(self.models) not in (1, len(files)):
+            raise UsageError(
+                f"--model takes one function, or one for each of the {len(files)} checkpoints, with commas between "
+                f"them; not {len(self.models)}."
+            )
+        every = self.models * len(files) if len(self.models) == 1 else self.models
+        try:
+            return [self._loaded(name, file, note) for name, file in zip(every, files, strict=True)]
+        except ArchitectureError as error:
+            if not self.keep or len(self.models) > 1:
+                raise
+            how = "Where heads are of different sizes, --model takes a function for each checkpoint."
+            raise ArchitectureError(f"{error} {how}") from error
+
+    def base(self, file: Path | str, note: Note) -> nn.Module:
+        """What all were trained from, of the first function; what networks keep is not looked at, and may be another's.
+
+        Raises as `load` does.
+        """
+        return self._loaded(self.models[0], file, note, but=self.keep)
+
+    def _loaded(self, model: str, file: Path | str, note: Note, *, but: Sequence[str] = ()) -> nn.Module:
+        name = functions.named(model)
+        with torch.random.fork_rng(devices=[]):
+            network = functions.make_network(name)
+        for told in load_checkpoint(network, file, but=but):
+            note(told)
+        check_finite(network, str(file))
+        return network.eval().to(self.device or "cpu")
 
     def data(self, path: Path | str, split: str, network: nn.Module, *, labelled: bool = False) -> ArrayFile:
-        """The arrays in a file, for this network; raises as `ArrayFile` does."""
+        """The arrays in a file, for this network, which is run on two of them.
+
+        Raises:
+            DatasetError, UsageError: as `ArrayFile` does; or the network, in eval mode, cannot be run on them.
+        """
         floats = (own.dtype for own in network.parameters() if own.is_floating_point())
         dtype = next(floats, torch.float32)
-        return ArrayFile(path, split, labelled=labelled, mean=self.mean, std=self.std, dtype=dtype)
+        data = ArrayFile(path, split, labelled=labelled, mean=self.mean, std=self.std, dtype=dtype)
+        first = next(iter(Batches(data, device=device_of(network))))
+        try:
+            with told_of(data.what), torch.no_grad(), same_randomness(device_of(network)):
+                run(network, cut(first.inputs, 0, 2))
+        except UsageError as error:
+            if (
+                isinstance(first.inputs, torch.Tensor)
+                and first.inputs.ndim > 2
+                and not first.inputs.is_floating_point()
+            ):
+                raise UsageError(f"{error} Store images as uint8, or as the floats that the network takes.") from error
+            raise
+        return data
 
 
 def check_images(images: Sequence[Path], files: Sequence[Path]) -> None:
@@ -99,7 +138,8 @@ def evaluate_checkpoint(
     if images:
         if not normalisers(network):
             raise UsageError("--recalibrate-on says nothing to this network: it keeps no running statistics.")
-        recalibrate(network, itertools.chain.from_iterable(images))  # read once
+        device = device_of(network)
+        recalibrate_together([(network, Batches(file, device=device)) for file in images])
     found = {name: evaluate(network, data) for name, data in sets.items()}
     counts = {name: measured.count for name, measured in found.items()}
     accuracy = {name: float(measured.value) for name, measured in found.items()}

@@ -92,7 +92,19 @@ REFUSED = {
     "method": (["a.pt", "b.pt", "--on", "a.npz", "--methods", "averge"], 2, ["did you mean 'average'?"]),
     "no file": (["a.pt", "b.pt", "--on", "d.npz"], 1, ["there is no file d.npz"]),
     "name": (["a.pt", "b.pt", "--on", "a.npz", "--name", "x/y"], 2, ["x/y"]),
-    "pattern": (["a.pt", "b.pt", "--on", "a.npz,b.npz", "--keep", "head.*"], 2, ["head.*", "no parameter"]),
+    "pattern": (["a.pt", "b.pt", "--on", "a.npz,b.npz", "--keep", "head.*"], 2, ["--keep head.*: no parameter"]),
+    "heads": (["a.pt", "b.pt", "--on", "a.npz", "--keep", "6.*"], 2, ["with --keep", "--on takes a file for each"]),
+    "nothing": (
+        ["a.pt", "b.pt", "--on", "plain.npz", "--methods", "regmean,ties"],
+        2,
+        [
+            "no method merges these networks",
+            "regmean looks at images",
+            "give --images",
+            "ties works",
+            "give --base FILE",
+        ],
+    ),
 }
 
 

@@ -13,9 +13,10 @@ from torch import nn
 
 from metasum.errors import DatasetError
 from metasum.networks.checkpoints import load_checkpoint
+from metasum.networks.functions import make_network
 from metasum.run.array_files import ArrayFile
 from metasum.run.own_networks import OwnNetwork
-from metasum.weights.batches import Together
+from metasum.weights.batches import LABELS, Together, asked
 from metasum.weights.statistics import recalibrate
 
 MODEL = """
@@ -134,6 +135,10 @@ MERGES = {
     "another architecture": (["side-by-side", *PAIR, *OWN], 2, ["another architecture"]),
     "threads": (["average", *PAIR, *OWN, "--threads", 2], 2, ["--threads says nothing with --model"]),
     "no model": (["average", *PAIR, "--images", "plain.npz,plain.npz"], 2, ["--images is for networks of your own"]),
+    "heads, no model": (["average", *PAIR, "--keep", "6.*"], 2, ["--keep is for networks of your own"]),
+    "two models": (["average", *PAIR, "a.pt", "--model", "my_model.py:make,my_model.py:make"], 2, ["each of the 3"]),
+    "nothing kept": (["average", *PAIR, *OWN, "--keep", "7.*"], 2, ["--keep 7.*: no parameter is called so"]),
+    "all kept": (["average", *PAIR, *OWN, "--keep", "*"], 2, ["--keep keeps every parameter"]),
     "a method with data": (["regmean", *PAIR], 2, ["add --model FILE.py:FUNCTION"]),
     "moments": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "0.5"], 2, ["--mean and --std go together"]),
     "words": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "half", "--std", "1"], 2, ["--mean takes numbers"]),
@@ -164,6 +169,7 @@ EVALUATIONS = {
         ["keeps no running statistics"],
     ),
     "too many classes": ([*OWN, "--on", "classes.npz"], 2, ["a label is 7", "4 classes"]),
+    "not ours": (["--on", "digits"], 1, ["b.pt", "add --model FILE.py:FUNCTION"]),
     "no model": (["--on", "rows", "--recalibrate-on", "x.npz"], 2, ["--recalibrate-on is for networks of your own"]),
 }
 
@@ -230,7 +236,7 @@ def test_statistics_are_those_of_the_network_that_is_written(metasum, folder):
     load_checkpoint(merged, "m.safetensors")
     torch.testing.assert_close(merged.get_parameter("0.weight"), network(1).get_parameter("0.weight"))
     written = merged.get_buffer("1.running_mean").clone()
-    own = OwnNetwork("my_model.py:make", device=torch.device("cpu"))
+    own = OwnNetwork(("my_model.py:make",), device=torch.device("cpu"))
     recalibrate(merged, Together([own.data(path, "train", merged) for path in ("keras.npz", "plain.npz")]))
     torch.testing.assert_close(written, merged.get_buffer("1.running_mean"))
 
@@ -250,3 +256,145 @@ def test_weights_that_are_nan_are_refused(metasum, folder, command):
     refused(outcome, 2, "b.pt: '4.weight' holds NaN")
     assert not (folder / "m.safetensors").exists()
     refused(metasum("evaluate", "b.pt", *OWN, "--on", "keras.npz"), 2, "b.pt: '4.weight' holds NaN")
+
+
+HEADS = """
+from torch import nn
+
+class Trunk(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(1, 3, 3, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten())
+        self.head = nn.Linear(192, classes)
+
+    def forward(self, images):
+        return self.head(self.trunk(images))
+
+def four():
+    return Trunk(4)
+
+def six():
+    return Trunk(6)
+
+def seven():
+    return Trunk(7)
+"""
+MODELS = ("--model", "heads.py:four,heads.py:six", "--device", "cpu")
+
+
+@pytest.fixture
+def heads(folder):
+    """The current folder, with networks of one trunk and heads of four, six and seven classes."""
+    (folder / "heads.py").write_text(HEADS)
+    with torch.random.fork_rng():
+        for seed, (name, function) in enumerate({"four": "four", "six": "six", "start": "seven"}.items()):
+            torch.manual_seed(seed)
+            torch.save(make_network(f"heads.py:{function}").state_dict(), f"{name}.pt")
+    return folder
+
+
+def test_heads_of_different_sizes_are_kept_in_a_file_for_each(metasum, heads):
+    given = ("four.pt", "six.pt", *MODELS, "--keep", "head.*", *IMAGES)
+    outcome = metasum("merge", "ties", *given, *OUT, "--base", "start.pt", "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    assert result["outputs"] == ["m-1.safetensors", "m-2.safetensors"]
+    assert result["output"] == "m-1.safetensors"
+    assert "m-2.safetensors is the network of six.pt" in outcome.err
+    first, second = (load_file(name) for name in result["outputs"])
+    assert torch.equal(first["trunk.0.weight"], second["trunk.0.weight"])
+    assert torch.equal(first["trunk.1.running_mean"], second["trunk.1.running_mean"])
+    for name, merged in (("four", first), ("six", second)):
+        own = torch.load(f"{name}.pt", weights_only=True)
+        assert torch.equal(merged["head.weight"], own["head.weight"])
+        assert not torch.equal(merged["trunk.0.weight"], own["trunk.0.weight"])
+    refused(metasum("merge", "average", *given, *OUT), 2, "m-1.safetensors is there already")
+    outcome = metasum("evaluate", "m-2.safetensors", "--model", "heads.py:six", "--on", "keras.npz", "--json")
+    assert outcome.code == 0, outcome.err
+
+
+def test_whoever_has_heads_of_different_sizes_is_told_what_to_write(metasum, heads):
+    pair = ("merge", "average", "four.pt", "six.pt", *OUT)
+    refused(metasum(*pair, *MODELS), 1, "'head.weight' is [4, 192]", "say with --keep what each network keeps")
+    one = ("--model", "heads.py:four", "--keep", "head.*")
+    refused(metasum(*pair, *one), 1, "six.pt does not fit", "--model takes a function for each checkpoint")
+
+
+def test_images_in_wide_integers_are_refused_with_what_to_do(metasum, folder):
+    np.savez("wide.npz", x=np.ones((8, 1, 8, 8), np.int64), y=np.zeros(8, np.int64))
+    outcome = metasum("evaluate", "b.pt", *OWN, "--on", "wide.npz")
+    refused(outcome, 2, "wide.npz: the network cannot be run on a batch of int64", "Store images as uint8")
+
+
+def test_heads_of_different_sizes_are_compared(metasum, heads):
+    flags = ("--on", "keras.npz,plain.npz", "--methods", "ties,regmean", "--base", "start.pt", "--keep", "head.*")
+    images = ("--images", "plain.npz,plain.npz")
+    outcome = metasum("compare-networks", "four.pt", "six.pt", *MODELS, *flags, *images, "--json")
+    assert outcome.code == 0, outcome.err
+    rows = {row["name"]: row for row in json.loads(outcome.out)["rows"]}
+    assert {*rows} == {"each alone, on its own data", "ties", "regmean"}
+    measured = metasum("evaluate", "six.pt", "--model", "heads.py:six", "--on", "plain.npz", "--json")
+    alone = rows["each alone, on its own data"]["on"]["plain.npz"]["accuracy"]
+    assert alone == json.loads(measured.out)["accuracy"]["plain.npz"]
+
+
+def test_without_images_it_is_said_whose_statistics_the_result_has(metasum, folder):
+    told = "batch-norm statistics are the mean of the checkpoints' own"
+    assert told in metasum("merge", "average", *PAIR, *OUT, *OWN).err
+    assert told not in metasum("merge", "average", *PAIR, *OUT, *OWN, *IMAGES, "--overwrite").err
+
+
+def test_data_that_make_nan_are_an_error_that_names_the_file(metasum, folder):
+    """And leave nothing, where a network or its statistics would have been NaN."""
+    x, y = blob_arrays(0)[1]
+    x = x[:, None].astype(np.float32) / 255
+    x[3] = np.nan
+    np.savez("nan.npz", x=x, y=y)
+    refused(metasum("evaluate", "b.pt", *OWN, "--on", "keras.npz,nan.npz"), 1, "nan.npz: ", "answers with NaN")
+    again = ("--on", "keras.npz", "--recalibrate-on", "nan.npz")
+    refused(metasum("evaluate", "b.pt", *OWN, *again), 1, "nan.npz: running_mean of a batch norm becomes NaN")
+    for method in ("average", "fisher", "regmean", "weight-matching"):
+        outcome = metasum("merge", method, *PAIR, *OUT, *OWN, "--images", "keras.npz,nan.npz")
+        assert (outcome.code, outcome.out) == (1, ""), outcome.err
+        assert "NaN" in outcome.err.splitlines()[-1]
+        assert not (folder / "m.safetensors").exists()
+    outcome = metasum("compare-networks", *PAIR, *OWN, "--on", "keras.npz,nan.npz", "--quiet")
+    refused(outcome, 1, "nan.npz: ", "answers with NaN")
+
+
+def test_a_file_that_the_network_does_not_take_is_named(metasum, folder):
+    np.savez("v.npz", x=np.ones((8, 6), np.float32), y=np.zeros(8, np.int64))
+    np.savez("classes.npz", x=np.ones((8, 8, 8), np.uint8), y=np.full(8, 7))
+    for method in ("average", "regmean"):
+        outcome = metasum("merge", method, *PAIR, *OUT, *OWN, "--images", "keras.npz,v.npz", "--quiet")
+        refused(outcome, 2, "v.npz: the network cannot be run on a batch")
+        assert "forward=" not in outcome.err
+    refused(metasum("evaluate", "b.pt", *OWN, "--on", "keras.npz,classes.npz"), 2, "classes.npz: a label is 7")
+    outcome = metasum("compare-networks", *PAIR, *OWN, "--on", "keras.npz,classes.npz", "--quiet")
+    refused(outcome, 2, "classes.npz: a label is 7")
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_have_the_names_that_batches_have(tmp_path, name):
+    x, y = np.ones((3, 2), np.float32), np.arange(3)
+    np.savez(tmp_path / "a.npz", x=x, **{name: y})
+    ((_, labels),) = ArrayFile(tmp_path / "a.npz", "test", labelled=True)
+    assert torch.equal(labels, asked({"x": torch.from_numpy(x), name: torch.from_numpy(y)}).labels)
+
+
+def test_images_in_uint8_in_either_layout_or_flat(tmp_path):
+    x = np.random.default_rng(0).integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)
+    for name, array in {"first": x, "last": x.transpose(0, 2, 3, 1)}.items():
+        np.savez(tmp_path / f"{name}.npz", images=array)
+        ((images,),) = ArrayFile(tmp_path / f"{name}.npz", "train", mean=(0.5, 0.4, 0.3), std=(1, 1, 2))
+        assert images.shape == (5, 3, 8, 8)
+        assert images[0, 2, 1, 1].item() == pytest.approx((x[0, 2, 1, 1] / 255 - 0.3) / 2, abs=1e-6)
+    np.savez(tmp_path / "flat.npz", x_train=x[:, 0].reshape(5, 64))
+    ((images,),) = ArrayFile(tmp_path / "flat.npz", "train", mean=(0.5,), std=(0.5,))
+    assert torch.allclose(images, torch.from_numpy(x[:, 0].reshape(5, 64)) / 127.5 - 1)
+    np.savez(tmp_path / "ids.npz", input_ids=x[:, 0, 0])
+    ((ids,),) = ArrayFile(tmp_path / "ids.npz", "train")
+    assert ids.dtype == torch.uint8, "taken as they are"
+    np.savez(tmp_path / "many.npz", x=x.reshape(5, 8, 3, 8))
+    with pytest.raises(DatasetError, match=r"many.npz: 'x' is uint8 \[5, 8, 3, 8\]; images in uint8 are"):
+        ArrayFile(tmp_path / "many.npz", "train")

@@ -1,15 +1,20 @@
 """Finished networks compared: alone, merged by each method, and as an ensemble."""
 
+import itertools
 import json
+import math
 
 import pytest
 import torch
 from users import AnswersAnObject, Trunk, classes, inputs, loader, same, seeded, snapshot
 
 from metasum import compare, evaluate, merge
-from metasum.errors import ArchitectureError, StorageError, UsageError
+from metasum.errors import ArchitectureError, DivergenceError, StorageError, UsageError
+from metasum.files import write_json
 from metasum.merging import METHODS
 from metasum.merging.ties import TIES
+from metasum.report import networks_page
+from metasum.report.canvas import line_styles
 from metasum.report.networks_page import write_networks_report
 from metasum.results.exports import as_csv
 from metasum.results.kinds import read_result
@@ -38,7 +43,7 @@ def test_rows_are_networks_methods_and_the_ensemble(found):
     assert names[-1] == "ensemble"
     assert {*names[3:-1]} | {*found.left_out} == {*METHODS}
     assert found.left_out == {
-        "weighted": "weighted takes one weight for each of the 2 networks, for instance --weights 0.3,0.7."
+        "weighted": "weighted takes one weight for each of the 2 networks, for instance weights=(0.3, 0.7)."
     }
     assert found.statistics == "recomputed on all images"
 
@@ -144,3 +149,68 @@ def test_a_page_that_cannot_be_written_is_told(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="cannot make the folder"):
         NetworksResult.page(None, tmp_path / "file" / "networks.html")
+
+
+def test_the_page_says_whose_statistics_the_line_has(found, tmp_path):
+    page = found.page(tmp_path / "with.html").read_text()
+    assert "both ends included, batch-norm statistics are recomputed" in page
+    plain = compare(networks(), DATA, methods=["average"])
+    assert plain.lines["data of network 1"].recalibrated is False
+    page = plain.page(tmp_path / "without.html").read_text()
+    assert "Batch-norm statistics lie on the line" in page
+    dry = compare([seeded(AnswersAnObject, seed) for seed in (1, 2)], {"x": loader()}, methods=["average"])
+    assert dry.lines["x"].recalibrated is None
+    assert "tatistics" not in dry.page(tmp_path / "dry.html").read_text()
+
+
+def test_a_dataset_has_one_colour_on_the_page(found):
+    (_, _, dots), (_, _, line) = networks_page._figures(found)
+    used = list(itertools.islice(line_styles(), 3))
+    for picture in (dots, line):
+        assert all(style["color"] in picture for style in used[:2])
+        assert used[2]["color"] not in picture
+
+
+def test_where_no_method_merges_there_is_no_comparison():
+    with pytest.raises(UsageError, match=r"no method merges these networks: regmean looks at .*images=.* ties works"):
+        compare(networks(), DATA, methods=["regmean", "ties"])
+    partly = compare(networks(), DATA, methods=["regmean", "average"])
+    assert {*partly.left_out} == {"regmean"}
+    assert compare(networks(), DATA, methods=[]).rows[-1].name == "ensemble"
+
+
+def test_nan_among_the_data_is_an_error_of_that_data():
+    bad = inputs(1)
+    bad[3, 0] = torch.nan
+    with pytest.raises(DivergenceError, match="sick: a network answers with NaN"):
+        compare(networks(), {"well": DATA[0], "sick": [(bad, classes(1))]}, methods=["average"])
+    images = [IMAGES[0], [bad]]
+    with pytest.raises(DivergenceError, match="images of network 2: running_mean of a batch norm becomes NaN"):
+        merge(networks(), images=images)
+    with pytest.raises(DivergenceError, match="running_mean of a batch norm becomes NaN"):
+        compare(networks(), DATA, images=images, methods=["side-by-side"])
+    trio, data = [seeded(Trunk, seed) for seed in (1, 2, 3)], {"x": loader()}
+    left_out = compare(trio, data, images=[*images, loader()], methods=["average", "side-by-side"]).left_out
+    assert "NaN" in left_out["average"]
+
+
+def test_numbers_that_are_not_finite_are_null_in_json(tmp_path):
+    found = compare(networks(), DATA, methods=["average"], metric=lambda outputs, targets: math.nan)
+    write_json(tmp_path / "results.json", found.to_json())
+
+    def refuse(word):
+        raise AssertionError(word)
+
+    plain = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
+    assert plain["rows"][0]["on"]["data of network 1"]["metric"] is None
+    again = NetworksResult.read(tmp_path / "results.json")
+    assert math.isnan(again.rows[0].mean)
+    assert again.page(tmp_path / "page.html").is_file()
+
+
+def test_what_is_said_of_many_methods_is_said_once():
+    found = compare(networks(), {"x": loader()}, methods=["ties", "average", "dare", "fisher", "magmax"])
+    assert found.table.notes[:2] == (
+        "Left out: ties, dare, magmax. Each works on differences from a common start: give it as base=.",
+        "Left out: fisher looks at images of each network's data: give a loader for each as images=[…].",
+    )
