@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import UsageError
 from metasum.files import check_folder_name
 from metasum.plugins import registrar, taken
 from metasum.tasks import embedded, glyphs
