@@ -27,5 +27,5 @@ def check_answer(logits: Tensor) -> None:
     """Raises DivergenceError where a logit is NaN."""
     if logits.isnan().any():
         raise DivergenceError(
-            "a network answers with NaN: its weights, its statistics or its inputs hold NaN, or are far too large."
+            "a network answers with NaN: its weights, statistics or inputs are NaN or infinite, or far too large."
         )
