@@ -30,12 +30,13 @@ LEAST = 1e-12  # share of a channel's mean square that is no rounding error of i
 class ActivationMatching(ChannelMatching):
     """The average of all networks, the channels of each in the order in which they answer to images as the first's do.
 
-    Both networks see the images of both. Attention heads, parts of grouped convolutions and other channels that no
-    convolution or linear layer reads in plain sight are matched by their weights, when the others are in place.
+    Of more than two, each is matched to the first by itself. Both see the images of both. Attention heads, parts of
+    grouped convolutions and other channels that no convolution or linear layer reads in plain sight are matched by
+    their weights, when the others are in place.
     """
 
     name = "activation-matching"
-    summary = "Permutes the second network's channels to answer to images as the first's."
+    summary = "Permutes the other networks' channels to answer to images as the first's."
     paper = "Li et al. 2015, arXiv:1511.07543"
     Config = ImagesConfig
     needs_images = True
@@ -44,6 +45,7 @@ class ActivationMatching(ChannelMatching):
         """See `ChannelMatching`; raises DivergenceError where what the networks compute is NaN or infinite."""
         import torch
 
+        from metasum.baselines.assignment import best_orders
         from metasum.baselines.weight_matching import match
         from metasum.networks.permuting import permute_network
         from metasum.weights.batches import limited
@@ -51,7 +53,10 @@ class ActivationMatching(ChannelMatching):
         count = self.config.merging_images
         chunks = (chunk for end in (to, endpoint) for chunk in limited(end.images, count, size=CHUNK))
         found = correlations(to, endpoint, groups, chunks)
-        permute_network(moved, groups, [_best(own, group.size) for own, group in zip(found, groups, strict=True)])
+        known = iter(best_orders([own for own in found if own is not None]))
+        of_groups = zip(found, groups, strict=True)
+        orders = [torch.arange(group.size) if own is None else next(known) for own, group in of_groups]
+        permute_network(moved, groups, orders)
         rest = [group for group, own in zip(groups, found, strict=True) if own is None]
         if rest:
             others = endpoint._replace(network=moved).parameters
@@ -177,13 +182,3 @@ class _Moments:
         spread = [own.where(own > LEAST * square, 0) for own, square in zip(spread, (squares, others), strict=True)]
         scale = (spread[0][:, None] * spread[1][None]).sqrt()
         return ((products - one[:, None] * two[None]) / scale).where(scale > 0, 0).cpu()
-
-
-def _best(correlation: Tensor | None, size: int) -> Tensor:
-    """Which channel of the second network comes to which place: `[channels]`; as they are where nothing is known."""
-    import torch
-    from scipy.optimize import linear_sum_assignment
-
-    if correlation is None:
-        return torch.arange(size)
-    return torch.from_numpy(linear_sum_assignment(correlation.numpy(), maximize=True)[1])

@@ -3,7 +3,8 @@
 A hidden layer's channels may stand in any order without changing the function. Every network is brought into the
 order of the first that makes their weights most alike, by one assignment problem for each set of channels that must
 move together, again and again in random order until nothing is gained. That the permuted network still computes what
-it did is looked at on its own images before it is used.
+it did is looked at on its own images before it is used. Of more than two networks, each is matched to the first by
+itself; `merge-many` and `c2m3` match all to all.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ class WeightMatching(ChannelMatching):
     """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
 
     name = "weight-matching"
-    summary = "Permutes the second network's channels to match the first's."
+    summary = "Permutes the other networks' channels to match the first's."
     paper = "Ainsworth et al. 2023, arXiv:2209.04836"
     random = True
 
@@ -110,7 +111,8 @@ class _Matching:
     def _put_in_best_order(self, index: int) -> bool:
         """The others stay as they are; whether the order is another one than before."""
         import torch
-        from scipy.optimize import linear_sum_assignment
+
+        from metasum.baselines.assignment import best_order
 
         group, before = self._groups[index], self.orders[index]
         gain = torch.zeros(group.size, group.size, dtype=torch.float64)
@@ -120,7 +122,7 @@ class _Matching:
                 gain += _likeness_of_blocks(ours, theirs)
             else:
                 gain += (ours.flatten(1) @ theirs.flatten(1).T).double().cpu()
-        order = torch.from_numpy(linear_sum_assignment(gain.numpy(), maximize=True)[1])
+        order = best_order(gain)
         rows = torch.arange(group.size)
         if gain[rows, order].sum() <= gain[rows, before].sum() + LEAST * gain[rows, before].sum().abs():
             return False

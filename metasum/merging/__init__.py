@@ -34,6 +34,8 @@ METHODS: Registry[type[Method]] = Registry(
         "regmean": Entry("metasum.baselines.regmean:RegMean"),
         "activation-matching": Entry("metasum.baselines.activation_matching:ActivationMatching"),
         "weight-matching": Entry("metasum.baselines.weight_matching:WeightMatching"),
+        "merge-many": Entry("metasum.baselines.merge_many:MergeMany"),
+        "c2m3": Entry("metasum.baselines.c2m3:C2M3"),
     },
     more="`metasum methods` lists them.",
 )
