@@ -32,7 +32,8 @@ def best_order(gain: Tensor) -> Tensor:
 
     if not bool(gain.isfinite().all()):
         raise DivergenceError("the networks' channels cannot be matched: weights are NaN or infinite.")
-    return torch.from_numpy(linear_sum_assignment(gain.detach().double().cpu().numpy(), maximize=True)[1])
+    cost = torch.empty(gain.shape, dtype=torch.float64).copy_(gain.detach()).neg_()  # one copy, which may be a gigabyte
+    return torch.from_numpy(linear_sum_assignment(cost.numpy())[1])
 
 
 def best_orders(gains: Sequence[Tensor]) -> list[Tensor]:

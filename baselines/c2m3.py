@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from metasum.types import Parameters
 
 STEPS = 200  # of Frank-Wolfe, at most; the authors' number
-LEAST = 1e-6  # share of the objective that counts as a gain
+LEAST = 1e-4  # share of the objective that counts as a gain
 
 Matrices: TypeAlias = "list[list[Tensor]]"
 """For each network and each group of channels `[channels, channels]`, doubly stochastic: row i says what comes to i."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from metasum.merging.method import Method
     from metasum.networks.channels import Axis, ChannelGroup
     from metasum.types import Parameters
 
@@ -28,12 +29,21 @@ LEAST = 1e-9  # share of the likeness that counts as a gain
 
 
 class WeightMatching(ChannelMatching):
-    """The average of all networks, each permuted to match the first; the seed is of the order of groups visited."""
+    """The average of all networks, each permuted to match the first; the seed is of the order of groups visited.
+
+    Of files without their network it permutes what it knows by name: the hidden units of transformers' MLP blocks.
+    """
 
     name = "weight-matching"
     summary = "Permutes the other networks' channels to match the first's."
     paper = "Ainsworth et al. 2023, arXiv:2209.04836"
     random = True
+    merges_files = True
+
+    def on_files(self) -> Method:
+        from metasum.baselines.unit_matching import UnitMatching
+
+        return UnitMatching()
 
     def put_in_order(self, moved: nn.Module, endpoint: Endpoint, to: Endpoint, groups: Sequence[ChannelGroup]) -> None:
         import torch

@@ -31,7 +31,7 @@ from metasum.merging.tensors import TensorMethod
 from metasum.results.merge import MergeResult, merge_parts
 from metasum.results.terminal import show
 
-OF_FILES = [method for method in METHODS.values() if issubclass(method, TensorMethod)]
+OF_FILES = [method for method in METHODS.values() if method.merges_files]
 WITH_MODEL = [method for method in METHODS.values() if not issubclass(method, TensorMethod | WideningMethod)]
 LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if method.layered))
 

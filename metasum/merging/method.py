@@ -59,6 +59,8 @@ class Method:
     """Whether it looks at unlabelled images of each network's dataset."""
     needs_networks: ClassVar[bool] = False
     """Whether it needs modules, not only their tensors by name."""
+    merges_files: ClassVar[bool] = False
+    """Whether it merges files without their network (see `on_files`)."""
     whole_tensors: ClassVar[bool] = False
     """Whether each tensor has to be whole when it is merged; else its arithmetic is entry by entry."""
     random: ClassVar[bool] = False
@@ -97,6 +99,10 @@ class Method:
             "whole tensors": cls.whole_tensors,
         }
         return [words for words, holds in facts.items() if holds]
+
+    def on_files(self) -> Method:
+        """What is done to files of which there is no network: the method itself, where it is one of tensors."""
+        return self
 
     def setting(self, parameter: str) -> Any:
         """The layered setting of one parameter."""

@@ -74,9 +74,15 @@ class TensorMethod(Method, ABC):
     What it writes down is the arithmetic on one chunk. The same bits have to come out wherever a tensor is cut.
     """
 
+    merges_files = True
+
     @abstractmethod
     def formula(self, tensors: Tensors) -> Formula:
         """The arithmetic; looks at the tensors where it has to know something of them whole first."""
+
+    def needs_whole(self, part: Part) -> bool:
+        """Whether that tensor has to be whole when it is merged."""
+        return self.whole_tensors
 
     def readings(self, parts: Sequence[Part]) -> int:
         """How often it reads everything."""

@@ -98,7 +98,7 @@ def test_a_method_that_needs_more_than_files_says_so(metasum, folder):
         refused(
             outcome, 2, f"{name} needs images and the networks, more than files hold", f"metasum sum --operator {name}"
         )
-    refused(metasum("merge", "weight-matching", *PAIR, "-o", "o.safetensors"), 2, "weight-matching needs the networks")
+    refused(metasum("merge", "c2m3", *PAIR, "-o", "o.safetensors"), 2, "c2m3 needs the networks")
 
 
 BASED = ("ties", "a.safetensors", "--base", "base.safetensors")

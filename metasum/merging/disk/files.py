@@ -84,7 +84,7 @@ def merge_files(
         tell = None if progress is None else lambda done: progress(done, amount)
         threads = settings.threads or usable_cores()
         workers = stack.enter_context(Workers(threads, cancelled=cancelled, progress=tell))
-        size = _span_size(method, planned, threads, len(everything))
+        size = _span_size(method, threads, len(everything))
         reader = Reader(checkpoints, start, size=size, workers=workers)
         check_integers(planned, reader, everything)
         write(planned, method.formula(OnDisk(planned, len(files), reader)), reader, target)
@@ -122,6 +122,7 @@ def check_apart(output: Path, inputs: Sequence[Path]) -> None:
 def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     """The method; raises UsageError where it needs something else than so many files, with or without a base."""
     method.check(files, what="files")
+    method = method.on_files()
     if not isinstance(method, TensorMethod):
         raise UsageError(
             f"{method.name} needs {' and '.join(method.needs())}, more than files hold; add --model FILE.py:FUNCTION, "
@@ -134,12 +135,16 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     return method
 
 
-def _span_size(method: Method, planned: Sequence[Planned], threads: int, inputs: int) -> int:
-    """Most entries that a thread holds at once of each input."""
-    if method.whole_tensors:
-        return max(tensor.part.entries for tensor in planned)
+def _span_size(method: TensorMethod, threads: int, inputs: int) -> Callable[[Planned], int]:
+    """Most entries of a tensor that a thread holds at once of each input."""
     each = ROOM // (threads * (inputs + 6) * 4)  # so many buffers a thread, most of them float32
-    return min(LARGEST_SPAN, max(SMALLEST_SPAN, each // SMALLEST_SPAN * SMALLEST_SPAN))
+    size = min(LARGEST_SPAN, max(SMALLEST_SPAN, each // SMALLEST_SPAN * SMALLEST_SPAN))
+
+    def of_tensor(planned: Planned) -> int:
+        whole = planned.fate == Fate.MERGED and method.needs_whole(planned.part)
+        return max(1, planned.part.entries) if whole else size
+
+    return of_tensor
 
 
 def _amount(planned: Sequence[Planned], inputs: Sequence[Checkpoint], method: TensorMethod) -> int:

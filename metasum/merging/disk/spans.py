@@ -35,15 +35,17 @@ def spans_of(planned: Planned, size: int) -> Iterator[Span]:
 
 
 class Reader:
-    """Reads spans of at most `size` entries, for any number of threads."""
+    """Reads tensors in spans of at most `size` entries, which may differ by tensor, for any number of threads."""
 
-    def __init__(self, files: Sequence[Checkpoint], base: Checkpoint | None, *, size: int, workers: Workers) -> None:
+    def __init__(
+        self, files: Sequence[Checkpoint], base: Checkpoint | None, *, size: Callable[[Planned], int], workers: Workers
+    ) -> None:
         self._files, self._base, self._size, self._workers = files, base, size, workers
         self._own = threading.local()
 
     def spread(self, work: Callable[[Span], None], planned: Iterable[Planned]) -> None:
         """Calls `work` on every span of some tensors, from several threads; raises the first error."""
-        self._workers.spread(work, (span for tensor in planned for span in spans_of(tensor, self._size)))
+        self._workers.spread(work, (span for tensor in planned for span in spans_of(tensor, self._size(tensor))))
 
     def chunk(self, span: Span) -> Chunk:
         """The span of every file, until the thread's next; raises CheckpointError, and Cancelled where work stops."""
@@ -58,23 +60,24 @@ class Reader:
 
     def _values(self, span: Span, place: Place, slot: int) -> Tensor:
         count, dtype = span.stop - span.start, span.planned.part.dtype
-        values = self.buffer(slot, dtype)[:count]
+        values = self.buffer(slot, dtype, count)
         stored = torch.uint8 if dtype == torch.uint8 else DTYPES[place.info.code]
         self._workers.advance(count * stored.itemsize)
         if stored == dtype:
             place.read(span.start * stored.itemsize, values.view(torch.uint8))
             return values
-        raw = self.buffer("raw", stored)[:count]
+        raw = self.buffer("raw", stored, count)
         place.read(span.start * stored.itemsize, raw.view(torch.uint8))
         return values.copy_(raw)
 
-    def buffer(self, slot: int | str, dtype: torch.dtype) -> Tensor:
-        """The calling thread's buffer for `slot`, `[size]`."""
+    def buffer(self, slot: int | str, dtype: torch.dtype, count: int) -> Tensor:
+        """The calling thread's buffer for `slot`, `[count]`, which grows to the longest span and is used again."""
         buffers = self._own.__dict__
         key = f"{slot} {dtype}"
-        if key not in buffers:
-            buffers[key] = torch.empty(self._size, dtype=dtype)
-        found: Tensor = buffers[key]
+        if key not in buffers or len(buffers[key]) < count:
+            buffers[key] = None  # before there is another one
+            buffers[key] = torch.empty(count, dtype=dtype)
+        found: Tensor = buffers[key][:count]
         return found
 
 
@@ -118,7 +121,7 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
             values = formula(reader.chunk(span)) if fate == Fate.MERGED else average_(reader.chunk(span).values)
         stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
         if stored != part.dtype:
-            written = reader.buffer("written", stored)[: len(values)].copy_(values)
+            written = reader.buffer("written", stored, len(values)).copy_(values)
             _check_range(part, values, written)
             values = written
         target.write(part.name, span.start * stored.itemsize, values.view(torch.uint8))
