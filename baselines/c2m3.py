@@ -9,14 +9,14 @@ into the universe. In the end every matrix is replaced by the permutation neares
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Mapping, Sequence
-from functools import reduce
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from metasum.baselines.channel_matching import JointMatching
+from metasum.baselines.universe import Matrices, Universe, added
 
 if TYPE_CHECKING:
+    from numpy.polynomial import Polynomial
     from torch import Tensor
 
     from metasum.merging.endpoints import Endpoint
@@ -25,10 +25,7 @@ if TYPE_CHECKING:
     from metasum.types import Parameters
 
 STEPS = 200  # of Frank-Wolfe, at most; the authors' number
-LEAST = 1e-4  # share of the objective that counts as a gain
-
-Matrices: TypeAlias = "list[list[Tensor]]"
-"""For each network and each group of channels `[channels, channels]`, doubly stochastic: row i says what comes to i."""
+LEAST = 1e-3  # share of the objective that counts as a gain
 
 
 class C2M3(JointMatching):
@@ -71,99 +68,68 @@ def to_universe(sets: Sequence[Parameters], groups: Sequence[ChannelGroup]) -> l
 
 def climb(sets: Sequence[Parameters], groups: Sequence[ChannelGroup], *, steps: int = STEPS) -> Matrices:
     """The matrices at which Frank-Wolfe ends; the objective never falls on the way."""
+    from metasum.networks.permuting import permuted
+
     universe = Universe(sets, groups)
     matrices = universe.start()
-    value = universe.objective(matrices)
-    for _ in range(steps if len(sets) > 1 and groups else 0):
-        corners = universe.corners(matrices)
-        found = {0.0: value} | {step: universe.objective(_between(matrices, corners, step)) for step in universe.nodes}
-        step = _highest(found)
-        new = _between(matrices, corners, step)
-        reached = found[step] if step in found else universe.objective(new)
-        if not reached > value + LEAST * abs(value):
+    mixed = [universe.mixed(network, own) for network, own in enumerate(matrices)]
+    for _ in range(steps if len(sets) > 1 and universe.sets[0] else 0):
+        orders = universe.corners(matrices, mixed)
+        corners = [
+            [_matrix(order, like) for order, like in zip(*own, strict=True)]
+            for own in zip(orders, matrices, strict=True)
+        ]
+        between = [_between(matrices, corners, share) for share in universe.shares[1:-1]]
+        line = [
+            mixed,
+            *([universe.mixed(network, own) for network, own in enumerate(some)] for some in between),
+            [permuted(own, groups, chosen) for own, chosen in zip(universe.sets, orders, strict=True)],
+        ]
+        curve, terms = _along(line, universe.shares)
+        step = _highest(curve)
+        if not curve(step) > curve(0) + LEAST * abs(curve(0)):
             break
-        matrices, value = new, reached
+        matrices = _between(matrices, corners, step)
+        mixed = [
+            _weighted([own[network] for own in line], [term(step) for term in terms]) for network in range(len(sets))
+        ]
     return matrices
 
 
-class Universe:
-    """Networks' weights, and what they are like where doubly stochastic matrices have mixed their channels."""
+def _along(line: Sequence[Sequence[Parameters]], shares: Sequence[float]) -> tuple[Polynomial, list[Polynomial]]:
+    """The objective along a line; and the weight that each share of the line has in u_i anywhere else on it.
 
-    def __init__(self, sets: Sequence[Parameters], groups: Sequence[ChannelGroup]) -> None:
-        import torch
+    Args:
+        line: every u_i at each share.
+        shares: of the line, as many as make the u_i known.
+    """
+    import torch
+    from numpy.polynomial import Polynomial
 
-        self._groups = groups
-        axes = [axis for group in groups for axis in group.positions if axis.name in sets[0]]
-        names = dict.fromkeys(axis.name for axis in axes)
-        dtype = reduce(torch.promote_types, [sets[0][name].dtype for name in names], torch.float32)
-        self._sets = [{name: own[name].detach().to(dtype) for name in names} for own in sets]
-        degree = 2 * max((sum(axis.name == name for axis in axes) for name in names), default=1)
-        self.nodes = [(1 - math.cos(math.pi * number / degree)) / 2 for number in range(1, degree + 1)]
-        """Where the objective along a line, a polynomial of that degree, is looked at, beside 0; the last is 1."""
-
-    def start(self) -> Matrices:
-        """The identity for every group of every network."""
-        import torch
-
-        return [
-            [torch.eye(group.size).to(next(iter(own.values()))) for group in self._groups] if own else []
-            for own in self._sets
+    terms = []
+    for share in shares:
+        others = [other for other in shares if other != share]
+        terms.append(Polynomial.fromroots(others) / math.prod(share - other for other in others))
+    products = torch.zeros(len(shares), len(shares), dtype=torch.float64)
+    for name in line[0][0]:
+        every = [
+            torch.stack([own[network][name].flatten() for own in line]).double() for network in range(len(line[0]))
         ]
-
-    def mixed(self, network: int, matrices: Sequence[Tensor]) -> dict[str, Tensor]:
-        """u_i, with gradients to the matrices."""
-        moved = dict(self._sets[network])
-        for group, matrix in zip(self._groups, matrices, strict=True):
-            for axis, positions in group.positions.items():
-                if axis.name in moved:
-                    moved[axis.name] = _mixed(moved[axis.name], axis.dimension, positions, matrix)
-        return moved
-
-    def objective(self, matrices: Matrices) -> float:
-        """f, in float64: half of ‖Σ u_i‖² - Σ ‖u_i‖²."""
-        every = [self.mixed(network, own) for network, own in enumerate(matrices)]
-        total = 0.0
-        for name in self._sets[0]:
-            some = [own[name].double() for own in every]
-            total += float(_added(some).square().sum() - _added([own.square().sum() for own in some])) / 2
-        return total
-
-    def corners(self, matrices: Matrices) -> Matrices:
-        """The permutations in whose direction f rises most steeply from here, one for each matrix."""
-        import torch
-
-        from metasum.baselines.assignment import best_orders
-
-        every = [self.mixed(network, own) for network, own in enumerate(matrices)]
-        total = {name: _added([own[name] for own in every]) for name in self._sets[0]}
-        slopes: list[Tensor] = []
-        for network, own in enumerate(matrices):
-            others = {name: total[name] - mine for name, mine in every[network].items()}
-            slopes += self._slope(network, own, others)
-        chosen = iter(best_orders(slopes))
-        return [[torch.eye(len(matrix)).to(matrix)[next(chosen)] for matrix in own] for own in matrices]
-
-    def _slope(self, network: int, matrices: Sequence[Tensor], others: Parameters) -> tuple[Tensor, ...]:
-        """How ⟨u_i, Σ_{j≠i} u_j⟩ rises with each of a network's matrices: df, as all the others are."""
-        import torch
-
-        leaves = [matrix.clone().requires_grad_() for matrix in matrices]
-        with torch.enable_grad():
-            mixed = self.mixed(network, leaves)
-            rise = _added([(mixed[name] * others[name]).sum() for name in mixed])
-        return torch.autograd.grad(rise, leaves)
+        together = added(every)
+        products += (together @ together.T - added([own @ own.T for own in every])).cpu()
+    pairs = [(float(products[i, j]) / 2, terms[i] * terms[j]) for i in range(len(shares)) for j in range(len(shares))]
+    return added([weight * term for weight, term in pairs]), terms
 
 
-def _added(some: Sequence[Tensor]) -> Tensor:
-    return reduce(operator.add, some)
+def _weighted(some: Sequence[Parameters], weights: Sequence[float]) -> dict[str, Tensor]:
+    return {name: added([own[name] * float(w) for own, w in zip(some, weights, strict=True)]) for name in some[0]}
 
 
-def _mixed(tensor: Tensor, dimension: int, positions: Tensor, matrix: Tensor) -> Tensor:
-    """The tensor with channels along a dimension mixed by the matrix's rows; entries of no channel stay."""
-    where = positions.flatten().to(tensor.device)
-    first = tensor.movedim(dimension, 0)
-    channels = first.index_select(0, where).reshape(len(positions), -1)
-    return first.index_copy(0, where, (matrix @ channels).reshape(len(where), *first.shape[1:])).movedim(0, dimension)
+def _matrix(order: Tensor, like: Tensor) -> Tensor:
+    """A permutation as a matrix: row i has its 1 where the channel is that comes to i."""
+    import torch
+
+    return torch.eye(len(order)).to(like)[order]
 
 
 def _between(one: Matrices, other: Matrices, step: float) -> Matrices:
@@ -172,10 +138,7 @@ def _between(one: Matrices, other: Matrices, step: float) -> Matrices:
     return [[a.lerp(b, step) for a, b in zip(mine, theirs, strict=True)] for mine, theirs in pairs]
 
 
-def _highest(values: Mapping[float, float]) -> float:
-    """Where in [0, 1] the polynomial through these values is highest."""
-    from numpy.polynomial import Polynomial
-
-    curve: Any = Polynomial.fit([*values], [*values.values()], len(values) - 1, domain=[0, 1])
+def _highest(curve: Any) -> float:
+    """Where in [0, 1] a polynomial is highest."""
     turns = [float(root.real) for root in curve.deriv().roots() if abs(root.imag) < 1e-9 and 0 < root.real < 1]
-    return max([*turns, *values], key=lambda step: float(curve(step)))
+    return max([0.0, 1.0, *turns], key=lambda step: float(curve(step)))

@@ -128,6 +128,6 @@ def _check_nothing_else(blocks: Iterable[Block], parts: Sequence[Part]) -> None:
             if inside and part.name not in known and block.size in part.shape:
                 raise ArchitectureError(
                     f"{part.name!r}, {list(part.shape)}, is beside {reads.part.name!r}, which reads {block.size} "
-                    "hidden units, and it is not known what it does to them; add --model FILE.py:FUNCTION, which makes the "
-                    "network."
+                    "hidden units, and it is not known what it does to them; add --model FILE.py:FUNCTION, which makes "
+                    "the network."
                 )

@@ -11,8 +11,9 @@ from torch import nn
 
 import metasum
 from metasum.baselines.assignment import LARGE, best_order, best_orders
-from metasum.baselines.c2m3 import C2M3, Universe, climb, to_universe
+from metasum.baselines.c2m3 import C2M3, climb, to_universe
 from metasum.baselines.merge_many import MergeMany, merge_many
+from metasum.baselines.universe import Universe
 from metasum.baselines.weight_matching import match
 from metasum.errors import DivergenceError, UsageError
 from metasum.merging.endpoints import Endpoint
@@ -153,32 +154,50 @@ def doubly_stochastic(size, seed):
     return (sum(matrices) / 5).double()
 
 
-def test_the_objective_of_frank_wolfe_and_its_slope():
+def test_frank_wolfe_goes_where_the_objective_is_steepest():
     sets, groups = [weights(mlp(number)) for number in range(3)], channel_groups(mlp(0))
     universe = Universe(sets, groups)
     matrices = [[doubly_stochastic(12, 10 * k), doubly_stochastic(9, 10 * k + 5)] for k in range(3)]
-    assert universe.objective(matrices) == pytest.approx(float(plain_objective(sets, matrices)))
     leaves = [[matrix.clone().requires_grad_() for matrix in own] for own in matrices]
     plain_objective(sets, leaves).backward()
-    for network, own in enumerate(universe.corners(matrices)):
-        for corner, leaf in zip(own, leaves[network], strict=True):
-            rows, columns = linear_sum_assignment(leaf.grad.numpy(), maximize=True)
-            assert corner[rows, columns].sum() == len(rows)
+    mixed = [universe.mixed(network, own) for network, own in enumerate(matrices)]
+    for network, own in enumerate(universe.corners(matrices, mixed)):
+        for order, leaf in zip(own, leaves[network], strict=True):
+            assert order.tolist() == linear_sum_assignment(leaf.grad.numpy(), maximize=True)[1].tolist()
 
 
 @pytest.mark.parametrize("seed", range(4))
 def test_frank_wolfe_never_falls_and_stays_doubly_stochastic(seed):
     sets, groups = [weights(mlp(3 * seed + number)) for number in range(3)], channel_groups(mlp(0))
-    universe, values = Universe(sets, groups), []
+    values = []
     for steps in range(12):
         matrices = climb(sets, groups, steps=steps)
-        values.append(universe.objective(matrices))
+        values.append(float(plain_objective(sets, matrices)))
         for matrix in itertools.chain(*matrices):
             torch.testing.assert_close(matrix.sum(0), torch.ones(len(matrix)).double())
             torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix)).double())
             assert matrix.min() >= -1e-12
     assert values == sorted(values)
     assert values[0] < values[1] < values[-1]
+
+
+def test_a_step_has_the_best_length_of_all():
+    sets, groups = [weights(mlp(number)) for number in range(3)], channel_groups(mlp(0))
+    start, end = (climb(sets, groups, steps=steps) for steps in (2, 3))
+    mixed = [Universe(sets, groups).mixed(network, own) for network, own in enumerate(start)]
+    orders = Universe(sets, groups).corners(start, mixed)
+    eyes = [[torch.eye(len(order)).double()[order] for order in own] for own in orders]
+
+    def value(step):
+        return float(
+            plain_objective(
+                sets, [[a.lerp(b, step) for a, b in zip(*pair, strict=True)] for pair in zip(start, eyes, strict=True)]
+            )
+        )
+
+    reached = float(plain_objective(sets, end))
+    assert reached == pytest.approx(max(value(step / 500) for step in range(501)), rel=1e-4)
+    assert reached >= max(value(step / 500) for step in range(501)) - 1e-9
 
 
 def test_c2m3_finds_more_likeness_than_merge_many_on_average_and_that_more_than_matching_to_the_first():
