@@ -97,7 +97,10 @@ def test_the_exported_network_is_the_one_that_was_measured(add, metasum, runs, d
     assert again.code == 0
 
 
-@pytest.mark.parametrize("operator", ["average", "ties", "dare", "slerp", "fisher", "regmean", "weight-matching", "merge-many", "c2m3"])
+OPERATORS = ["average", "ties", "dare", "slerp", "fisher", "regmean", "weight-matching", "merge-many", "c2m3"]
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
 def test_any_merging_method_can_be_the_operator(add, metasum, runs, operator):
     outcome = add(*runs, "--operator", operator, "--export", "merged.safetensors", "--json")
     assert outcome.code == 0, outcome.err
