@@ -37,11 +37,15 @@ class MultiSLERP(TensorMethod):
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
             vectors = [v.double() for v in (chunk.values if chunk.base is None else chunk.differences())]
-            weights = shares(self.setting(chunk.part.name), len(vectors))
+            weights = self.factors(chunk.part.name, len(vectors))
             merged = _barycentre(vectors, weights)
             return chunk.values[0].copy_(merged if chunk.base is None else merged.add_(chunk.base))
 
         return merge
+
+    def factors(self, name: str, count: int) -> list[float]:
+        """On each of so many networks' tensors of that name."""
+        return shares(self.setting(name), count)
 
 
 def _barycentre(vectors: list[Tensor], weights: list[float]) -> Tensor:

@@ -397,7 +397,7 @@ def test_a_folder_with_several_checkpoints(metasum, folder):
 
 
 def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 64)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 64)
 
     def shrink():
         os.truncate("b.safetensors", 500)
@@ -450,7 +450,7 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
     monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 13)
     for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
     merge_files("sum", PAIR, "other.safetensors")
@@ -469,7 +469,7 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
 def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
     merge_files("sum", PAIR, "one.safetensors")
     monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 13)
     merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
