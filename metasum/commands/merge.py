@@ -43,6 +43,7 @@ def _line(method: type[Method]) -> str:
     return f"      {method.name:<16} {formula}{': ' * bool(flags)}{', '.join(flags)}"
 
 
+YAML = (".yml", ".yaml")
 HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in little memory.
 
     FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
@@ -68,6 +69,12 @@ HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in 
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
       metasum merge regmean a.pt b.pt --model my_model.py:make --images a.npz,b.npz -o both.safetensors
       metasum merge average a.pt b.pt --model m.py:digits,m.py:letters --keep 'head.*' -o both.safetensors
+
+    In place of METHOD and FILEs there may be a YAML file as mergekit reads it, with local models: merge_method, models
+    or slices, base_model, parameters, dtype. OUTPUT is then a .safetensors file or a new folder, with a config.json.
+
+    \b
+      metasum merge ties.yml -o merged
     """
 
 
@@ -77,9 +84,15 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 
 
 @click.command(cls=PluginCommand, settings=_settings, help=HELP)
-@click.argument("method")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
+@click.argument("method", metavar="METHOD|CONFIG.yml")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE…")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The .safetensors file to write; with CONFIG.yml, that or a folder.",
+)
 @click.option(
     "--base", type=click.Path(path_type=Path), metavar="FILE", help="What the others were trained from (task vectors)."
 )
@@ -101,20 +114,26 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 def merge(given: dict[str, Any], **values: Any) -> None:
     of_files = {leaf.name for leaf in options_of(MergeConfig)}
     settings = MergeConfig(**{name: value for name, value in given.items() if name in of_files})
-    method = _method(values, {name: value for name, value in given.items() if name not in of_files})
+    in_yaml = values["method"].lower().endswith(YAML)
+    if in_yaml:
+        _check_yaml(values, given)
+    elif not values["files"]:
+        raise UsageError("FILE… is missing: name the checkpoints to merge.")
+    else:
+        method = _method(values, {name: value for name, value in given.items() if name not in of_files})
     import torch
 
     from metasum.training.memory import peak_bytes, reset_peak
 
     reset_peak(torch.device("cpu"))
     note = silent if values["quiet"] else say
-    if values["model"] is None:
+    if values["model"] is not None:
+        merged = _merge_networks(method, settings, values, note)
+    else:
         refuse_without_model(values, "mean", "std", "images", "keep")
-        merged = _merge_files(method, settings, values)
+        merged = _merge_yaml(settings, values) if in_yaml else _merge_files(method, settings, values)
         for told in merged.notes or ():
             note(told)
-    else:
-        merged = _merge_networks(method, settings, values, note)
     result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
     show(result, as_json=values["as_json"], parts=merge_parts)
 
@@ -149,6 +168,31 @@ def _merge_files(method: Method, settings: MergeConfig, values: dict[str, Any]) 
             method,
             **{key: values[key] for key in ("files", "output", "base", "overwrite")},
             settings=settings,
+            progress=progress,
+            cancelled=lambda: interruption.requested,
+        )
+
+
+def _check_yaml(values: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raises UsageError for what says nothing beside a YAML file, which says it itself."""
+    if values["files"]:
+        raise UsageError(f"{values['method']} names its models itself; leave {values['files'][0]} out.")
+    said = [name for name in ("base", "layers", "model", "images") if values[name]]
+    for name in (*said, *sorted(given.keys() - {"threads"})):
+        raise UsageError(f"{flag_of(name)} says nothing beside {values['method']}, which says how to merge.")
+
+
+def _merge_yaml(settings: MergeConfig, values: dict[str, Any]) -> MergeResult:
+    from metasum.merging.mergekit.merging import merge_config
+    from metasum.training.interruption import Interruption
+
+    with Interruption() as interruption, _bar(values["method"], quiet=values["quiet"]) as progress:
+        return merge_config(
+            values["method"],
+            values["output"],
+            seed=values["seed"] or 0,
+            threads=settings.threads,
+            overwrite=values["overwrite"],
             progress=progress,
             cancelled=lambda: interruption.requested,
         )

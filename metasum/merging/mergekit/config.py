@@ -107,7 +107,8 @@ def read_config(path: Path) -> Asked:
     if method not in RECIPES:
         raise unknown(f"merge_method in {place}", str(method), RECIPES)
     if ("models" in value) == ("slices" in value):
-        raise UsageError(f"{place} says {'both' if 'models' in value else 'neither'} models and slices; say one.")
+        said = "both models and slices" if "models" in value else "neither models nor slices"
+        raise UsageError(f"{place} says {said}; say one.")
     base = _model(value["base_model"], place) if value.get("base_model") is not None else None
     parameters = _parameters(value, place)
     slices = tuple(_slices(value, place, base, RECIPES[method]))

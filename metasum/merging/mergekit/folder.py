@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -12,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from metasum.errors import CheckpointError, StorageError, UsageError
-from metasum.files import read_json, write_json, write_text
+from metasum.files import NO_LINK, read_json, write_json, write_text
+from metasum.locks import lock
 from metasum.merging.mergekit.config import Asked
 from metasum.weights.tensor_files.header import read_header
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
+LOCK = ".lock"
 COPIED = (".json", ".jinja", ".model", ".txt", ".tiktoken", ".py")
 """Endings of files that belong to a model beside its weights: tokenizer, generation settings, code."""
 LICENCES = ("LICENSE", "LICENCE", "NOTICE")
@@ -34,15 +37,39 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         StorageError: it could not be written.
     """
     check_folder(output, overwrite=overwrite)
-    partial = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    partial, handle = None, None
     try:
+        _remove_leftovers(output)
+        partial = _partial(output)
         partial.mkdir()
+        handle = os.open(partial / LOCK, os.O_RDWR | os.O_CREAT | NO_LINK)
+        lock(handle, wait=True)
         yield partial
+        (partial / LOCK).unlink()
         _put(partial, output)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror or error}.") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        if handle is not None:
+            os.close(handle)
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _partial(output: Path) -> Path:
+    return output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+
+
+def _remove_leftovers(output: Path) -> None:
+    """Removes the folders that killed processes left half-filled; one that is still being filled is locked."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.*.partial"):
+        with contextlib.suppress(OSError):
+            handle = os.open(folder / LOCK, os.O_RDWR | NO_LINK)
+            try:
+                if lock(handle):
+                    shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(handle)
 
 
 def check_folder(output: Path, *, overwrite: bool) -> None:
@@ -73,7 +100,7 @@ def _put(partial: Path, output: Path) -> None:
     if not output.exists():
         os.rename(partial, output)
         return
-    old = output.with_name(f".{output.name}.{secrets.token_hex(4)}.partial")
+    old = _partial(output)
     os.rename(output, old)
     try:
         os.rename(partial, output)
