@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from metasum.commands.bars import bar
+from metasum.commands.merge_yaml import YAML, check_yaml, merge_yaml
 from metasum.commands.own_networks import (
     files_in,
     keep_flag,
@@ -43,7 +43,6 @@ def _line(method: type[Method]) -> str:
     return f"      {method.name:<16} {formula}{': ' * bool(flags)}{', '.join(flags)}"
 
 
-YAML = (".yml", ".yaml")
 HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in little memory.
 
     FILE is a .safetensors file, the index of a sharded one, a folder with one of either, or a PyTorch file of tensors,
@@ -116,7 +115,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
     settings = MergeConfig(**{name: value for name, value in given.items() if name in of_files})
     in_yaml = values["method"].lower().endswith(YAML)
     if in_yaml:
-        _check_yaml(values, given)
+        check_yaml(values, given)
     elif not values["files"]:
         raise UsageError("FILE… is missing: name the checkpoints to merge.")
     else:
@@ -131,7 +130,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
         merged = _merge_networks(method, settings, values, note)
     else:
         refuse_without_model(values, "mean", "std", "images", "keep")
-        merged = _merge_yaml(settings, values) if in_yaml else _merge_files(method, settings, values)
+        merged = merge_yaml(settings, values) if in_yaml else _merge_files(method, settings, values)
         for told in merged.notes or ():
             note(told)
     result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
@@ -163,36 +162,11 @@ def _merge_files(method: Method, settings: MergeConfig, values: dict[str, Any]) 
     from metasum.training.interruption import Interruption
 
     title = f"{method.name} of {len(values['files'])}"
-    with Interruption() as interruption, _bar(title, quiet=values["quiet"]) as progress:
+    with Interruption() as interruption, bar(title, quiet=values["quiet"]) as progress:
         return merge_files(
             method,
             **{key: values[key] for key in ("files", "output", "base", "overwrite")},
             settings=settings,
-            progress=progress,
-            cancelled=lambda: interruption.requested,
-        )
-
-
-def _check_yaml(values: dict[str, Any], given: dict[str, Any]) -> None:
-    """Raises UsageError for what says nothing beside a YAML file, which says it itself."""
-    if values["files"]:
-        raise UsageError(f"{values['method']} names its models itself; leave {values['files'][0]} out.")
-    said = [name for name in ("base", "layers", "model", "images") if values[name]]
-    for name in (*said, *sorted(given.keys() - {"threads"})):
-        raise UsageError(f"{flag_of(name)} says nothing beside {values['method']}, which says how to merge.")
-
-
-def _merge_yaml(settings: MergeConfig, values: dict[str, Any]) -> MergeResult:
-    from metasum.merging.mergekit.merging import merge_config
-    from metasum.training.interruption import Interruption
-
-    with Interruption() as interruption, _bar(values["method"], quiet=values["quiet"]) as progress:
-        return merge_config(
-            values["method"],
-            values["output"],
-            seed=values["seed"] or 0,
-            threads=settings.threads,
-            overwrite=values["overwrite"],
             progress=progress,
             cancelled=lambda: interruption.requested,
         )
@@ -224,18 +198,3 @@ def _layers(texts: Sequence[str], kind: type[Method]) -> list[tuple[str, Any]]:
             raise UsageError(f"--layers takes PATTERN=VALUE, for instance '*.bias=0.5', not {text!r}.")
         pairs.append((pattern, numbers if option and option.many else numbers[0]))
     return pairs
-
-
-@contextmanager
-def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal's stderr."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}", style="bold"), BarColumn(bar_width=None), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as display:
-        task = display.add_task(title, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)

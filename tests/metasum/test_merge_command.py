@@ -19,7 +19,7 @@ from refusal import refused
 from safetensors.torch import load_file
 
 from metasum import merge_files
-from metasum.commands.merge import _bar
+from metasum.commands.bars import bar
 from metasum.config import options_of
 from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
 from metasum.merging import METHODS
@@ -576,7 +576,7 @@ def test_the_bar_is_for_terminals(monkeypatch):
 
     for stream, quiet, shown in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with _bar("sum of 2", quiet=quiet) as progress:
+        with bar("sum of 2", quiet=quiet) as progress:
             if progress:
                 progress(5_000_000, 10_000_000)
         assert ("sum of 2" in stream.getvalue()) is shown

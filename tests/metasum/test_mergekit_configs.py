@@ -268,6 +268,11 @@ REFUSED = {
     ),
     "an unknown parameter": (LINEAR + "parameters: {densty: 1}", "unknown parameter in c.yml 'densty'"),
     "an unknown method": (PAIR + "merge_method: tie", "unknown merge_method in c.yml 'tie'; did you mean 'ties'?"),
+    "two methods": (PAIR + "merge_method: [ties, linear]", "unknown merge_method in c.yml"),
+    "ever more layers": (
+        "slices:\n- &s {sources: [{model: a, layer_range: [0, 3]}]}\n" + "- *s\n" * 4000 + "merge_method: passthrough",
+        "c.yml asks for 12003 layers",
+    ),
     "no method": (PAIR, "c.yml says no merge_method"),
     "models and slices": (LINEAR + "slices: []", "c.yml says both models and slices"),
     "neither": ("merge_method: linear", "c.yml says neither models nor slices"),

@@ -18,13 +18,8 @@ from metasum.merging.mergekit.spheres import (
     NearlyLinearSLERP,
     Unnormalised,
 )
-from metasum.merging.mergekit.task_vectors import (
-    Dropped,
-    DroppedByRank,
-    TaskVectors,
-    Trimmed,
-    WithoutOutliers,
-)
+from metasum.merging.mergekit.task_vectors import TaskVectors
+from metasum.merging.mergekit.thinning import Dropped, DroppedByRank, Trimmed, WithoutOutliers
 from metasum.merging.multislerp import MultiSLERP
 from metasum.merging.nuslerp import NuSLERP
 from metasum.merging.tensors import TensorMethod

@@ -15,7 +15,8 @@ from metasum.merging.disk.checkpoint import Checkpoint
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.disk.plan import plan
 from metasum.merging.disk.sections import Section
-from metasum.merging.mergekit.config import Asked, Slice, Source
+from metasum.merging.mergekit.config import Asked
+from metasum.merging.mergekit.entries import Slice, Source
 from metasum.merging.mergekit.layers import depths, is_beginning, layer_of, moved
 from metasum.weights.tensor_files.dtypes import FLOATS
 
