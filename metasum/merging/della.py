@@ -95,7 +95,11 @@ def stays(
 
 def drop_chances(rows: Tensor, drop_rate: float, window: float) -> Tensor:
     """The chance of each entry to be dropped, of the shape of `rows`, `[m, n]`, float64; where n is 1, `drop_rate`."""
-    ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)  # 0 for the smallest
+    import torch
+
+    order = rows.abs().argsort(dim=1, stable=True)
+    counted = torch.arange(rows.shape[1], device=rows.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, counted)  # 0 for the smallest
     if rows.shape[1] == 1:
         return ranks.double().fill_(drop_rate)
     return drop_rate + window - ranks.double() * (2 * window / (rows.shape[1] - 1))

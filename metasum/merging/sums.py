@@ -35,7 +35,12 @@ def summed(tensors: Tensors, terms: Callable[[Chunk], Sequence[Tensor]]) -> dict
                 all_sums += own
 
     tensors.show(see)
-    return {name: [_exact(sums) for sums in every] for name, every in found.items()}
+    return {name: [exact(sums) for sums in every] for name, every in found.items()}
+
+
+def whole_sum(values: Tensor) -> float:
+    """The sum of a whole tensor's values, `[n]`, with the bits that `summed` gives."""
+    return exact(_block_sums(values))
 
 
 def _block_sums(values: Tensor) -> list[float]:
@@ -44,5 +49,6 @@ def _block_sums(values: Tensor) -> list[float]:
     return [*sums, float(values[whole:].sum())]
 
 
-def _exact(sums: list[float]) -> float:
+def exact(sums: Sequence[float]) -> float:
+    """Their sum, rounded once, in whatever order they are; NaN where one is infinite."""
     return math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan

@@ -58,21 +58,25 @@ class TaskVectors(TensorMethod):
     def formula(self, tensors: Tensors) -> Formula:
         config: TaskVectorsConfig = self.config
         thin = self.thinning(tensors)
-        factors = self._factors(tensors, thin) if thin and config.rescale else {}
+        rescaled = thin is not None and config.rescale
+        known = self._factors(tensors, thin) if thin and rescaled and not self.whole_tensors else {}
 
         def merge(chunk: Chunk) -> Tensor:
             vectors = chunk.differences()
+            factors = known.get(chunk.part.name) or [1.0] * len(vectors)
+            before = _lengths(vectors) if rescaled and not known else []
             if thin:
                 thin(chunk, vectors)
-            own = factors.get(chunk.part.name) or [1.0] * len(vectors)
-            for vector, weight, factor in zip(vectors, config.weights, own, strict=True):
+            if before:
+                factors = list(map(_factor, before, _lengths(vectors)))
+            for vector, weight, factor in zip(vectors, config.weights, factors, strict=True):
                 vector.mul_(weight * factor)
             return self._fused_(vectors).mul_(config.scaling).add_(chunk.start_values)
 
         return merge
 
     def readings(self, parts: Sequence[Part]) -> int:
-        return 2 if self.config.rescale else 1
+        return 2 if self.config.rescale and not self.whole_tensors else 1
 
     def _fused_(self, vectors: list[Tensor]) -> Tensor:
         """What is made of the weighted vectors, `[n]`."""
@@ -101,5 +105,17 @@ class TaskVectors(TensorMethod):
         found = {}
         for name, sums in summed(tensors, magnitudes).items():
             pairs = zip(sums[: tensors.count], sums[tensors.count :], strict=True)
-            found[name] = [before / left if min(before, left) >= NO_LENGTH else 1.0 for before, left in pairs]
+            found[name] = [_factor(*pair) for pair in pairs]
         return found
+
+
+def _lengths(vectors: Sequence[Tensor]) -> list[float]:
+    """The sum of each whole vector's magnitudes."""
+    from metasum.merging.sums import whole_sum
+
+    return [whole_sum(vector.double().abs_()) for vector in vectors]
+
+
+def _factor(before: float, left: float) -> float:
+    """On what is left, for the sum of magnitudes that there was before."""
+    return before / left if min(before, left) >= NO_LENGTH else 1.0
