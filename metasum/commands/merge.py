@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
+from metasum.commands.bars import bar
+from metasum.commands.merge_yaml import YAML, check_yaml, merge_yaml
 from metasum.commands.own_networks import (
     files_in,
     keep_flag,
@@ -68,6 +68,12 @@ HELP = f"""Merge checkpoints of one architecture into one .safetensors file, in 
       metasum merge weighted a.pt b.pt --weights 0.3,0.7 --skip 'head.*' --dtype bfloat16 -o both.safetensors
       metasum merge regmean a.pt b.pt --model my_model.py:make --images a.npz,b.npz -o both.safetensors
       metasum merge average a.pt b.pt --model m.py:digits,m.py:letters --keep 'head.*' -o both.safetensors
+
+    In place of METHOD and FILEs there may be a YAML file as mergekit reads it, with local models: merge_method, models
+    or slices, base_model, parameters, dtype. OUTPUT is then a .safetensors file or a new folder, with a config.json.
+
+    \b
+      metasum merge ties.yml -o merged
     """
 
 
@@ -77,9 +83,15 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 
 
 @click.command(cls=PluginCommand, settings=_settings, help=HELP)
-@click.argument("method")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE…")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The .safetensors file to write.")
+@click.argument("method", metavar="METHOD|CONFIG.yml")
+@click.argument("files", nargs=-1, type=click.Path(path_type=Path), metavar="FILE…")
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The .safetensors file to write; with CONFIG.yml, that or a folder.",
+)
 @click.option(
     "--base", type=click.Path(path_type=Path), metavar="FILE", help="What the others were trained from (task vectors)."
 )
@@ -101,20 +113,26 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 def merge(given: dict[str, Any], **values: Any) -> None:
     of_files = {leaf.name for leaf in options_of(MergeConfig)}
     settings = MergeConfig(**{name: value for name, value in given.items() if name in of_files})
-    method = _method(values, {name: value for name, value in given.items() if name not in of_files})
+    in_yaml = values["method"].lower().endswith(YAML)
+    if in_yaml:
+        check_yaml(values, given)
+    elif not values["files"]:
+        raise UsageError("FILE… is missing: name the checkpoints to merge.")
+    else:
+        method = _method(values, {name: value for name, value in given.items() if name not in of_files})
     import torch
 
     from metasum.training.memory import peak_bytes, reset_peak
 
     reset_peak(torch.device("cpu"))
     note = silent if values["quiet"] else say
-    if values["model"] is None:
+    if values["model"] is not None:
+        merged = _merge_networks(method, settings, values, note)
+    else:
         refuse_without_model(values, "mean", "std", "images", "keep")
-        merged = _merge_files(method, settings, values)
+        merged = merge_yaml(settings, values) if in_yaml else _merge_files(method, settings, values)
         for told in merged.notes or ():
             note(told)
-    else:
-        merged = _merge_networks(method, settings, values, note)
     result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
     show(result, as_json=values["as_json"], parts=merge_parts)
 
@@ -144,7 +162,7 @@ def _merge_files(method: Method, settings: MergeConfig, values: dict[str, Any]) 
     from metasum.training.interruption import Interruption
 
     title = f"{method.name} of {len(values['files'])}"
-    with Interruption() as interruption, _bar(title, quiet=values["quiet"]) as progress:
+    with Interruption() as interruption, bar(title, quiet=values["quiet"]) as progress:
         return merge_files(
             method,
             **{key: values[key] for key in ("files", "output", "base", "overwrite")},
@@ -180,18 +198,3 @@ def _layers(texts: Sequence[str], kind: type[Method]) -> list[tuple[str, Any]]:
             raise UsageError(f"--layers takes PATTERN=VALUE, for instance '*.bias=0.5', not {text!r}.")
         pairs.append((pattern, numbers if option and option.many else numbers[0]))
     return pairs
-
-
-@contextmanager
-def _bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal's stderr."""
-    if quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}", style="bold"), BarColumn(bar_width=None), DownloadColumn())
-    with Progress(*columns, TransferSpeedColumn(), TimeRemainingColumn(), console=Console(stderr=True)) as display:
-        task = display.add_task(title, total=None)
-        yield lambda done, total: display.update(task, completed=done, total=total)

@@ -66,19 +66,40 @@ class DELLA(TensorMethod):
         return merge
 
     def _thin_(self, vector: Tensor, part: Part, network: int) -> None:
-        import torch
+        config = self.config
+        kept, chance = stays(vector, part, network, drop_rate=config.drop_rate, window=config.window, seed=self.seed)
+        vector.div_(chance).masked_fill_(kept.logical_not_(), 0)
 
-        from metasum.merging.draws import draws
 
-        drawn = torch.from_numpy(draws(0, len(vector), seed=self.seed, name=part.name, network=network).astype("f8"))
-        chance = 1 - drop_chances(vector.view(_rows(part), -1), self.config.drop_rate, self.config.window).flatten()
-        dropped = drawn.div_(2**32).to(vector.device) >= chance
-        vector.div_(chance).masked_fill_(dropped, 0)
+def stays(
+    vector: Tensor, part: Part, network: int, *, drop_rate: float, window: float, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Which entries of a whole difference stay, `[n]`, bool, and the chance of each to stay, `[n]`, float64.
+
+    Args:
+        vector: `[n]`.
+        part: whose difference it is.
+        network: number of the network among those merged.
+        drop_rate: p.
+        window: ε.
+        seed: of the merge.
+    """
+    import torch
+
+    from metasum.merging.draws import draws
+
+    drawn = torch.from_numpy(draws(0, len(vector), seed=seed, name=part.name, network=network).astype("f8"))
+    chance = 1 - drop_chances(vector.view(_rows(part), -1), drop_rate, window).flatten()
+    return drawn.div_(2**32).to(vector.device) < chance, chance
 
 
 def drop_chances(rows: Tensor, drop_rate: float, window: float) -> Tensor:
     """The chance of each entry to be dropped, of the shape of `rows`, `[m, n]`, float64; where n is 1, `drop_rate`."""
-    ranks = rows.abs().argsort(dim=1, stable=True).argsort(dim=1)  # 0 for the smallest
+    import torch
+
+    order = rows.abs().argsort(dim=1, stable=True)
+    counted = torch.arange(rows.shape[1], device=rows.device).expand_as(order)
+    ranks = torch.empty_like(order).scatter_(1, order, counted)  # 0 for the smallest
     if rows.shape[1] == 1:
         return ranks.double().fill_(drop_rate)
     return drop_rate + window - ranks.double() * (2 * window / (rows.shape[1] - 1))

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_STEPS = 100
-SMALLEST_STEP = 1e-10  # radians
+SMALLEST = 1e-10  # length of a mean that has a direction
 
 
 class Karcher(TensorMethod):
@@ -27,6 +26,9 @@ class Karcher(TensorMethod):
     summary = "The mean of the networks' directions on the sphere, tensor by tensor, times their mean norm."
     paper = "Karcher 1977"
     whole_tensors = True
+    most_steps: ClassVar[int] = 100
+    smallest_step: ClassVar[float] = 1e-10
+    """In radians: the mean rests."""
 
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
@@ -35,19 +37,21 @@ class Karcher(TensorMethod):
             units = [value / norm for value, norm in zip(values, norms, strict=True) if norm]
             if not units:
                 return chunk.values[0]
-            return chunk.values[0].copy_(_direction(units).mul_(sum(norms) / len(norms)))
+            return chunk.values[0].copy_(
+                _direction(units, self.most_steps, self.smallest_step).mul_(sum(norms) / len(norms))
+            )
 
         return merge
 
 
-def _direction(units: list[Tensor]) -> Tensor:
+def _direction(units: list[Tensor], most_steps: int, smallest_step: float) -> Tensor:
     """The Karcher mean of unit vectors, `[n]`, of norm 1."""
     import torch
 
     mean = torch.stack(units).mean(0)
     length = float(mean.norm())
-    mean = mean / length if length > SMALLEST_STEP else units[0].clone()
-    for _ in range(MOST_STEPS):
+    mean = mean / length if length > SMALLEST else units[0].clone()
+    for _ in range(most_steps):
         tangent = torch.zeros_like(mean)
         for unit in units:
             across = unit - unit.dot(mean) * mean
@@ -55,7 +59,7 @@ def _direction(units: list[Tensor]) -> Tensor:
             if sine > 0:
                 tangent += across * (math.atan2(sine, float(unit.dot(mean))) / sine)
         step = float(tangent.div_(len(units)).norm())
-        if step < SMALLEST_STEP:
+        if step < smallest_step:
             break
         mean = math.cos(step) * mean + (math.sin(step) / step) * tangent
         mean = mean / mean.norm()

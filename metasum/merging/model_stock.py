@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
+from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,23 +25,34 @@ class ModelStock(TensorMethod):
     paper = "Jang et al. 2024, arXiv:2403.19522"
     needs_base = True
     whole_tensors = True
+    smallest: ClassVar[float] = 1e-300
+    """Least product of two differences' lengths that a cosine is taken of."""
 
     def formula(self, tensors: Tensors) -> Formula:
-        from metasum.weights.composition import added_
+        from metasum.weights.composition import total_
 
         def merge(chunk: Chunk) -> Tensor:
-            vectors = chunk.differences()
-            return added_(vectors, chunk.start_values, _trust(vectors) / len(vectors))
+            rows = [vector.view(self.rows(chunk.part), -1) for vector in chunk.differences()]
+            trust = trusts(rows, self.smallest) / len(rows)
+            return total_(rows).mul_(trust.to(rows[0].dtype)).view(-1).add_(chunk.start_values)
 
         return merge
 
+    def rows(self, part: Part) -> int:
+        """Into how many vectors a tensor is cut, each with an angle of its own."""
+        return 1
 
-def _trust(vectors: list[Tensor]) -> float:
-    """t, from N >= 2 differences."""
+
+def trusts(vectors: list[Tensor], smallest: float) -> Tensor:
+    """How far each row's mean is trusted, t, `[m, 1]`, float64, from N >= 2 networks' differences, `[m, n]`."""
     import torch
 
-    units = [vector.double() / torch.linalg.vector_norm(vector.double()).clamp(min=1e-300) for vector in vectors]
-    cosines = [float(one.dot(other).clamp(-1, 1)) for one, other in itertools.combinations(units, 2)]
-    cosine, others = sum(cosines) / len(cosines), len(vectors) - 1
+    wide = [vector.double() for vector in vectors]
+    cosines = []
+    for one, other in itertools.combinations(wide, 2):
+        lengths = one.norm(dim=1) * other.norm(dim=1)
+        cosines.append(((one * other).sum(1) / lengths.clamp(min=smallest)).clamp(-1, 1))
+    cosine, others = torch.stack(cosines).mean(0), len(vectors) - 1
     denominator = 1 + others * cosine
-    return len(vectors) * cosine / denominator if abs(denominator) >= SINGULAR else 0.0
+    singular = denominator.abs() < SINGULAR
+    return (len(vectors) * cosine / denominator.masked_fill(singular, torch.inf))[:, None]

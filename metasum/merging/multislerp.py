@@ -16,10 +16,9 @@ SMALLEST = 1e-8
 class MultiSLERP(TensorMethod):
     """The barycentre of N tensors on the sphere, times the weighted mean of their norms.
 
-    Each tensor is one vector, in float64; with a base, its difference from the base. The directions are seen from their
-    weighted mean, in the plane that touches the sphere there; their weighted mean in that plane is put back on the
-    sphere. The weights are divided by their sum. Where directions cancel, so that their mean has none, the tensors'
-    weighted mean is taken, as mergekit does for two.
+    Each tensor is one vector, in float64; with a base, its difference from the base. The barycentre's direction is that
+    of the directions' weighted mean; the weights are divided by their sum. Where directions cancel, so that their mean
+    has none, the tensors' weighted mean is taken, as mergekit does for two.
     """
 
     name = "multislerp"
@@ -37,25 +36,29 @@ class MultiSLERP(TensorMethod):
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
             vectors = [v.double() for v in (chunk.values if chunk.base is None else chunk.differences())]
-            weights = shares(self.setting(chunk.part.name), len(vectors))
+            weights = self.factors(chunk.part.name, len(vectors))
             merged = _barycentre(vectors, weights)
             return chunk.values[0].copy_(merged if chunk.base is None else merged.add_(chunk.base))
 
         return merge
 
+    def factors(self, name: str, count: int) -> list[float]:
+        """On each of so many networks' tensors of that name."""
+        return shares(self.setting(name), count)
+
 
 def _barycentre(vectors: list[Tensor], weights: list[float]) -> Tensor:
-    import torch
+    """Writes into the vectors, `[n]` each, float64.
 
-    stack, factors = torch.stack(vectors), torch.tensor(weights, dtype=torch.float64, device=vectors[0].device)
-    norms = stack.norm(dim=1)
-    units = stack / norms.clamp(min=torch.finfo(torch.float64).tiny)[:, None]
-    mean = factors @ units
-    length = float(mean.norm())
+    Seen from the directions' weighted mean, the weighted mean of the tangents that lead to them is 0: the way from
+    there ends where it begins, and the mean itself is the barycentre's direction.
+    """
+    from metasum.weights.composition import total_
+
+    norms = [float(vector.norm()) for vector in vectors]
+    shares = [weight / norm if norm else 0.0 for weight, norm in zip(weights, norms, strict=True)]
+    merged = total_([vector * share for vector, share in zip(vectors, shares, strict=True)])
+    length = float(merged.norm())
     if length < SMALLEST:
-        return factors @ stack
-    mean /= length
-    tangent = factors @ (units - (units @ mean)[:, None] * mean)
-    angle = tangent.norm()
-    merged: Tensor = (mean * angle.cos() + tangent * torch.sinc(angle / torch.pi)) * (norms @ factors)
-    return merged
+        return total_([vector.mul_(weight) for vector, weight in zip(vectors, weights, strict=True)])
+    return merged.mul_(sum(weight * norm for weight, norm in zip(weights, norms, strict=True)) / length)

@@ -46,28 +46,42 @@ class NuSLERP(TensorMethod):
 
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
-            vectors = chunk.values if chunk.base is None else chunk.differences()
+            first, second = chunk.values if chunk.base is None else chunk.differences()
             _, position = shares(self.setting(chunk.part.name), 2)
-            first, second = (self._laid_out(vector.double(), chunk.part.shape) for vector in vectors)
-            merged = _on_arcs(first, second, position)
-            if self.config.vectors == "columns":
-                merged = merged.t()
-            result = chunk.values[0].copy_(merged.reshape(-1))
-            return result if chunk.base is None else result.add_(chunk.base)
+            if self.config.vectors == "tensor":
+                _on_arc_(first, second, position)
+            else:
+                one, other = (self._laid_out(vector.double(), chunk.part.shape) for vector in (first, second))
+                merged = _on_arcs(one, other, position)
+                first.copy_((merged.t() if self.config.vectors == "columns" else merged).reshape(-1))
+            return first if chunk.base is None else first.add_(chunk.base)
 
         return merge
 
     def _laid_out(self, vector: Tensor, shape: tuple[int, ...]) -> Tensor:
         """The vectors that are interpolated, one a row."""
         ends = (shape or (1,))[0], (shape or (1,))[-1]
-        if self.config.vectors == "columns":
-            return vector.view(ends[0], -1).t()
-        return vector.view(-1, ends[1]) if self.config.vectors == "rows" else vector.view(1, -1)
+        return vector.view(ends[0], -1).t() if self.config.vectors == "columns" else vector.view(-1, ends[1])
+
+
+def _on_arc_(first: Tensor, second: Tensor, position: float) -> None:
+    """The whole of one vector, `[n]`, in the first one's place; what is computed with at once stays in a cache."""
+    from metasum.merging.sums import BLOCK, exact, whole_sum
+
+    starts = range(0, len(first), BLOCK)
+    pairs = [(first[start : start + BLOCK], second[start : start + BLOCK]) for start in starts]
+    sums: list[list[float]] = [[], [], []]
+    for one, other in ((one.double(), other.double()) for one, other in pairs):
+        for all_sums, product in zip(sums, (one * other, one * one, other * other), strict=True):
+            all_sums.append(whole_sum(product))
+    factors = on_the_arc(*map(exact, sums), position=position)
+    for one, other in pairs:
+        one.copy_(one.double().mul_(factors[0]).add_(other.double().mul_(factors[1])))
 
 
 def _on_arcs(first: Tensor, second: Tensor, position: float) -> Tensor:
-    """Row by row, `[m, n]`."""
+    """Row by row, `[m, n]`; writes into both."""
     sums = [product.sum(1).tolist() for product in (first * second, first * first, second * second)]
     factors = [on_the_arc(*own, position=position) for own in zip(*sums, strict=True)]
     one, other = (first.new_tensor(own)[:, None] for own in zip(*factors, strict=True))
-    return first * one + second * other
+    return first.mul_(one).add_(second.mul_(other))

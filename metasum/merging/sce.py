@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metasum.config import Checked, option
 from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
@@ -36,6 +36,10 @@ class SCE(TensorMethod):
     candidates = {"density": (0.1, 0.3, 0.5, 0.7, 1.0)}
     needs_base = True
     whole_tensors = True
+    smallest: ClassVar[float] = 0.0
+    """Networks are weighed alike where the sum of their mean squares is no larger."""
+    even: ClassVar[float] = 0.0
+    """The sign that is elected where differences add up to 0."""
 
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
@@ -46,8 +50,9 @@ class SCE(TensorMethod):
                     vector.masked_fill_(dropped, 0)
             squares = [float(vector.double().square().sum()) for vector in vectors]
             total = sum(squares)
-            weights = [own / total if total else 1.0 for own in squares]
-            return disjoint_mean_(vectors, weights).add_(chunk.start_values)
+            alike = total <= self.smallest * chunk.part.entries
+            weights = [1.0 if alike else own / total for own in squares]
+            return disjoint_mean_(vectors, weights, even=self.even).add_(chunk.start_values)
 
         return merge
 

@@ -23,14 +23,13 @@ class Selection:
     """Finds the `kept`-th largest magnitude of each of several vectors that are shown piece by piece.
 
     Args:
-        vectors: how many.
-        kept: k, from 1 to the number of entries.
+        kept: k for each of the vectors, from 1 to the number of its entries.
         dtype: float32 or float64: the widest that will be shown.
     """
 
-    def __init__(self, vectors: int, kept: int, dtype: torch.dtype) -> None:
+    def __init__(self, kept: Sequence[int], dtype: torch.dtype) -> None:
         self._dtype, self._left = dtype, list(DIGITS[dtype])
-        self._known, self._kept = [0] * vectors, [kept] * vectors  # digits found; k among the numbers that have them
+        self._known, self._kept = [0] * len(kept), list(kept)  # digits found; k among the numbers that have them
         self._turn = threading.Lock()
         self._clear()
 

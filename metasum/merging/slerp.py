@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import threading
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from metasum.config import Checked, option
 from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SMALLEST_ANGLE = 1e-6  # radians
-BLOCK = 1 << 16  # entries that are summed at once, however a tensor is cut
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +39,7 @@ class SLERP(TensorMethod):
     candidates = {"position": (0.3, 0.5, 0.7)}
     exactly = 2
     layered = "position"
+    smallest_angle: ClassVar[float] = SMALLEST_ANGLE
 
     def formula(self, tensors: Tensors) -> Formula:
         weights = self._weights(tensors)
@@ -58,38 +56,24 @@ class SLERP(TensorMethod):
 
     def _weights(self, tensors: Tensors) -> dict[str, tuple[float, float]]:
         """For each tensor, the factors on the first and on the second network's."""
-        products: dict[str, list[list[float]]] = defaultdict(lambda: [[], [], []])
-        turn = threading.Lock()
+        from metasum.merging.sums import summed
 
-        def see(chunk: Chunk) -> None:
+        def products(chunk: Chunk) -> list[Tensor]:
             first, second = (values.double() for values in chunk.values)
-            sums = [_block_sums(product) for product in (first * second, first * first, second * second)]
-            with turn:
-                for all_sums, own in zip(products[chunk.part.name], sums, strict=True):
-                    all_sums += own
+            return [first * second, first * first, second * second]
 
-        tensors.show(see)
-        weights = {}
-        for part in tensors.parts:
-            product, first, second = map(_exact, products[part.name])
-            weights[part.name] = on_the_arc(product, first, second, position=self.setting(part.name))
-        return weights
+        return {
+            name: on_the_arc(*sums, position=self.setting(name), smallest_angle=self.smallest_angle)
+            for name, sums in summed(tensors, products).items()
+        }
 
 
-def _block_sums(values: Tensor) -> list[float]:
-    whole = len(values) // BLOCK * BLOCK
-    sums: list[float] = values[:whole].view(-1, BLOCK).sum(1).tolist()
-    return [*sums, float(values[whole:].sum())]
-
-
-def _exact(sums: list[float]) -> float:
-    return math.fsum(sums) if all(map(math.isfinite, sums)) else math.nan
-
-
-def on_the_arc(product: float, first: float, second: float, *, position: float) -> tuple[float, float]:
-    """Both factors, from ⟨θ_1, θ_2⟩ and both squared norms."""
+def on_the_arc(
+    product: float, first: float, second: float, *, position: float, smallest_angle: float = SMALLEST_ANGLE
+) -> tuple[float, float]:
+    """Both factors, from ⟨θ_1, θ_2⟩ and both squared norms; linear within the angle of 0 or a half turn."""
     lengths = math.sqrt(first) * math.sqrt(second)
     angle = math.acos(max(-1.0, min(1.0, product / lengths))) if lengths > 0 else 0.0
-    if not SMALLEST_ANGLE <= angle <= math.pi - SMALLEST_ANGLE:
+    if not smallest_angle <= angle <= math.pi - smallest_angle:
         return 1 - position, position
     return math.sin((1 - position) * angle) / math.sin(angle), math.sin(position * angle) / math.sin(angle)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from metasum.config import option
 from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
@@ -17,6 +17,7 @@ from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 if TYPE_CHECKING:
     from torch import Tensor
 
+Kept: TypeAlias = Callable[[int], "int | Sequence[int]"]
 TOGETHER = 8  # tensors that are looked at in one reading where each is trimmed by itself; half a MiB each a network
 
 
@@ -93,7 +94,7 @@ def fused_(vectors: Sequence[Tensor], start: Tensor, scaling: float, *, elect: b
 
 
 def trim_bounds(
-    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Callable[[int], int], together: bool
+    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Kept, together: bool
 ) -> dict[str, list[float]]:
     """For each part, each network's largest magnitude that is *not* kept; those as large as the last one kept stay.
 
@@ -111,14 +112,14 @@ def trim_bounds(
 
 
 def last_kept(
-    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Callable[[int], int], together: bool
+    tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]], *, kept: Kept, together: bool
 ) -> dict[str, list[float | None]]:
     """For each part, each network's smallest magnitude among the largest so many; None where that is none.
 
     Args:
         tensors: of the networks.
         vectors: from a chunk to each network's difference from the base.
-        kept: how many of a vector of so many entries are kept.
+        kept: how many of a vector of so many entries are kept, of all networks alike or of each.
         together: a network's parts are one long vector; else each is one by itself.
     """
     from metasum.merging.selection import DIGITS, Selection, widest
@@ -129,10 +130,10 @@ def last_kept(
     for first in range(0, len(parts), size * TOGETHER):
         some = parts[first : first + size * TOGETHER]
         groups = [some[start : start + size] for start in range(0, len(some), size)]
-        counts = [kept(sum(part.entries for part in group)) for group in groups]
-        selections = [Selection(tensors.count, max(1, count), dtype) for count in counts]
+        counts = [_each(kept(sum(part.entries for part in group)), tensors.count) for group in groups]
+        selections = [Selection([max(1, own) for own in count], dtype) for count in counts]
         whose = {part.name: own for own, group in zip(selections, groups, strict=True) for part in group}
-        none = {part.name for count, group in zip(counts, groups, strict=True) if not count for part in group}
+        wanted = {part.name: count for count, group in zip(counts, groups, strict=True) for part in group}
 
         def see(chunk: Chunk, whose: dict[str, Selection] = whose) -> None:
             for number, vector in enumerate(vectors(chunk)):
@@ -143,26 +144,52 @@ def last_kept(
             for selection in selections:
                 selection.narrow()
         for part in some:
-            found[part.name] = [None if part.name in none else value for value in whose[part.name].values]
+            pairs = zip(wanted[part.name], whose[part.name].values, strict=True)
+            found[part.name] = [value if count else None for count, value in pairs]
     return found
 
 
-def disjoint_mean_(vectors: Sequence[Tensor], weights: Sequence[float] | None = None) -> Tensor:
+def _each(kept: int | Sequence[int], networks: int) -> Sequence[int]:
+    return [kept] * networks if isinstance(kept, int) else kept
+
+
+def disjoint_mean_(vectors: Sequence[Tensor], weights: Sequence[float] | None = None, *, even: float = 0) -> Tensor:
     """Mean of the entries whose sign is that of their sum, 0 where there are none; writes into the vectors.
 
     Args:
         vectors: `[n]` each; they elect the signs alike.
         weights: of the vectors in the mean, 0 or more [default: alike].
+        even: the sign that is elected where they add up to 0: 1, or 0 for none.
     """
-    import torch
+    from metasum.weights.composition import total_
 
-    from metasum.weights.composition import total, total_
+    sign = agreeing_(vectors, even=even)
+    count = wanting(vectors, weights or [1.0] * len(vectors))
+    for vector, weight in zip(vectors, weights or (), strict=False):
+        vector.mul_(weight)
+    return total_(vectors).div_(count.masked_fill_(count == 0, 1)).mul_(sign)
+
+
+def agreeing_(vectors: Sequence[Tensor], *, even: float = 0) -> Tensor:
+    """The sign of the vectors' sum, `[n]`; of them only the magnitudes of entries of that sign are left, else 0.
+
+    `even` is the sign where they add up to 0.
+    """
+    from metasum.weights.composition import total
 
     sign = total(vectors).sign_()
-    count, agrees = torch.zeros_like(sign), torch.empty_like(sign)
-    for vector, weight in zip(vectors, weights or [1.0] * len(vectors), strict=True):
-        vector.mul_(sign).clamp_(min=0)  # magnitudes, where the signs agree
-        count.add_(torch.gt(vector, 0, out=agrees), alpha=weight)
-        if weights is not None:
-            vector.mul_(weight)
-    return total_(vectors).div_(count.masked_fill_(count == 0, 1)).mul_(sign)
+    if even:
+        sign.masked_fill_(sign == 0, even)
+    for vector in vectors:
+        vector.mul_(sign).clamp_(min=0)
+    return sign
+
+
+def wanting(magnitudes: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    """The sum of the weights of those vectors that have an entry above 0, `[n]`, with a dtype of theirs."""
+    import torch
+
+    count, above = torch.zeros_like(magnitudes[0]), torch.empty_like(magnitudes[0])
+    for own, weight in zip(magnitudes, weights, strict=True):
+        count.add_(torch.gt(own, 0, out=above), alpha=weight)
+    return count

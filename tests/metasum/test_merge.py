@@ -70,7 +70,7 @@ def merged(method, files, output, *, piece=None, **settings):
     config = MergeConfig(**{name: settings.pop(name) for name in names & settings.keys()})
     own = made(method, **settings)
     base = files[0].with_name("base.safetensors") if own.needs_base else None
-    with mock.patch("metasum.merging.disk.files.LARGEST_SPAN", piece or 1 << 17):
+    with mock.patch("metasum.merging.disk.sections.LARGEST_SPAN", piece or 1 << 17):
         merge_files(own, files, output, base=base, settings=config)
     return load_file(output)
 
@@ -391,7 +391,7 @@ def test_dare_drops_as_often_as_asked_and_by_its_seed_alone(tmp_path, files):
 def test_the_kth_largest_is_found_exactly(vector, dtype):
     magnitudes = vector.to(dtype).abs()
     for kept in {1, 2, len(vector) // 5 + 1, len(vector) - 1, len(vector)}:
-        selection = Selection(2, kept, dtype)
+        selection = Selection([kept, kept], dtype)
         while not selection.finished:
             for part in magnitudes.split(700):
                 selection.count(0, part)

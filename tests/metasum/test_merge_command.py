@@ -19,7 +19,7 @@ from refusal import refused
 from safetensors.torch import load_file
 
 from metasum import merge_files
-from metasum.commands.merge import _bar
+from metasum.commands.bars import bar
 from metasum.config import options_of
 from metasum.errors import Cancelled, CheckpointError, StorageError, UsageError
 from metasum.merging import METHODS
@@ -397,7 +397,7 @@ def test_a_folder_with_several_checkpoints(metasum, folder):
 
 
 def test_a_file_that_shrinks_while_it_is_read(folder, monkeypatch):
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 64)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 64)
 
     def shrink():
         os.truncate("b.safetensors", 500)
@@ -450,7 +450,7 @@ def test_a_file_system_that_cannot_reserve(folder, monkeypatch):
 def test_without_positioned_reads_and_writes(folder, monkeypatch):  # Windows has none
     merge_files("sum", PAIR, "one.safetensors")
     monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 13)
     for name in ("preadv", "pwrite", "posix_fallocate", "posix_fadvise"):
         monkeypatch.delattr(os, name)
     merge_files("sum", PAIR, "other.safetensors")
@@ -469,7 +469,7 @@ def test_reads_and_writes_that_stop_half_way(folder, monkeypatch):
 def test_what_is_let_go_on_the_way_is_there_in_the_end(folder, monkeypatch):
     merge_files("sum", PAIR, "one.safetensors")
     monkeypatch.setattr("metasum.weights.tensor_files.output.STRETCH", 100)
-    monkeypatch.setattr("metasum.merging.disk.files.LARGEST_SPAN", 13)
+    monkeypatch.setattr("metasum.merging.disk.sections.LARGEST_SPAN", 13)
     merge_files("sum", PAIR, "other.safetensors")
     assert (folder / "one.safetensors").read_bytes() == (folder / "other.safetensors").read_bytes()
 
@@ -576,7 +576,7 @@ def test_the_bar_is_for_terminals(monkeypatch):
 
     for stream, quiet, shown in ((Terminal(), False, True), (Terminal(), True, False), (io.StringIO(), False, False)):
         monkeypatch.setattr(sys, "stderr", stream)
-        with _bar("sum of 2", quiet=quiet) as progress:
+        with bar("sum of 2", quiet=quiet) as progress:
             if progress:
                 progress(5_000_000, 10_000_000)
         assert ("sum of 2" in stream.getvalue()) is shown

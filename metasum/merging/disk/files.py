@@ -12,22 +12,16 @@ from typing import Any
 
 from metasum.errors import UsageError
 from metasum.files import json_text
-from metasum.machine import usable_cores
 from metasum.merging import METHODS
 from metasum.merging.disk.checkpoint import Checkpoint, opened
 from metasum.merging.disk.config import MergeConfig
-from metasum.merging.disk.plan import Fate, Planned, plan
-from metasum.merging.disk.spans import OnDisk, Reader, check_integers, write
-from metasum.merging.disk.workers import Workers
+from metasum.merging.disk.plan import Fate, plan
+from metasum.merging.disk.sections import Section, write_sections
 from metasum.merging.method import Method
 from metasum.merging.tensors import TensorMethod
 from metasum.results.merge import MergeResult
 from metasum.weights.tensor_files.dtypes import FLOATS
 from metasum.weights.tensor_files.output import writing
-
-LARGEST_SPAN = 1 << 17  # entries: what is computed with it stays in a core's cache
-SMALLEST_SPAN = 1 << 16
-ROOM = 256 * 2**20  # bytes that all threads' spans take, about
 
 
 def merge_files(
@@ -80,14 +74,8 @@ def merge_files(
         statistics = sum(tensor.fate == Fate.AVERAGED for tensor in planned)
         told = _told(method, checkpoints, start, settings, statistics)
         target = stack.enter_context(writing(output, {t.part.name: t.info for t in planned}, told))
-        amount = _amount(planned, everything, method)
-        tell = None if progress is None else lambda done: progress(done, amount)
-        threads = settings.threads or usable_cores()
-        workers = stack.enter_context(Workers(threads, cancelled=cancelled, progress=tell))
-        size = _span_size(method, threads, len(everything))
-        reader = Reader(checkpoints, start, size=size, workers=workers)
-        check_integers(planned, reader, everything)
-        write(planned, method.formula(OnDisk(planned, len(files), reader)), reader, target)
+        section = Section(method, checkpoints, start, planned)
+        write_sections([section], target, threads=settings.threads, progress=progress, cancelled=cancelled)
     return MergeResult(
         method=method.name,
         files=tuple(str(file) for file in files),
@@ -133,29 +121,6 @@ def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     if base and not (method.needs_base or method.takes_base):
         raise UsageError(f"{method.name} takes no --base.")
     return method
-
-
-def _span_size(method: TensorMethod, threads: int, inputs: int) -> Callable[[Planned], int]:
-    """Most entries of a tensor that a thread holds at once of each input."""
-    each = ROOM // (threads * (inputs + 6) * 4)  # so many buffers a thread, most of them float32
-    size = min(LARGEST_SPAN, max(SMALLEST_SPAN, each // SMALLEST_SPAN * SMALLEST_SPAN))
-
-    def of_tensor(planned: Planned) -> int:
-        whole = planned.fate == Fate.MERGED and method.needs_whole(planned.part)
-        return max(1, planned.part.entries) if whole else size
-
-    return of_tensor
-
-
-def _amount(planned: Sequence[Planned], inputs: Sequence[Checkpoint], method: TensorMethod) -> int:
-    """Bytes that will be read: those of weights as often as the method does, and integers that are compared twice."""
-    times = method.readings([tensor.part for tensor in planned if tensor.fate == Fate.MERGED])
-    amount = 0
-    for tensor in planned:
-        sizes = [file.places[tensor.part.name].info.bytes for file in inputs[: tensor.read_from(len(inputs))]]
-        amount += sum(sizes) * (times if tensor.fate == Fate.MERGED else 1)
-        amount += sizes[0] if tensor.fate == Fate.COMPARED else 0
-    return amount
 
 
 def _told(
