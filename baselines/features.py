@@ -87,7 +87,7 @@ def _inputs(network: nn.Module, readers: Sequence[Reader]) -> Iterator[dict[str,
     found = defaultdict[str, list["Tensor"]](list)
 
     def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found[name].append(inputs[0].detach())
+        found[name].append(inputs[0].detach().clone())  # the network may go on to change it in place
 
     names = dict.fromkeys(reader.layer for reader in readers)
     handles = [network.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in names]

@@ -44,8 +44,8 @@ class ZipIt(PreparingMethod):
     networks, which the average divides by again); what reads them reads the one in the place of each (its unmerge
     matrix U). Correlations are of what linear layers and convolutions read: behind batch norm and activation function.
     A stream that several layers add to is one set of channels; its correlations are the mean over all who read it,
-    where the authors' code looks at one place of it. Three or more networks merge what is alike in all of them best with
-    α = 1: any less is a penalty on a second merge, and each channel takes one less than there are networks.
+    where the authors' code looks at one place of it. Three or more networks merge what is alike in all of them best
+    with α = 1: any less is a penalty on a second merge, and a channel of N networks takes N - 1 of them.
 
     Layers that are kept (`keep=` in `metasum.merge`) read the merged channels through their own network's U: keep all
     from some layer on, and the networks are zipped up to there (section 4.2, partial zipping).
