@@ -2,9 +2,10 @@
 
     python docs/five_and_five.py .data/cifar10.npz networks 3
 
-trains two networks for each of three seeds (kept in the folder `networks`, and read from there the next time), and
-prints a table in Markdown. Each network keeps its head of five classes. "Own" is accuracy among a network's own five
-classes, the mean of both; "all ten" takes the larger of both heads' logits. Test images; merging sees training images.
+trains two networks for each of three seeds, keeps them in the folder `networks` (they are read from there the next
+time), and writes a table beside them: table.md. Each network keeps its head of five classes. "Own" is accuracy among a
+network's own five classes, the mean of both; "all ten" takes the larger of both heads' logits. Accuracies are on test
+images; merging sees training images.
 """
 
 import statistics
@@ -125,12 +126,15 @@ def main(file, folder, seeds):
     for seed in range(int(seeds)):
         for name, values in one_seed(arrays, seed, Path(folder)):
             found.setdefault(name, []).append(values)
-            print(seed, name, *(f"{value:.1f}" for value in values), file=sys.stderr, flush=True)
-    print("| | own five, % | all ten, % | seconds |\n| --- | --- | --- | --- |")
+        Path(folder, "table.md").write_text("\n".join(table(found)) + "\n")
+
+
+def table(found):
+    yield "| | own five, % | all ten, % | seconds |\n| --- | --- | --- | --- |"
     for name, values in found.items():
         own, both, seconds = zip(*values, strict=True)
         cells = [f"{statistics.mean(each):.1f} ± {statistics.pstdev(each):.1f}" for each in (own, both)]
-        print(f"| {name} | {' | '.join(cells)} | {statistics.mean(seconds):.1f} |")
+        yield f"| {name} | {' | '.join(cells)} | {statistics.mean(seconds):.1f} |"
 
 
 if __name__ == "__main__":
