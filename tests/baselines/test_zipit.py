@@ -16,7 +16,7 @@ from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.networks.channels import channel_groups
 from metasum.networks.permuting import permute_network
-from metasum.tasks.registry import load_dataset
+from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy
 from metasum.weights.composition import average_parameters
