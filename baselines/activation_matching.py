@@ -7,24 +7,20 @@ averaged units vary less than those of either network: statistics of batch norms
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from metasum.baselines.channel_matching import ChannelMatching
-from metasum.errors import DivergenceError
+from metasum.baselines.features import Moments, features, readers
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.method import ImagesConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from metasum.networks.channels import Axis, ChannelGroup
+    from metasum.networks.channels import ChannelGroup
 
 CHUNK = 32  # inputs that are run at once
-LEAST = 1e-12  # share of a channel's mean square that is no rounding error of its variance
 
 
 class ActivationMatching(ChannelMatching):
@@ -82,103 +78,13 @@ def correlations(
     Raises:
         DivergenceError: what the networks compute is NaN or infinite.
     """
-    import torch
-
-    readers = _readers(first.network, groups)
-    moments = {reader: _Moments() for reader in readers}
-    with torch.no_grad():
-        for chunk in chunks:
-            with _inputs(first.network, readers) as ours, _inputs(second.network, readers) as theirs:
-                first.logits(chunk)
-                second.logits(chunk)
-            for reader in readers:
-                for one, two in zip(ours[reader.layer], theirs[reader.layer], strict=True):
-                    moments[reader].add(_channels(one, reader, groups), _channels(two, reader, groups))
+    reading = readers(first.network, groups)
+    moments = {reader: Moments() for reader in reading}
+    for reader, (ours, theirs) in features([first, second], reading, groups, chunks):
+        moments[reader].add(ours, theirs)
     found: list[Tensor | None] = [None] * len(groups)
     for reader, own in moments.items():
         if own.count:
             before = found[reader.group]
             found[reader.group] = own.correlation() if before is None else before + own.correlation()
     return found
-
-
-class _Reader(NamedTuple):
-    """A layer whose input holds a group's channels."""
-
-    layer: str
-    group: int
-    axis: Axis
-    dimension: int
-    """Of the input."""
-
-
-def _readers(network: nn.Module, groups: Sequence[ChannelGroup]) -> list[_Reader]:
-    """Layers that read groups which have nothing to do with blocks."""
-    from torch import nn
-
-    from metasum.networks.channels import Axis
-
-    blocks = [group for group in groups if group.of_blocks]
-    free = [
-        (number, group)
-        for number, group in enumerate(groups)
-        if not group.of_blocks and group.size > 1 and not any(map(group.overlaps, blocks))
-    ]
-    found = []
-    for name, module in network.named_modules():
-        convolution = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
-        if convolution or isinstance(module, nn.Linear):
-            axis = Axis(f"{name}.weight", 1)
-            own = [number for number, group in free if axis in group.positions]
-            found += [_Reader(name, number, axis, 1 if convolution else -1) for number in own]
-    return found
-
-
-@contextmanager
-def _inputs(network: nn.Module, readers: Sequence[_Reader]) -> Iterator[dict[str, list[Tensor]]]:
-    """Within the block what layers are given, by name, each time that they are called."""
-    found = defaultdict[str, list["Tensor"]](list)
-
-    def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        found[name].append(inputs[0].detach())
-
-    names = dict.fromkeys(reader.layer for reader in readers)
-    handles = [network.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in names]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _channels(inputs: Tensor, reader: _Reader, groups: Sequence[ChannelGroup]) -> Tensor:
-    """One row for each image and pixel: `[rows, channels]`."""
-    positions = groups[reader.group].positions[reader.axis]
-    own = inputs.movedim(reader.dimension, 0)[positions.to(inputs.device)]  # [channels, pixels of a flatten, …]
-    return own.reshape(len(positions), -1).T
-
-
-class _Moments:
-    """Sums over rows that came one chunk after the other, float64."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._sums: list[Tensor] = []
-
-    def add(self, ours: Tensor, theirs: Tensor) -> None:
-        """Rows `[n, channels]` of both networks."""
-        a, b = ours.double(), theirs.double()
-        new = [a.sum(0), b.sum(0), a.square().sum(0), b.square().sum(0), a.T @ b]
-        self._sums = [old + own for old, own in zip(self._sums, new, strict=True)] if self.count else new
-        self.count += len(a)
-
-    def correlation(self) -> Tensor:
-        """`[channels, channels]`; raises DivergenceError where a sum is NaN or infinite."""
-        means = [own / self.count for own in self._sums]
-        if not all(bool(own.isfinite().all()) for own in means):
-            raise DivergenceError("activation matching: what a network computes is NaN or infinite.")
-        one, two, squares, others, products = means
-        spread = [(square - mean.square()).clamp(min=0) for square, mean in ((squares, one), (others, two))]
-        spread = [own.where(own > LEAST * square, 0) for own, square in zip(spread, (squares, others), strict=True)]
-        scale = (spread[0][:, None] * spread[1][None]).sqrt()
-        return ((products - one[:, None] * two[None]) / scale).where(scale > 0, 0).cpu()

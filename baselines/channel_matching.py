@@ -35,7 +35,7 @@ class ChannelMatching(AligningMethod):
         from metasum.weights.copies import copy_of
 
         moved = copy_of(endpoint.network)
-        self.put_in_order(moved, endpoint, to, _groups_to_match(to))
+        self.put_in_order(moved, endpoint, to, groups_of(to))
         _check_function(endpoint, moved)
         return moved
 
@@ -55,14 +55,14 @@ class JointMatching(AligningMethod):
         """For each network the order of its axes in which all are most alike, of parameters and buffers."""
 
     def align(self, endpoint: Endpoint, to: Endpoint) -> nn.Module:
-        return self.aligned([to, endpoint])[1].network
+        return self.prepared([to, endpoint])[1].network
 
-    def aligned(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    def prepared(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         from metasum.networks.permuting import one_after_another, put_in_order, undoing
         from metasum.weights.copies import copy_of
 
         first, *others = endpoints
-        to_common, *orders = self.common_order(endpoints, _groups_to_match(first))
+        to_common, *orders = self.common_order(endpoints, groups_of(first))
         found, back = [first], undoing(to_common)
         for endpoint, entries in zip(others, orders, strict=True):
             moved = copy_of(endpoint.network)
@@ -72,7 +72,7 @@ class JointMatching(AligningMethod):
         return found
 
 
-def _groups_to_match(to: Endpoint) -> list[ChannelGroup]:
+def groups_of(to: Endpoint) -> list[ChannelGroup]:
     """Those with an axis in what is merged; raises ArchitectureError where channels cannot be followed."""
     from metasum.networks.channels import channel_groups
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
+from metasum.baselines.least_squares import is_solvable, seen_by, solution
 from metasum.config import option
-from metasum.errors import DivergenceError
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from metasum.types import Parameters
 
 CHUNK = 32  # images whose patches are unfolded at once
-RIDGE = 1e-6  # of the mean diagonal, ten times more at each attempt
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,12 +70,12 @@ def input_products(endpoint: Endpoint, count: int) -> dict[str, Tensor]:
     totals: dict[str, tuple[Tensor, int]] = {}
 
     def hear(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        rows = _rows(module, inputs[0].detach())
+        rows = seen_by(module, inputs[0].detach())
         total, count = totals.get(name, (torch.zeros((), device=rows.device), 0))
         totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
 
     merged = endpoint.parameters
-    names = [(f"{name}.weight".removeprefix("."), m) for name, m in endpoint.network.named_modules() if _is_solved(m)]
+    names = [(f"{name}.weight".removeprefix("."), m) for name, m in endpoint.network.named_modules() if is_solvable(m)]
     modules = [(name, module) for name, module in names if name in merged]
     handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in modules]
     try:
@@ -89,27 +88,6 @@ def input_products(endpoint: Endpoint, count: int) -> dict[str, Tensor]:
     return {name: total / count for name, (total, count) in totals.items()}
 
 
-def _is_solved(module: nn.Module) -> bool:
-    from torch import nn
-
-    return isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.groups == 1)
-
-
-def _rows(module: nn.Module, inputs: Tensor) -> Tensor:
-    """What each output of the layer sees: `[number of outputs, K]`."""
-    from torch import nn
-    from torch.nn.functional import pad, unfold
-
-    if isinstance(module, nn.Linear):
-        return inputs.reshape(-1, inputs.shape[-1])
-    assert isinstance(module, nn.Conv2d)
-    left = module._reversed_padding_repeated_twice
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padded = pad(inputs, left, mode=mode)
-    patches = unfold(padded, module.kernel_size, dilation=module.dilation, stride=module.stride)
-    return patches.transpose(1, 2).flatten(0, 1)
-
-
 def _shrunk(product: Tensor, shrinkage: float) -> Tensor:
     return shrinkage * product + (1 - shrinkage) * product.diagonal().diag()
 
@@ -119,19 +97,6 @@ def _solve(products: list[Tensor], weights: list[Tensor]) -> Tensor:
     import torch
 
     flat = [weight.flatten(1).double() for weight in weights]
-    total = torch.stack(products).sum(0)
     wanted = torch.stack([product @ own.T for product, own in zip(products, flat, strict=True)]).sum(0)
-    mean = torch.stack(flat).mean(0).T
-    if not (total.isfinite().all() and wanted.isfinite().all()):
-        raise DivergenceError("RegMean: a network's inner values, or its weights, are NaN or infinite.")
-    ridge = 0.0
-    scale = float(total.diagonal().mean()) or 1.0
-    while True:
-        shift = ridge * scale
-        factor, failed = torch.linalg.cholesky_ex(
-            total + shift * torch.eye(len(total), dtype=total.dtype, device=total.device)
-        )
-        if not failed:
-            solved = torch.cholesky_solve(wanted + shift * mean, factor)
-            return solved.T.reshape(weights[0].shape).to(weights[0].dtype)
-        ridge = max(RIDGE, 10 * ridge)
+    found = solution(torch.stack(products).sum(0), wanted, torch.stack(flat).mean(0).T, what="RegMean")
+    return found.T.reshape(weights[0].shape).to(weights[0].dtype)

@@ -33,6 +33,8 @@ METHODS: Registry[type[Method]] = Registry(
         "fisher": Entry("metasum.baselines.fisher:Fisher"),
         "regmean": Entry("metasum.baselines.regmean:RegMean"),
         "activation-matching": Entry("metasum.baselines.activation_matching:ActivationMatching"),
+        "pleas": Entry("metasum.baselines.pleas:PLeaS"),
+        "zipit": Entry("metasum.baselines.zipit:ZipIt"),
         "weight-matching": Entry("metasum.baselines.weight_matching:WeightMatching"),
         "merge-many": Entry("metasum.baselines.merge_many:MergeMany"),
         "c2m3": Entry("metasum.baselines.c2m3:C2M3"),

@@ -78,17 +78,35 @@ class NetworkMethod(Method, ABC):
     It asks a network through `Endpoint.logits`, so that it serves networks of any inputs.
     """
 
+    def prepared(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """The networks as `merge` takes them: as they are, or changed copies, with what is kept changed to fit."""
+        return endpoints
+
     @abstractmethod
     def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
         """The merged parameters, detached. Called through `metasum.merging.memory.merge`, which checks the facts.
 
         Args:
-            endpoints: two or more networks of one architecture.
+            endpoints: two or more networks of one architecture, as `prepared` gives them.
             initial: θ_0, where the method needs it.
         """
 
 
-class AligningMethod(NetworkMethod):
+class PreparingMethod(NetworkMethod):
+    """A method that averages changed copies of the networks."""
+
+    @abstractmethod
+    def prepared(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:
+        """Copies whose average is the result."""
+
+    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        from metasum.merging.memory import merge_parameters
+        from metasum.merging.plain import Average
+
+        return merge_parameters(Average(), [end.parameters for end in endpoints])
+
+
+class AligningMethod(PreparingMethod):
     """A method that puts each network's channels into the first one's order, and then averages."""
 
     @abstractmethod
@@ -102,12 +120,7 @@ class AligningMethod(NetworkMethod):
             ArchitectureError: its channels cannot be followed, or the copy computes something else.
         """
 
-    def aligned(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
+    def prepared(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:
         """The first as it is, and copies of the others in its order."""
         first, *others = endpoints
         return [first, *(other._replace(network=self.align(other, first)) for other in others)]
-
-    def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
-        from metasum.weights.composition import average_parameters
-
-        return average_parameters([end.parameters for end in self.aligned(endpoints)])

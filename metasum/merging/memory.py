@@ -35,13 +35,16 @@ def merged_network(method: Method, endpoints: Sequence[Endpoint], initial: Param
     return with_parameters(endpoints[0].network, merge(method, endpoints, initial))
 
 
-def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+def merge(
+    method: Method, endpoints: Sequence[Endpoint], initial: Parameters, *, prepared: bool = False
+) -> dict[str, Tensor]:
     """The merged parameters of finished networks, detached.
 
     Args:
         method: any.
         endpoints: the networks, on one device, with images where the method needs them.
         initial: θ_0, their common start; read where the method needs it.
+        prepared: whether the networks are as `NetworkMethod.prepared` gives them.
 
     Raises:
         UsageError: the method does not merge so many, or needs images that are not there.
@@ -57,7 +60,8 @@ def merge(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) ->
         if isinstance(method, NetworkMethod):
             integers = [name for name, tensor in sets[0].items() if not is_weight(tensor)]
             check_equal(sets, integers, "of integers, which cannot be merged")
-            return {**method.merge(endpoints, initial), **{name: sets[0][name].clone() for name in integers}}
+            ready = endpoints if prepared else method.prepared(endpoints)
+            return {**method.merge(ready, initial), **{name: sets[0][name].clone() for name in integers}}
         if isinstance(method, TensorMethod):
             return merge_parameters(method, sets, initial if method.needs_base else None)
     if isinstance(method, WideningMethod):

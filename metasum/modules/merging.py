@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import DivergenceError, UsageError, worded
-from metasum.merging import METHODS
-from metasum.merging.endpoints import AligningMethod, Endpoint, WideningMethod
+from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
 from metasum.merging.memory import merge as merge_endpoints
 from metasum.merging.method import Method
 from metasum.modules.given import base_of, check_alike, kept_names, loaders_of, method_of, networks_of
@@ -106,10 +105,9 @@ def merge_by(
         ]
         if isinstance(own, WideningMethod):
             return own.network(given, endpoints[0].few_images(FEW), forward=forward)
-        if isinstance(own, AligningMethod):
-            endpoints = own.aligned(endpoints)
-            own = METHODS["average"]()
-        merged = merge_endpoints(own, endpoints, base_of(base, given[0], kept[0]))
+        if isinstance(own, NetworkMethod):
+            endpoints = list(own.prepared(endpoints))
+        merged = merge_endpoints(own, endpoints, base_of(base, given[0], kept[0]), prepared=True)
         _check_finite(own, merged)
         tasks = _assembled(endpoints, merged)
         before_statistics(tasks[0])

@@ -97,6 +97,26 @@ def test_correlations_are_pearsons_over_images_and_pixels():
             torch.testing.assert_close(hidden, torch.corrcoef(torch.cat(rows).double())[:7, 7:], atol=1e-6, rtol=0)
 
 
+def test_what_is_changed_in_place_later_was_read_before():
+    class Stream(nn.Module):
+        def __init__(self, add):
+            super().__init__()
+            self.first, self.inner, self.last = nn.Conv2d(1, 6, 3), nn.Conv2d(6, 6, 1), nn.Linear(6, 4)
+            self.add = add
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.last(self.add(x, self.inner(x)).mean((2, 3)))
+
+    found = []
+    for add in (torch.add, torch.Tensor.add_):
+        first, second = (made(lambda add=add: Stream(add), seed) for seed in (1, 2))
+        groups = channel_groups(first, IMAGES)
+        found.append(correlations(Endpoint(first, []), Endpoint(second, []), groups, [IMAGES]))
+    for expected, own in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected)
+
+
 def test_a_channel_that_never_answers_is_like_no_other():
     network = made(plain)
     with torch.no_grad():

@@ -234,7 +234,7 @@ def test_going_round_is_staying(method):
         way = one_after_another(pair(j, k), pair(i, j))
         assert way.keys() == pair(i, k).keys()
         assert all(torch.equal(way[axis], index) for axis, index in pair(i, k).items())
-    first, second, third = method().aligned(ends)
+    first, second, third = method().prepared(ends)
     assert first is ends[0]
     for end, own in ((second, 1), (third, 2)):
         expected = in_order(weights(networks[own]), pair(0, own))
@@ -252,7 +252,7 @@ def test_equal_networks_stay_as_they_are(method):
 @pytest.mark.parametrize("method", METHODS)
 def test_one_network(method):
     network, groups = mlp(0), channel_groups(mlp(0))
-    (only,) = method().aligned([Endpoint(network, [])])
+    (only,) = method().prepared([Endpoint(network, [])])
     assert only.network is network
     assert merge_many([weights(network)], groups, generator=generator()) == [[]]
     with pytest.raises(UsageError, match="takes at least 2 networks, not 1"):
