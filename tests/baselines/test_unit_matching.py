@@ -153,7 +153,7 @@ def test_three_networks_against_the_formula_written_plainly(tmp_path, kind):
 @pytest.mark.parametrize("threads", [1, 3])
 def test_files_and_memory_give_the_same_bits(tmp_path, dtype, threads):
     states = [decoder("llama", seed, dtype) for seed in range(3)]
-    with mock.patch("metasum.merging.disk.files.LARGEST_SPAN", 7):
+    with mock.patch("metasum.merging.disk.sections.LARGEST_SPAN", 7):
         result = merged(states, tmp_path, threads=threads)
     for name, tensor in merge_parameters(UnitMatching(), states).items():
         assert torch.equal(result[name], tensor)

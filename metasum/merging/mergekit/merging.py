@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -91,7 +90,7 @@ def _told(asked: Asked, checkpoints: Mapping[Path, Checkpoint], seed: int) -> di
         "metasum": version("metasum"),
     }
     first = checkpoints.get(asked.donor, checkpoints[asked.models[0]])
-    return {"format": "pt", **first.metadata, "merge": json.dumps(what, ensure_ascii=False)}
+    return {"format": "pt", **first.metadata, "merge": json_text(what, ensure_ascii=False)}
 
 
 def _result(
