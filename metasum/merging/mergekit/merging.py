@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 
+from metasum.files import json_text
 from metasum.merging.disk.checkpoint import Checkpoint, opened
 from metasum.merging.disk.config import MergeConfig
 from metasum.merging.disk.files import check_apart, check_place
