@@ -191,7 +191,7 @@ def test_what_is_no_scheduler_is_refused(local, tmp_path):
             local(Cell("a", Add()), scheduler=str(where), jobs=1)
     with (
         dask.config.set({"distributed.comm.timeouts.connect": "0.5s"}),
-        pytest.raises(MetaSumError, match="no Dask scheduler answers at tcp://127.0.0.1:9"),
+        pytest.raises(MetaSumError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"),
     ):
         local(Cell("a", Add()), scheduler="tcp://127.0.0.1:9", jobs=1)
 

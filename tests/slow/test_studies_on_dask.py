@@ -1,4 +1,4 @@
-"""A study on a Dask scheduler and three workers, one of which is killed: every cell is done once, with the same numbers."""
+"""A study on a Dask scheduler and three workers, one of them killed: cells are done once, with the same numbers."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
-STEPS = 120
+STEPS = 100
 
 
 @pytest.fixture
@@ -35,13 +35,14 @@ def cluster(tmp_path, monkeypatch):
         assert time.monotonic() < end
         time.sleep(0.1)
     yield file
-    for process in started:
+    for process in reversed(started):  # the scheduler last: workers take leave of it
         process.terminate()
-    for process in started:
+    for process in reversed(started):
         try:
             process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
+            process.wait()
 
 
 def worker_of(cell):
@@ -62,7 +63,7 @@ def test_a_worker_is_killed_and_every_cell_is_done_once(dies, cluster, metasum, 
     without = {"--out", tmp_path / "runs"}
     flags = ["compare-baselines", *(flag for flag in tiny if flag not in without), "--steps", STEPS]
     flags += ["--checkpoint-every", 5, "--evaluate-every", 0, "--log-every", 1, "--memory-format", "contiguous"]
-    flags += ["--learners", "independent,average,ties", "--seeds", 3, "--no-tune", "--json"]
+    flags += ["--learners", "independent,average", "--seeds", 3, "--no-tune", "--json"]
     study = subprocess.Popen(
         [sys.executable, "-m", "metasum", *map(str, flags), "--out", "shared", "--scheduler", str(cluster)],
         stdout=subprocess.PIPE,
@@ -84,14 +85,14 @@ def test_a_worker_is_killed_and_every_cell_is_done_once(dies, cluster, metasum, 
     out, said = study.communicate(timeout=280)
     assert study.returncode == 0, said
     assert "independent-seed1: its worker is gone; it goes on, on " in said
-    assert said.count(": done") == 9
+    assert said.count(": done") == 6
     assert not list((tmp_path / "shared").glob(".metasum*"))
     plain = metasum(*flags, "--out", tmp_path / "plain")
     ours, theirs = json.loads(out), json.loads(plain.out)
     for row, other in zip(ours["rows"], theirs["rows"], strict=True):
         assert (row["learner"], row["seed"], row["accuracy"]) == (other["learner"], other["seed"], other["accuracy"])
     files = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.safetensors"))
-    assert len(files) > 20
+    assert len(files) == 15
     for file in files:
         one, two = load_file(tmp_path / "plain" / file), load_file(tmp_path / "shared" / file)
         assert all(torch.equal(one[name], two[name]) for name in one), file
