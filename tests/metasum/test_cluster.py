@@ -166,6 +166,21 @@ def test_a_worker_that_does_not_share_them_ends_the_study_in_a_sentence(local, m
         local(Cell("a", Add(1)))
 
 
+def test_a_cell_that_somebody_else_cancels_is_tried_again(local, gpu, tmp_path):
+    def restart():
+        wait_for(tmp_path / "mark")
+        with distributed.Client(gpu, set_as_default=False) as other:
+            tasks = other.run_on_scheduler(lambda dask_scheduler: list(dask_scheduler.tasks))
+            other.cancel([distributed.Future(key, other) for key in tasks], force=True)
+
+    later, said = threading.Thread(target=restart, daemon=True), io.StringIO()
+    later.start()
+    found = local(Cell("a", Freeze(tmp_path / "mark")), scheduler=gpu, jobs=1, display=StudyLines(said))
+    later.join()
+    assert found == {"a": "thawed"}
+    assert "a: its task was cancelled by somebody else. It is tried again." in said.getvalue()
+
+
 def test_a_scheduler_that_ends_is_told_of(local, tmp_path):
     cluster = distributed.LocalCluster(processes=False, dashboard_address=None, n_workers=1, memory_limit=0)
 

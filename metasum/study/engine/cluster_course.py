@@ -155,9 +155,12 @@ class Course:
             one.future.add_done_callback(lambda _: self._news.put(("done", number)))
             return
         except Exception as error:  # noqa: BLE001 (a worker's, or that of reading what it sent)
-            if one.future.status != "error":
+            if one.future.status == "error":
+                outcome = Failure(one.cell.name, _in_words(error))
+            elif self._client.status == "running":
+                outcome = Lost("its task was cancelled by somebody else.")
+            else:
                 return  # the scheduler is gone
-            outcome = Failure(one.cell.name, _in_words(error))
         del self._tries[number]
         self._settle(one.cell, outcome)
 
