@@ -88,6 +88,7 @@ def test_a_worker_is_killed_and_every_cell_is_done_once(dies, cluster, metasum, 
     assert said.count(": done") == 6
     assert not list((tmp_path / "shared").glob(".metasum*"))
     plain = metasum(*flags, "--out", tmp_path / "plain")
+    assert plain.code == 0, plain.err
     ours, theirs = json.loads(out), json.loads(plain.out)
     for row, other in zip(ours["rows"], theirs["rows"], strict=True):
         assert (row["learner"], row["seed"], row["accuracy"]) == (other["learner"], other["seed"], other["accuracy"])
