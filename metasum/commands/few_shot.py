@@ -27,7 +27,7 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=1, show_default=True, help="How many seeds, counted up from --seed."
 )
-@shared.jobs_flag
+@shared.engine_flags
 @shared.report_flag
 @shared.plugin_files_flag
 @shared.out_flag
@@ -50,7 +50,6 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
     from metasum.few_shot.request import FewShotRequest
     from metasum.few_shot.run import few_shot as run_few_shot
     from metasum.study.engine.display import study_display_for
-    from metasum.study.engine.processes import engine_for
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
@@ -61,7 +60,7 @@ def few_shot(given: dict[str, Any], **values: Any) -> None:
         out=values["out"],
         download=values["download"],
         report=values["report"],
-        engine=engine_for(values["jobs"], plugins=values["plugins"]),
+        engine=shared.engine_of(given, values),
         display=study_display_for(quiet=values["quiet"]),
     )
     show(result, as_json=values["as_json"], parts=few_shot_parts)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, TypeAlias, get_args
 
 import click
 
@@ -14,6 +14,9 @@ from metasum.config.flags import SettingsCommand
 from metasum.config.words import Device
 from metasum.errors import MetaSumError
 from metasum.results.surroundings import Failed
+
+if TYPE_CHECKING:
+    from metasum.study.engine.sequential import Engine
 
 Flag: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -68,6 +71,13 @@ jobs_flag = click.option(
     show_default=True,
     help="Runs at a time, each in a process with its share of the cores; fewer where memory does not suffice.",
 )
+scheduler_flag = click.option(
+    "--scheduler",
+    metavar="ADDRESS|FILE|local",
+    help="Run on the workers of this Dask scheduler, on any machines that share the folder --out: tcp://HOST:8786, the "
+    "file that `dask scheduler --scheduler-file` writes, or local, which has --jobs workers here. Needs "
+    "metasum[dask]; see docs/clusters.md.",
+)
 overwrite_flag = click.option("--overwrite", is_flag=True, help="Replace a result that is there.")
 device_flag = click.option(
     "--device",
@@ -111,6 +121,23 @@ def flags(*every: Flag) -> Flag:
         return function
 
     return decorate
+
+
+engine_flags = flags(jobs_flag, scheduler_flag)
+"""How a study runs; `engine_of` makes an engine of them."""
+
+
+def engine_of(given: Mapping[str, Any], values: Mapping[str, Any]) -> Engine:
+    """What runs the cells of a study, by the command's settings and flags (`engine_flags`, --plugin and --out).
+
+    Raises:
+        UsageError: Dask is asked for and not installed, or flags do not go together.
+    """
+    from metasum.study.engine.choice import engine_for
+
+    device = given.get("device", "auto")
+    flags = {name: values[name] for name in ("scheduler", "out", "plugins")}
+    return engine_for(values["jobs"], device=device, **flags)
 
 
 def complain(failed: Sequence[Failed]) -> None:

@@ -16,7 +16,7 @@ OF_ONE_RUN = ("learner", "devices", "num_nodes", "fsdp", "sync_batch_norm")
 
 
 _study_flags = shared.flags(
-    *(shared.learners_flag, shared.seeds_flag, shared.tune_flag, shared.jobs_flag, shared.report_flag),
+    *(shared.learners_flag, shared.seeds_flag, shared.tune_flag, shared.engine_flags, shared.report_flag),
     *(shared.plugin_files_flag, shared.out_flag, shared.download_flag, shared.json_flag, shared.quiet_flag),
 )
 
@@ -25,7 +25,6 @@ def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str,
     """What such a command hands on: what is asked for, an engine and a display; freed memory is kept from here on."""
     from metasum.run.request import Request
     from metasum.study.engine.display import study_display_for
-    from metasum.study.engine.processes import engine_for
     from metasum.study.request import StudyRequest
     from metasum.training.memory import keep_freed_memory
 
@@ -38,7 +37,7 @@ def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str,
     )
     return {
         "asked": asked,
-        "engine": engine_for(values["jobs"], plugins=values["plugins"]),
+        "engine": shared.engine_of(given, values),
         "display": study_display_for(quiet=values["quiet"]),
     }
 

@@ -131,8 +131,8 @@ def _check_known_apart(study: Study) -> None:
     for what, source in sources.items():
         if source == "Python":
             raise UsageError(
-                f"{what} is registered in this Python process only, which the processes of --jobs do not know; "
-                "register it in a file and name that with --plugin, or leave --jobs out."
+                f"{what} is registered in this Python process only, which those of --jobs and "
+                "--scheduler do not know; register it in a file and name that with --plugin, or leave them out."
             )
 
 

@@ -20,8 +20,9 @@ from metasum.errors import Interrupted, UsageError
 from metasum.machine import usable_cores
 from metasum.study.engine import processes
 from metasum.study.engine.cell import Cell, Failure, ordered
+from metasum.study.engine.choice import engine_for
 from metasum.study.engine.display import LiveStudy, SilentStudy, StudyLines, study_display_for
-from metasum.study.engine.processes import Processes, engine_for, shares
+from metasum.study.engine.processes import Processes, shares
 from metasum.study.engine.sequential import Sequential
 
 FAILS = ["diverge", "bug", "exit"]

@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -22,6 +21,7 @@ from typing import Any
 from metasum.errors import Interrupted, reason
 from metasum.plugins import load_entry_points, run_plugin
 from metasum.study.engine.cell import Failure, attempt, terminable
+from metasum.study.engine.relay import Relay
 from metasum.training.interruption import SIGNALS
 from metasum.training.progress import Display
 
@@ -38,6 +38,8 @@ class Job:
     plugins: tuple[Path, ...]
     threads: int
     environment: Mapping[str, str]
+    folder: Path
+    """Where relative paths begin; on another machine, which may not have it, they begin where they do there."""
 
 
 def run_job(connection: Connection, job: Job) -> None:
@@ -52,6 +54,8 @@ def run_job(connection: Connection, job: Job) -> None:
         os.setsid()  # Ctrl-C in the terminal is the parent's to hand on
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # see `context_with`
+    with contextlib.suppress(OSError):
+        os.chdir(job.folder)
     os.environ.clear()
     os.environ.update(job.environment, OMP_NUM_THREADS=str(job.threads))
     said = _Said(connection)
@@ -66,8 +70,8 @@ def run_job(connection: Connection, job: Job) -> None:
 
             torch.set_num_threads(job.threads)
             keep_freed_memory()
-            sys.stdout = sys.stderr = _Notes(said)  # the terminal is the parent's
-            outcome = attempt(job.name, lambda: _work(job, said), said)
+            sys.stdout = sys.stderr = _Notes(said.display)  # the terminal is the parent's
+            outcome = attempt(job.name, lambda: _work(job, said.display), said.display)
             _hear_no_more()
     except (Interrupted, KeyboardInterrupt):
         _hear_no_more()
@@ -79,7 +83,7 @@ def run_job(connection: Connection, job: Job) -> None:
         said.say("ended", Failure(job.name, f"its result cannot be sent to another process ({reason(error)})."))
 
 
-def _work(job: Job, display: _Said) -> Any:
+def _work(job: Job, display: Display) -> Any:
     load_entry_points()
     for file in job.plugins:
         run_plugin(file)
@@ -124,45 +128,24 @@ def _listen(connection: Connection, heard: socket.socket, hears: socket.socket) 
     threading.Thread(target=listen, daemon=True).start()
 
 
-class _Said(Display):
-    """What goes to the parent; as a display, what the cell's display there is to hear."""
+class _Said:
+    """What goes to the parent."""
 
     def __init__(self, connection: Connection) -> None:
-        self._connection, self._lock, self._next = connection, threading.Lock(), 0.0
+        self._connection, self._lock = connection, threading.Lock()
+        self.display = Relay(lambda told: self.say("display", told), often=OFTEN)
+        """What the cell's display in the parent is to hear."""
 
     def say(self, kind: str, value: Any) -> None:
         """Sends; where nobody listens any more, nothing happens."""
         with self._lock, contextlib.suppress(OSError):  # several threads may print
             self._connection.send((kind, value))
 
-    def begin(self, title: str, *, step: int, steps: int) -> None:
-        self._tell("begin", title, step=step, steps=steps)
-
-    def stepped(self, step: int, *, losses: Mapping[str, float] | None, images_per_second: float) -> None:
-        now = time.monotonic()
-        if losses is None and now < self._next:
-            return
-        self._next = now + OFTEN
-        losses = None if losses is None else dict(losses)
-        self._tell("stepped", step, losses=losses, images_per_second=images_per_second)
-
-    def evaluated(self, step: int, evaluation: object) -> None:
-        self._tell("evaluated", step, str(evaluation))
-
-    def note(self, text: str) -> None:
-        self._tell("note", text)
-
-    def end(self) -> None:
-        self._tell("end")
-
-    def _tell(self, method: str, *values: Any, **named: Any) -> None:
-        self.say("display", (method, values, named))
-
 
 class _Notes(io.TextIOBase):
     """What is written here becomes notes, a line each."""
 
-    def __init__(self, display: _Said) -> None:
+    def __init__(self, display: Display) -> None:
         self._display, self._line = display, ""
 
     def write(self, text: str) -> int:

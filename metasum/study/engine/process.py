@@ -16,8 +16,9 @@ from typing import Any
 import psutil
 
 from metasum.errors import reason
-from metasum.study.engine.cell import Cell, Failure
+from metasum.study.engine.cell import Failure
 from metasum.study.engine.child import Job, run_job
+from metasum.study.engine.relay import retell
 from metasum.training.interruption import SIGNALS
 from metasum.training.progress import Display
 
@@ -47,8 +48,8 @@ def context_with(preload: Sequence[str]) -> BaseContext:
 class CellProcess:
     """The process of one try at a cell, started in the context of `context_with`; `display` is the cell's."""
 
-    def __init__(self, context: BaseContext, cell: Cell, job: Job, display: Display) -> None:
-        self.cell, self.started, self.bytes = cell, time.monotonic(), 0
+    def __init__(self, context: BaseContext, job: Job, display: Display) -> None:
+        self.name, self.started, self.bytes = job.name, time.monotonic(), 0
         self.outcome: Any = None
         """What it came to, once `hear` says that it has ended."""
         self.interrupted = False
@@ -56,7 +57,7 @@ class CellProcess:
         self._begun, self._ended, self._display = False, False, display
         self.connection, theirs = multiprocessing.Pipe()
         self.process: BaseProcess = context.Process(  # type: ignore[attr-defined]  # typeshed has it in subclasses
-            target=run_job, args=(theirs, job), name=f"metasum {cell.name}"
+            target=run_job, args=(theirs, job), name=f"metasum {job.name}"
         )
         try:
             self.process.start()
@@ -77,13 +78,13 @@ class CellProcess:
         except (OSError, EOFError):
             alive = False
         except Exception as error:  # noqa: BLE001 (unpickling raises what it likes)
-            self._end(Failure(self.cell.name, f"its result cannot be read ({reason(error)})."))
+            self._end(Failure(self.name, f"its result cannot be read ({reason(error)})."))
         if alive and not self._ended:
             return False
         self.process.join(PATIENCE)
         if not self._ended:
             self.interrupted = self.process.exitcode in STOPPED
-            self._end(Failure(self.cell.name, self._died()))
+            self._end(Failure(self.name, self._died()))
             self.kill()  # what it had started may live
         elif self.process.is_alive():
             self.kill()
@@ -105,8 +106,7 @@ class CellProcess:
 
     def _take(self, kind: str, value: Any) -> None:
         if kind == "display":
-            method, values, named = value
-            getattr(self._display, method)(*values, **named)
+            retell(self._display, value)
         elif kind == "begun":
             self._begun = True
         else:

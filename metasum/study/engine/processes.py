@@ -13,14 +13,13 @@ from typing import ClassVar
 
 import psutil
 
-from metasum.errors import UsageError, reason
+from metasum.errors import reason
 from metasum.machine import usable_cores
 from metasum.study.engine.cell import Cell, Failure, Outcome
 from metasum.study.engine.child import Job
 from metasum.study.engine.display import StudyDisplay
 from metasum.study.engine.process import CellProcess, context_with
 from metasum.study.engine.schedule import Schedule
-from metasum.study.engine.sequential import Engine, Sequential
 from metasum.training.interruption import Interruption
 
 PRELOADED = ("torch", "torchvision", "lightning_fabric", "learn2learn", "metasum.study.engine.processes")
@@ -72,7 +71,7 @@ class _Course:
         self._engine, self._schedule, self._display = engine, schedule, display
         self._jobs, self._threads = shares(engine.jobs)
         self._context = context_with(engine.preload)
-        self._children: list[CellProcess] = []
+        self._children: dict[CellProcess, Cell] = {}
         self._memory = Memory()
         self._stopped = False  # a cell was stopped by somebody else
 
@@ -88,7 +87,7 @@ class _Course:
                 while self._children:
                     self._hear()
                 raise self._schedule.interrupted()
-            while len(self._children) < self._jobs and self._memory.fits(self._children):
+            while len(self._children) < self._jobs and self._memory.fits(list(self._children)):
                 cell = self._schedule.next()
                 if cell is None:
                     break
@@ -99,7 +98,7 @@ class _Course:
         """Ends what still runs, at once."""
         for child in self._children:
             child.kill()
-        self._children = []
+        self._children.clear()
 
     def _start(self, cell: Cell) -> None:
         own = self._display.started(cell.name)
@@ -108,16 +107,16 @@ class _Course:
         except Exception as error:  # noqa: BLE001 (pickle raises what it likes)
             self._schedule.settle(cell, Failure(cell.name, f"its work cannot be sent to another process ({error})."))
             return
-        job = Job(cell.name, pickled, self._engine.plugins, self._threads, dict(os.environ))
+        job = Job(cell.name, pickled, self._engine.plugins, self._threads, dict(os.environ), Path.cwd())
         try:
-            self._children.append(CellProcess(self._context, cell, job, own))
+            self._children[CellProcess(self._context, job, own)] = cell
         except (OSError, EOFError) as error:
             failure = Failure(cell.name, f"a process for it could not be started ({reason(error)}).")
             self._schedule.settle(cell, failure)
 
     def _hear(self) -> None:
         """What the children have to say, or nothing for a moment."""
-        self._memory.measure(self._children)
+        self._memory.measure(list(self._children))
         handles = [handle for child in self._children for handle in (child.connection, child.process.sentinel)]
         if handles:
             wait(handles, POLL)
@@ -126,13 +125,13 @@ class _Course:
         for child in list(self._children):
             if not child.hear():
                 continue
-            self._children.remove(child)
+            cell = self._children.pop(child)
             self._memory.end()
             if child.interrupted:
                 self._stopped = True
-                self._display.put_back(child.cell.name)
+                self._display.put_back(cell.name)
             else:
-                self._schedule.settle(child.cell, child.outcome)
+                self._schedule.settle(cell, child.outcome)
 
 
 class Memory:
@@ -175,14 +174,3 @@ def shares(jobs: int) -> tuple[int, int]:
     limit = os.environ.get("OMP_NUM_THREADS", "")
     threads = cores // jobs
     return jobs, min(threads, int(limit)) if limit.isdecimal() and int(limit) else threads
-
-
-def engine_for(jobs: int, *, plugins: Sequence[Path] = ()) -> Engine:
-    """The engine that runs so many cells at a time, with these plug-in files.
-
-    Raises:
-        UsageError: `jobs` is not positive.
-    """
-    if jobs < 1:
-        raise UsageError(f"--jobs must be at least 1, not {jobs}.")
-    return Sequential() if jobs == 1 else Processes(jobs, plugins=tuple(Path(file).resolve() for file in plugins))
