@@ -98,6 +98,11 @@ class Method:
         }
         return [words for words, holds in facts.items() if holds]
 
+    @classmethod
+    def against_own_heads(cls) -> str | None:
+        """What keeps networks that it merges from keeping a head each, a sentence's rest; None if nothing."""
+        return None
+
     def setting(self, parameter: str) -> Any:
         """The layered setting of one parameter."""
         found = [value for pattern, value in self.layers if fnmatchcase(parameter, pattern)]
