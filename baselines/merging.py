@@ -11,7 +11,7 @@ from metasum.baselines.independent import IndependentLearner, TwoStartsLearner
 from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
 from metasum.merging.endpoints import Endpoint, WideningMethod
-from metasum.merging.memory import merged_network
+from metasum.merging.memory import merged_network, merged_tasks
 from metasum.merging.method import Method
 from metasum.types import Buffers, Sides
 from metasum.weights.parameters import BufferSet, buffers_of, parameters_of
@@ -33,6 +33,10 @@ class MergingLearner(Learner):
         self._start = BufferSet(parameters_of(networks.target), persistent=False)
         self._method = self.merges(config, seed=seed)
 
+    @classmethod
+    def against_own_heads(cls) -> str | None:
+        return cls.merges.against_own_heads() or super().against_own_heads()
+
     @property
     def operators(self) -> tuple[str, ...]:
         return (self.merges.name,)
@@ -41,10 +45,18 @@ class MergingLearner(Learner):
         return buffers_of(self._method.network(alone)) if isinstance(self._method, WideningMethod) else None
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
-        own = self.target_network(), self.support_network()
-        endpoints = [Endpoint(*pair) for pair in zip(own, images, strict=True)]
-        network = merged_network(self._method, endpoints, self._start.by_name())
+        network = merged_network(self._method, self._endpoints(images), self._start.by_name())
         return Sides(network, network)
+
+    def compose_trunk(
+        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
+    ) -> Sides[nn.Module]:
+        """The method is shown the rest of the networks only: the head is kept, as by `keep=` of `metasum.merge`."""
+        return Sides(*merged_tasks(self._method, self._endpoints(images, head), self._start.by_name()))
+
+    def _endpoints(self, images: Sides[Sequence[Tensor]], kept: frozenset[str] = frozenset()) -> list[Endpoint]:
+        own = self.target_network(), self.support_network()
+        return [Endpoint(network, batches, kept=kept) for network, batches in zip(own, images, strict=True)]
 
 
 def merging_learner(method: type[Method], *, two_starts: bool = False) -> type[MergingLearner]:

@@ -36,6 +36,10 @@ class MultiInputLearner(SharingLearner):
         super().__init__(networks, config, seed=seed)
         networks.support = networks.target
 
+    @classmethod
+    def against_own_heads(cls) -> str:
+        return "has one head for both datasets"
+
     def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """Terms "target" and "support", in nats per image."""
         self.train()

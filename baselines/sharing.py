@@ -27,6 +27,12 @@ class SharingLearner(Learner):
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         return Sides(*(copy.deepcopy(network) for network in (self.networks.target, self.networks.support)))
 
+    def compose_trunk(
+        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
+    ) -> Sides[nn.Module]:
+        """The same, where each network has a head of its own all along."""
+        return self.compose(images, operator=operator)
+
 
 def share_parameters(networks: MetaSum, names: set[str]) -> None:
     """Makes the named parameters of the support the target's very own, in place."""

@@ -58,6 +58,10 @@ class MetaNetworksLearner(WrittenLearner):
             for name in self._names:
                 self.register_buffer(_buffer(side, name), torch.zeros_like(parameters_of(networks.target)[name]))
 
+    @classmethod
+    def against_own_heads(cls) -> str:
+        return "adds fast weights, those of the head too, to slow ones that both networks share"
+
     @property
     def operators(self) -> tuple[str, ...]:
         return ("fast-sum",)

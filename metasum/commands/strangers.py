@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from metasum.commands import shared
+from metasum.config.words import Heads
 from metasum.results.strangers_tables import sum_parts
 from metasum.results.terminal import show
 
@@ -33,13 +34,23 @@ def _settings() -> Iterator[tuple[str, type[Any]]]:
     help="What becomes of the networks: sum, average or another merging method's name; `metasum methods` lists them "
     "[default: what the runs' learner adds by; as a rule the sum].",
 )
+@click.option(
+    "--heads",
+    type=click.Choice(get_args(Heads)),
+    default="summed",
+    show_default=True,
+    help="Last layers of the networks: summed, as all weights are; or own: only what is below is summed, and each "
+    "dataset is measured with the last layer of the run that was trained on it (which dataset an image is of is known, "
+    "then).",
+)
 @click.option("--any-init", is_flag=True, help="Add runs of different initialisations all the same.")
 @click.option(
     "--export",
     type=click.Path(path_type=Path),
     metavar="FILE",
     help="Write the summed network, as it can be deployed, to this .safetensors file: with every network's own "
-    "statistics where no channel is shared, else with the union's.",
+    "statistics where no channel is shared, else with the union's. With --heads own, a file for each dataset, "
+    "NAME-DATASET.safetensors.",
 )
 @click.option(
     "--data-root", type=click.Path(path_type=Path), help="Folder with datasets [default: where the runs found them]."
@@ -69,7 +80,7 @@ def sum_(given: dict[str, Any], **values: Any) -> None:
     from metasum.strangers.summing import sum_runs
     from metasum.training.progress import display_for
 
-    asked = ("operator", "on", "any_init", "data_root", "download", "device")
+    asked = ("operator", "on", "heads", "any_init", "data_root", "download", "device")
     request = SumRequest(settings=given, **{name: values[name] for name in asked})
     left = {name: values[name] for name in ("out", "name", "overwrite", "export", "report")}
     result = sum_runs(values["runs"], request, **left, display=display_for(quiet=values["quiet"]))

@@ -6,14 +6,14 @@ import dataclasses
 from typing import Literal
 
 from metasum.config.field import UNSET, Checked, option
-from metasum.config.words import Augmentation, Device, HeldOut, MemoryFormat, Precision, Schedule, Statistics
+from metasum.config.words import Augmentation, Device, Heads, HeldOut, MemoryFormat, Precision, Schedule, Statistics
 from metasum.errors import UsageError
 
 RECIPE = "the pair's recipe"
 
 OF_A_PAIR = {"learner", "seed", "target", "support", "evaluate_on", "augment_target", "augment_support", "batch_size"}
 OF_A_PAIR |= {"tangent", "augmented", "support_init_seed", "operator", "statistics", "calibration_batches", "steps"}
-OF_A_PAIR |= {"learning_rate", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
+OF_A_PAIR |= {"learning_rate", "heads", "devices", "num_nodes", "fsdp", "sync_batch_norm"}
 """Settings of a pair's run that say nothing to the learning of its start (`metasum meta-train`)."""
 
 
@@ -100,6 +100,12 @@ class EvaluationConfig(Checked):
     )
     calibration_batches: int = option(
         16, "Training batches that recalibration reads.", unit="batches of 256", minimum=1
+    )
+    heads: Heads = option(
+        "summed",
+        "Last layer of a sum when it is measured: summed, as all weights are; or own: only what is below it is summed, "
+        "and each dataset is measured with its own network's last layer (which dataset an image is of is known then). "
+        "Training is the same.",
     )
 
 

@@ -34,6 +34,10 @@ class BlocksLearner(SilentLearner):
     candidates = {"learning_rate": (5e-4, 1e-3, 2e-3)}
     method = "side-by-side"
 
+    @classmethod
+    def against_own_heads(cls) -> str:
+        return "gives each network channels of its own: with its own head it would be that network alone"
+
     @property
     def operators(self) -> tuple[str, ...]:
         return (str(self.method),)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option, options_of
 from metasum.config.words import Backend, Operator
 from metasum.learners.networks import MetaSum
+from metasum.networks.heads import with_trunk
 from metasum.types import Batch, Buffers, ImageSource, Sides
 from metasum.weights.composition import OPERATORS, keeps_functions, operator_named
 from metasum.weights.parameters import parameters_of, with_parameters
@@ -66,6 +67,10 @@ class TrainedLearner(Trainable, Protocol):
     def support_network(self) -> nn.Module: ...
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]: ...
+
+    def compose_trunk(
+        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
+    ) -> Sides[nn.Module]: ...
 
     def sum_statistics(self) -> Buffers | None: ...
 
@@ -175,6 +180,17 @@ class Learner(nn.Module):
         """What keeps its networks from being trained in pieces (`--fsdp`), a flag or a few words; None if nothing."""
         return "what it does to them"
 
+    @classmethod
+    def against_own_heads(cls) -> str | None:
+        """What keeps its sums from being measured with each network's own head, a sentence's rest; None if nothing.
+
+        Who composes the sum anew and says nothing of heads (`compose_trunk`) has it summed, head and all.
+        """
+        composing, heading = (
+            next(kind for kind in cls.__mro__ if name in vars(kind)) for name in ("compose", "compose_trunk")
+        )
+        return None if issubclass(heading, composing) else "makes its sum in a way of its own, head and all"
+
     def training_step(self, target: Batch, support: Batch, *, backward: Backward = torch.Tensor.backward) -> Terms:
         """See `Trainable.training_step`; at least the terms "target" and "support", in nats per image.
 
@@ -219,6 +235,18 @@ class Learner(nn.Module):
         network = with_parameters(self.networks.target, self.networks.composed(operator))
         return Sides(network, network)
 
+    def compose_trunk(
+        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
+    ) -> Sides[nn.Module]:
+        """The same with the head of the target network, and with that of the support: all else is the third network's.
+
+        Args:
+            images, operator: see `compose`.
+            head: names of the parameters (and buffers) of a network's head.
+        """
+        trunk = {name: own for name, own in self.networks.composed(operator).items() if name not in head}
+        return Sides(*(with_trunk(own, trunk) for own in (self.networks.target, self.networks.support)))
+
     def sum_statistics(self) -> Buffers | None:
         """The statistics that the third network kept in training, where training runs it."""
         return self.networks.sum_statistics() if self.trains_sum else None
@@ -259,9 +287,19 @@ class WrittenLearner(Learner, ABC):
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
         target, support = self.target_network(), self.support_network()
-        compose = operator_named(operator or self.networks.operator)
-        network = with_parameters(target, compose([parameters_of(target), parameters_of(support)]))
+        network = with_parameters(target, self._composed([target, support], operator))
         return Sides(network, network)
+
+    def compose_trunk(
+        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
+    ) -> Sides[nn.Module]:
+        alone = self.target_network(), self.support_network()
+        trunk = {name: own for name, own in self._composed(alone, operator).items() if name not in head}
+        return Sides(*(with_trunk(own, trunk) for own in alone))
+
+    def _composed(self, alone: Sequence[nn.Module], operator: str | None) -> dict[str, Tensor]:
+        compose = operator_named(operator or self.networks.operator)
+        return compose([parameters_of(own) for own in alone])
 
 
 def settings_read_by(learner: type[Learner]) -> frozenset[str]:

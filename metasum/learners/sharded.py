@@ -114,7 +114,8 @@ class ShardedLearner:
         )
         self.operators, self.trains_sum = whole.operators, whole.trains_sum
         self.target_network, self.support_network = whole.target_network, whole.support_network
-        self.compose, self.sum_statistics = whole.compose, whole.sum_statistics
+        self.compose, self.compose_trunk = whole.compose, whole.compose_trunk
+        self.sum_statistics = whole.sum_statistics
         self.own_statistics = whole.own_statistics
         self.state_dict = whole.state_dict  # as last put together
         for network in (whole.target_network(), whole.support_network()):

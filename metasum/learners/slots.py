@@ -63,6 +63,10 @@ class SlotsLearner(SilentLearner, WrittenLearner):
     candidates = {"learning_rate": (1e-3, 2e-3, 4e-3)}  # thin networks want more than whole ones
 
     @classmethod
+    def against_own_heads(cls) -> str:
+        return "gives each network channels of its own: with its own head it would be that network alone"
+
+    @classmethod
     def suited(cls, recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """With N slots, N times the learning rate, which is one for the whole network.
 

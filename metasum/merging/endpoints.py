@@ -59,6 +59,10 @@ class WideningMethod(Method, ABC):
 
     needs_networks = True
 
+    @classmethod
+    def against_own_heads(cls) -> str:
+        return "makes a network of another architecture, of which no head can be kept apart"
+
     @abstractmethod
     def network(
         self, networks: Sequence[nn.Module], images: Any = None, *, forward: Forward | None = None

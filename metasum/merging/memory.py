@@ -19,7 +19,7 @@ from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
-from metasum.weights.parameters import check_same_architecture, with_parameters
+from metasum.weights.parameters import check_same_architecture, parameters_of, with_parameters
 from metasum.weights.shared_parts import check_equal, is_weight
 
 
@@ -33,6 +33,21 @@ def merged_network(method: Method, endpoints: Sequence[Endpoint], initial: Param
         method.check(len(endpoints))
         return method.network([endpoint.network for endpoint in endpoints])
     return with_parameters(endpoints[0].network, merge(method, endpoints, initial))
+
+
+def merged_tasks(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> list[nn.Module]:
+    """For each endpoint a new network in eval mode: what `method` makes of all, with what this one keeps for itself.
+
+    Statistics are its own network's. See `merge` for the arguments (of θ_0, what is kept is not read), and for what is
+    raised.
+    """
+    if (reason := method.against_own_heads()) is not None:
+        raise UsageError(f"--heads own: {method.name} {reason}.")
+    with torch.autocast(next(iter(initial.values())).device.type, enabled=False):
+        ready = method.prepared(endpoints) if isinstance(method, NetworkMethod) else endpoints
+    with_base = {name: own for name, own in initial.items() if name not in endpoints[0].kept}
+    merged = merge(method, ready, with_base, prepared=True)
+    return [with_parameters(end.network, {**parameters_of(end.network), **merged}) for end in ready]
 
 
 def merge(

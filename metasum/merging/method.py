@@ -104,6 +104,11 @@ class Method:
         """What is done to files of which there is no network: the method itself, where it is one of tensors."""
         return self
 
+    @classmethod
+    def against_own_heads(cls) -> str | None:
+        """What keeps networks that it merges from keeping a head each, a sentence's rest; None if nothing."""
+        return None
+
     def setting(self, parameter: str) -> Any:
         """The layered setting of one parameter."""
         found = [value for pattern, value in self.layers if fnmatchcase(parameter, pattern)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
 from metasum.errors import ArchitectureError
+from metasum.networks.heads import head_layer
 from metasum.weights.parameters import parameters_of
 from metasum.weights.statistics import normalisers
 
@@ -47,6 +48,11 @@ class Tangent(nn.Module):
                 module = module.get_submodule(word)
             module.register_parameter(leaf, nn.Parameter(tensor.detach().clone().zero_()))
             module.register_buffer(f"{leaf}_start", tensor.detach().clone())
+
+    @property
+    def head_layer(self) -> str:
+        """See `metasum.networks.heads`: where the network has it that this is the tangent of."""
+        return head_layer(*self._network)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images `[N, C, 32, 32]` to logits `[N, classes]`."""

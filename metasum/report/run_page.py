@@ -8,6 +8,7 @@ from typing import Any
 from metasum.errors import CheckpointError
 from metasum.report.figures import Figures, accuracy_curves, confusion_matrix, layer_figures, line_curves, loss_curves
 from metasum.report.page import described, write_page
+from metasum.results.heads import heads_told
 from metasum.results.meta import MetaResult
 from metasum.results.meta import accuracy_table as meta_table
 from metasum.results.pictures import Analysis, LayerGeometry
@@ -105,7 +106,8 @@ def _analysis_figures(result: RunResult, analysis: Analysis) -> Figures:
     return [
         (
             "Along the line between the two networks",
-            "α θ_target + (1 - α) θ_support, statistics recalibrated at each point, on at most 1,000 images.",
+            "α θ_target + (1 - α) θ_support, statistics recalibrated at each point, on at most 1,000 images"
+            f"{heads_told(result.heads)}.",
             line_curves(curves, ends=("the support", "the target")),
         ),
         (

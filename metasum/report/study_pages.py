@@ -15,7 +15,10 @@ from metasum.results.comparison import ComparisonResult
 from metasum.results.comparison_tables import costs_table, side_table
 from metasum.results.experiment import ExperimentResult
 from metasum.results.experiment_tables import opinions_table, target_table, union_table
+from metasum.results.heads import heads_told
 from metasum.results.surroundings import tuning_table
+
+LINE = "First seed, statistics recalibrated at each point, on at most 1,000 images"
 
 
 def write_comparison_report(folder: Path) -> Path:
@@ -70,7 +73,7 @@ def write_experiment_report(folder: Path) -> Path:
         first, second = result.targets[:2]
         for target in (first, second) if result.lines else ():
             lines = {name: (line.alphas, line.accuracy[target]) for name, line in result.lines.items()}
-            caption = "First seed, statistics recalibrated at each point, on at most 1,000 images."
+            caption = f"{LINE}{heads_told(result.heads)}."
             title = f"{target}, along the line between strangers"
             figures.append((title, caption, line_curves(lines, ends=(second, first))))
         pairs = [folder.parents[1] / f"{target}+{result.support}" for target in result.targets]
@@ -106,7 +109,7 @@ def _comparison_curves(result: ComparisonResult) -> Figures:
         return []
     layers = {name: found.layers for name, found in result.first_seed.items()}
     ends = ("the support", "the target")
-    caption = "First seed, statistics recalibrated at each point, on at most 1,000 images."
+    caption = f"{LINE}{heads_told(result.heads)}."
     figures = [
         (
             f"{dataset}, along the line between the two networks",
@@ -122,8 +125,9 @@ def _comparison_curves(result: ComparisonResult) -> Figures:
         for dataset in (result.target, result.support)
     ]
     curves = {name: (found.steps, found.after) for name, found in result.first_seed.items()}
+    way = f"{result.target} in the sum, over training", "First seed, evaluations on the way.", sum_curves(curves)
     return [
-        (f"{result.target} in the sum, over training", "First seed, evaluations on the way.", sum_curves(curves)),
+        *([way] if any(steps for steps, _ in curves.values()) else []),
         *figures,
         *layer_figures(
             layers,

@@ -7,6 +7,7 @@ from typing import Any
 
 from metasum.report.figures import Figures, confusion_matrix, layer_figures, line_curves
 from metasum.report.page import write_page
+from metasum.results.heads import heads_told
 from metasum.results.strangers import SumResult
 from metasum.results.strangers_tables import operators_table, opinions_table, runs_table, sum_table
 
@@ -35,7 +36,8 @@ def _sum_figures(result: SumResult) -> Figures:
         figures.append(
             (
                 f"Along the line from {line.ends[0]} to {line.ends[1]}",
-                "Statistics recalibrated on each dataset at each point, on at most 1,000 images.",
+                "Statistics recalibrated on each dataset at each point, on at most 1,000 images"
+                f"{heads_told(result.heads)}.",
                 line_curves(curves, ends=line.ends, among=[f"on {name}" for name in result.accuracy.datasets]),
             )
         )
@@ -52,7 +54,7 @@ def _sum_figures(result: SumResult) -> Figures:
         )
     kept = result.accuracy.union.sum_own_statistics is not None
     whose = "each network's own" if kept else "the union's"
-    after = f"after, with {whose} statistics ({result.operator})"
+    after = f"after, with {whose} statistics ({result.operator}{heads_told(result.heads)})"
     for name, matrices in result.confusion.items():
         figures += [
             (f"What {name} is taken for, {when}", "Percent of each row.", confusion_matrix(matrix))

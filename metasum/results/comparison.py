@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from metasum.config.words import Heads
 from metasum.results.accuracy import SIDES, BeforeAfter, Evaluation, Spread
 from metasum.results.pictures import LayerGeometry, Line
 from metasum.results.run import RunResult
@@ -137,6 +138,8 @@ class ComparisonResult(Result):
     machine: Mapping[str, Any]
     comparison: str
     """The folder."""
+    heads: Heads = "summed"
+    """Whether sums have the networks' heads added, too, or on each dataset its own network's."""
 
     def dataset(self, side: str) -> str:
         """The name of the "target"'s dataset, or of the "support"'s."""

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from metasum.results.accuracy import SIDES
 from metasum.results.comparison import COSTS, MEASURES, ComparisonResult, ComparisonRow, ComparisonSummary
+from metasum.results.heads import heads_column, heads_told
 from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import GIBIBYTES, NUMBER, SHARE, TENTHS, WHOLE, Column, Table, attributes
 from metasum.results.terminal import Part
@@ -31,7 +32,7 @@ def _cost_columns() -> list[Column[ComparisonSummary]]:
 
 def side_table(result: ComparisonResult, side: str) -> Table[ComparisonSummary]:
     """A row for each learner: what it does on one side's dataset."""
-    title = f"{result.dataset(side)} ({side}), % of {result.evaluated_on} images"
+    title = f"{result.dataset(side)} ({side}), % of {result.evaluated_on} images{heads_told(result.heads)}"
     alone = ((row.learner, getattr(row, side)) for row in result.summary)
     notes = unsettled((alone_over_seeds(*own) for own in alone), on=f" on {result.dataset(side)}, mean over the seeds")
     return Table([*attributes("learner"), *_side_columns(side)], result.summary, title, notes)
@@ -49,14 +50,15 @@ def summary_table(result: ComparisonResult) -> Table[ComparisonSummary]:
         Column("mean_after", lambda row: fmean(getattr(row, side).after.mean or 0 for side in SIDES), SHARE),
     ]
     sides = [column for side in SIDES for column in _side_columns(side)]
-    return Table([*attributes("learner"), *means, *sides, *_cost_columns()], result.summary)
+    return Table([*attributes("learner"), *means, *sides, *_cost_columns(), heads_column(result.heads)], result.summary)
 
 
 def rows_table(result: ComparisonResult) -> Table[ComparisonRow]:
     """The runs, for programs."""
     measures = (f"accuracy.{side}.{measure}" for side in SIDES for measure in _measures(result, side))
     run: Column[ComparisonRow] = Column("run", lambda row: row.run, only="csv")
-    return Table([*attributes("learner", "seed", "operator", *measures, *COSTS), run], result.rows)
+    last = run, heads_column(result.heads)
+    return Table([*attributes("learner", "seed", "operator", *measures, *COSTS), *last], result.rows)
 
 
 def _measures(result: ComparisonResult, side: str) -> tuple[str, ...]:

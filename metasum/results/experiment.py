@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
+from metasum.config.words import Heads
 from metasum.results.accuracy import Spread, retention
 from metasum.results.pictures import Line
 from metasum.results.run import RunResult
@@ -84,10 +85,10 @@ class ExperimentRow(_UnionAmongTargets):
     accuracy: Mapping[str, TargetAccuracy]
     union: UnionAccuracy
     opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
-    """None: written by an earlier version."""
+    """None: of own heads, which say nothing of foreign images; or written by an earlier version."""
 
     @classmethod
-    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy, opinions: Opinions) -> Self:
+    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy, opinions: Opinions | None) -> Self:
         """From a learner's run on each target, what the sum of their target networks does, and what each says."""
         accuracy = {}
         for result in results:
@@ -99,7 +100,7 @@ class ExperimentRow(_UnionAmongTargets):
                 stranger=found.after,
                 stranger_union_statistics=found.sum_union_statistics,
                 stranger_recalibrated=None if found.sum_own_statistics is None else found.sum,
-                ensemble=opinions.ensemble[result.target],
+                ensemble=None if opinions is None else opinions.ensemble[result.target],
             )
         return cls(
             learner=results[0].learner,
@@ -235,3 +236,5 @@ class ExperimentResult(Result):
     machine: Mapping[str, Any]
     experiment: str
     """The folder."""
+    heads: Heads = "summed"
+    """Whether sums have the networks' heads added, too, or on each dataset its own network's."""

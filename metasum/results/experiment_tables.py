@@ -18,6 +18,7 @@ from metasum.results.experiment import (
     TargetAccuracy,
     TargetSpread,
 )
+from metasum.results.heads import heads_column, heads_told
 from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import HUNDREDTHS, NUMBER, SHARE, WHOLE, Column, Kind, Table, attributes
 from metasum.results.terminal import Part
@@ -64,7 +65,7 @@ def _union_columns(result: ExperimentResult) -> list[Column[ExperimentSummary]]:
 
 def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSummary]:
     """A row for each learner: what it does on one target."""
-    title = f"{target}, % of {result.evaluated_on} images"
+    title = f"{target}, % of {result.evaluated_on} images{heads_told(result.heads)}"
     alone = (alone_over_seeds(row.learner, row.accuracy[target]) for row in result.summary)
     notes = unsettled(alone, on=f" on {target}, mean over the seeds")
     return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title, notes)
@@ -78,7 +79,8 @@ def _narrow(table: Table[ExperimentSummary]) -> Table[ExperimentSummary]:
 
 def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     """A row for each learner: what one network does on all targets."""
-    title = f"union of {', '.join(result.targets)}: one network"
+    told = "one trunk, each image with its dataset's own head" if result.heads == "own" else "one network"
+    title = f"union of {', '.join(result.targets)}: {told}"
     return Table([*attributes("learner"), *_union_columns(result)], result.summary, title)
 
 
@@ -116,7 +118,8 @@ def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     seeds: Column[ExperimentSummary] = Column("seeds", lambda row: len(row.seeds), NUMBER)
     targets = [column for target in result.targets for column in _target_columns(result, target)]
     means = [mean(measure) for measure in ("before", "after", "stranger")]
-    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns(result)], result.summary)
+    last = heads_column(result.heads)
+    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns(result), last], result.summary)
 
 
 def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
@@ -137,6 +140,7 @@ def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
                 for measure in measures(row.accuracy[target] for row in result.rows)
             ),
             *map(on_union, ("sum_union_statistics", "mean_of_datasets")),
+            heads_column(result.heads),
         ],
         result.rows,
     )

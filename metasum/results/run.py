@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from metasum.config.words import Heads
 from metasum.results.accuracy import AfterSum, BeforeAfter, Evaluation
+from metasum.results.heads import heads_told
 from metasum.results.settled import Alone, unsettled
 from metasum.results.table import PERCENT, POINTS, Aside, Column, Table
 from metasum.results.terminal import Part
@@ -47,6 +49,9 @@ class RunResult(Result):
     """The policy by which batch-norm statistics were settled: of the sum, and of each network alone where it is
     "recalibrate"; else alone they are the running ones. None: of an earlier version, which recalibrated the sum only,
     unless it was told otherwise."""
+    heads: Heads = "summed"
+    """Whether the sum has the networks' heads added, too, or on each dataset its own network's (and so has every
+    earlier version's the former)."""
 
     def dataset(self, side: str) -> str:
         """The name of the "target"'s dataset, or of the "support"'s."""
@@ -59,7 +64,9 @@ def accuracy_table(result: RunResult) -> Table[tuple[str, BeforeAfter]]:
         (
             Column("dataset", lambda row: Aside(result.dataset(row[0]), f"({row[0]})")),
             Column("before", lambda row: row[1].before, PERCENT),
-            Column(f"after the {result.operator}", lambda row: row[1].after, PERCENT, accent=True),
+            Column(
+                f"after the {result.operator}{heads_told(result.heads)}", lambda row: row[1].after, PERCENT, accent=True
+            ),
             Column("change, points", lambda row: row[1].after - row[1].before, POINTS),
         ),
         result.accuracy.sides(),

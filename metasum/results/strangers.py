@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from metasum.config.words import Heads
 from metasum.results.pictures import LayerGeometry, Line, Matrix, Mistake
 from metasum.results.surroundings import Settings
 from metasum.results.upgrade import Plain
@@ -202,8 +203,11 @@ class SumResult(Result):
     sum: str
     """The folder; of a result that was read, the one that it was read from."""
     export: str | None = field(default=None, metadata=LEFT_OUT)
+    """The file that was asked for; with own heads there is one for each dataset instead, "-DATASET" in its name."""
+    heads: Heads = "summed"
+    """Whether the networks' heads are summed, too, or each dataset has the one of the run that was trained on it."""
     opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
-    """None: written by an earlier version."""
+    """None: of own heads, which say nothing of foreign images; or written by an earlier version."""
 
     @classmethod
     def read(cls, path: Path) -> Self:

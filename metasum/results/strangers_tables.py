@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import TypeAlias
 
+from metasum.results.heads import heads_told
 from metasum.results.settled import Alone, unsettled
 from metasum.results.strangers import DatasetAccuracyAndAlone, Opinion, StrangersAccuracy, SummedRun, SumResult
 from metasum.results.table import HUNDREDTHS, NUMBER, PERCENT, Cell, Column, Table, attributes
@@ -48,7 +49,8 @@ def _recalibrated_rows(result: SumResult) -> tuple[list[SumRow], tuple[str, ...]
     rows: list[SumRow] = [(name, own.alone, own.sum, own.sum_union_statistics, "") for name, own in _datasets(result)]
     rows += [("all images", "", "", union.sum_union_statistics, "")]
     rows += [("mean of datasets", "", "", union.mean_of_datasets, "")]
-    return rows, (f"{result.operator}, statistics of the dataset", "statistics of the union")
+    told = f"{result.operator}{heads_told(result.heads)}"
+    return rows, (f"{told}, statistics of the dataset", "statistics of the union")
 
 
 def _kept_rows(result: SumResult) -> tuple[list[SumRow], tuple[str, ...]]:
@@ -120,4 +122,5 @@ def runs_table(result: SumResult) -> Table[SummedRun]:
 
 def sum_parts(result: SumResult) -> list[Part]:
     """Each dataset and the union under the operator asked for, every operator, then opinions."""
-    return [sum_table(result), operators_table(result), opinions_table(result), result.sum]
+    opinions = [opinions_table(result)] if result.heads == "summed" else []
+    return [sum_table(result), operators_table(result), *opinions, result.sum]

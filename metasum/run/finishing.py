@@ -54,7 +54,7 @@ def finish(
     if keep_weights:
         summed = final.summed.target
         metadata = {"architecture": plan.architecture, "operator": operator, **metadata_of(summed)}
-        run.save_weights("summed", summed.state_dict(), **metadata)
+        run.save_weights("summed", summed.state_dict(), **metadata, **({"heads": "own"} if final.own_heads else {}))
     if report:
         names = Sides(plan.data.target, plan.data.support)
         write_json(run.path / "analysis.json", analyse(final, harness.evaluator.tasks, names).plain())
@@ -73,6 +73,7 @@ def finish(
         peak_bytes=peak_bytes(harness.fabric.device),
         operator=operator,
         statistics=final.statistics,
+        heads=plan.evaluation.heads,
         accuracy=final.accuracy,
         after_by_operator={name: AfterSum(**shares) for name, shares in final.after_by_operator.items()},
         evaluated_on=plan.data.evaluate_on,

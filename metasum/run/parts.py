@@ -17,6 +17,7 @@ from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.fitting import check_fits
+from metasum.networks.heads import head_of
 from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
 from metasum.tasks.loading import load_dataset
@@ -85,6 +86,9 @@ def new_learner(plan: Plan, networks: MetaSum | None = None, further: Mapping[st
             raise UsageError(f"{flag} learned: learner {plan.learner!r} does not run the sum in training.")
     if plan.evaluation.statistics == "own":
         statistics_of(learner, Sides(learner.target_network(), learner.support_network()), "own")  # or it is refused
+    if plan.evaluation.heads == "own":
+        network = learner.target_network()
+        head_of(network, torch.zeros(2, channels, size, size, dtype=next(network.parameters()).dtype))  # the same
     return learner
 
 

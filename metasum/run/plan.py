@@ -119,6 +119,7 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
     for data in datasets:
         check_seen(data.name, data.train.images, in_channels=plan.data.in_channels, image_size=plan.network.image_size)
     check_start(plan)
+    check_heads(plan)
     for further in learner.further_data(plan.own):
         if further in (plan.data.target, plan.data.support):
             raise UsageError(f"{further!r} is one of the pair's own datasets; it cannot be further data, too.")
@@ -168,6 +169,13 @@ def planned(learner: type[Learner], values: Mapping[str, Any], *, given: frozens
 
     sections = {name: section(kind) for name, kind in SECTIONS.items()}
     return Plan(learner=learner.name, seed=values["seed"], own=section(learner.Config), **sections)
+
+
+def check_heads(plan: Plan) -> None:
+    """Raises UsageError where the learner's sum cannot be measured with each network's own head."""
+    reason = plan.learner_class.against_own_heads() if plan.evaluation.heads == "own" else None
+    if reason is not None:
+        raise UsageError(f"--heads own: learner {plan.learner!r} {reason}.")
 
 
 def check_start(plan: Plan) -> None:

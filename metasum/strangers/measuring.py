@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from metasum.results.strangers import (
     StrangersAccuracyAndAlone,
     UnionAccuracy,
 )
+from metasum.strangers.heads import owners
 from metasum.strangers.runs import FinishedRun, same_start
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask, UnionTask
@@ -33,7 +34,7 @@ from metasum.training.progress import Display
 from metasum.types import Buffers, Task
 from metasum.weights.copies import copy_of
 from metasum.weights.geometry import layer_geometry
-from metasum.weights.parameters import buffers_of, parameters_of
+from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import normalisers, recalibrate, settle_statistics, side_by_side
 
 
@@ -56,19 +57,17 @@ def tasks_of(
     tasks = {}
     first = runs[0].plan
     for name in dict.fromkeys(names):
-        owners = [run for run in runs if run.target == name]
-        root = data_root or Path((owners[0].plan if owners else first).data.data_root)
+        trained = [run for run in runs if run.target == name]
+        plan = trained[0].plan if trained else first
+        root = data_root or Path(plan.data.data_root)
         dataset = load_dataset(name, root=root, download=download)
-        other = next((run for run in owners if run.data_checksum != dataset.checksum), None)
+        other = next((run for run in trained if run.data_checksum != dataset.checksum), None)
         if other is not None:
             raise UsageError(
                 f"dataset {name!r} in {root} is not the one that {other.folder} was trained on (other checksum)."
             )
-        if dataset.num_classes > first.network.num_classes:
-            raise UsageError(
-                f"dataset {name!r} has {dataset.num_classes} classes, more than the networks' "
-                f"{first.network.num_classes}."
-            )
+        if dataset.num_classes > (classes := plan.network.num_classes):
+            raise UsageError(f"dataset {name!r} has {dataset.num_classes} classes, more than the networks' {classes}.")
         tasks[name] = ImageTask(
             dataset,
             in_channels=first.data.in_channels,
@@ -81,6 +80,8 @@ def tasks_of(
 
 def kept_statistics(runs: Sequence[FinishedRun], method: Method, merged: nn.Module) -> dict[str, Tensor] | None:
     """Buffers with every run's own statistics, where what `method` made of their networks can have them; else None."""
+    if runs[0].kept:
+        return None
     if isinstance(method, WideningMethod):  # it has them
         return {name: buffer.clone() for name, buffer in buffers_of(merged).items()} if normalisers(merged) else None
     return side_by_side([run.network for run in runs]) if method.keeps_functions else None
@@ -92,36 +93,42 @@ class MeasuredNetwork(NamedTuple):
     accuracy: StrangersAccuracy
     confusion: dict[str, Tensor]
     """For each dataset, of the network as it can be deployed, int64 `[classes, classes]`."""
-    network: nn.Module
-    """As it can be deployed, in eval mode: with every network's own statistics, or else with those of the union. It
-    may be another module than the one that was measured, of the same function (`in_blocks`)."""
+    networks: Mapping[str, nn.Module]
+    """For each dataset, as it can be deployed, in eval mode: with every network's own statistics, or else with those of
+    the union. All are one module, or where heads are kept, one for each head. They may be other modules than those that
+    were measured, of the same function (`in_blocks`)."""
 
 
 def measure(
-    network: nn.Module, tasks: Mapping[str, Task], calibration_batches: int, *, kept: Buffers | None = None
+    networks: Mapping[str, nn.Module],
+    tasks: Mapping[str, Task],
+    calibration_batches: int,
+    *,
+    kept: Buffers | None = None,
 ) -> MeasuredNetwork:
     """Accuracies with statistics recalibrated on each dataset, with those of the union, and with every network's own.
 
     No gradient is recorded.
 
     Args:
-        network: what is measured; it is left in eval mode, with `kept` or anybody's statistics.
+        networks: what is measured, by the dataset on which it is: as a rule one module everywhere, or one for each that
+            differ in their heads; they are left in eval mode, with `kept` or anybody's statistics.
         tasks: each dataset by name.
         calibration_batches: of unlabelled training images that recalibration reads.
         kept: every network's own statistics, where the sum can have them.
     """
     if kept is not None:
-        settle_statistics(network, "own", (), {"own": kept})
-    kept_network = in_blocks(network)
-    network = copy_of(kept_network)
+        _each_once(networks, lambda network: settle_statistics(network, "own", (), {"own": kept}))
+    kept_networks = _each_once(networks, in_blocks)
+    own = _each_once(kept_networks, copy_of)
     deployed, recalibrated = {}, {}
     if kept is not None:
-        deployed = {name: confusion(kept_network, task.evaluation()) for name, task in tasks.items()}
+        deployed = {name: confusion(kept_networks[name], task.evaluation()) for name, task in tasks.items()}
     for name, task in tasks.items():
-        recalibrate(network, task.calibration(calibration_batches))
-        recalibrated[name] = accuracy(network, task.evaluation())
-    recalibrate(network, union_of(tasks).calibration(calibration_batches))
-    of_union = {name: confusion(network, task.evaluation()) for name, task in tasks.items()}
+        recalibrate(own[name], task.calibration(calibration_batches))
+        recalibrated[name] = accuracy(own[name], task.evaluation())
+    _each_once(own, lambda network: recalibrate(network, union_of(tasks).calibration(calibration_batches)))
+    of_union = {name: confusion(own[name], task.evaluation()) for name, task in tasks.items()}
     datasets = {
         name: DatasetAccuracy(
             recalibrated[name], share_right(of_union[name]), share_right(deployed[name]) if deployed else None
@@ -133,8 +140,14 @@ def measure(
     return MeasuredNetwork(
         StrangersAccuracy(datasets=datasets, union=union),
         deployed or of_union,
-        network if kept is None else kept_network,
+        own if kept is None else kept_networks,
     )
+
+
+def _each_once(networks: Mapping[str, nn.Module], change: Callable[[nn.Module], nn.Module]) -> dict[str, nn.Module]:
+    """By the same names what `change` makes of them; of a module with several names it is made once."""
+    changed = {network: change(network) for network in dict.fromkeys(networks.values())}
+    return {name: changed[network] for name, network in networks.items()}
 
 
 def union_of(tasks: Mapping[str, Task]) -> Task:
@@ -144,7 +157,12 @@ def union_of(tasks: Mapping[str, Task]) -> Task:
 
 def _pooled(matrices: Mapping[str, Tensor]) -> float:
     """The accuracy over all datasets' images."""
-    return share_right(torch.stack(list(matrices.values())).sum(dim=0))
+    right, images = (sum(int(own) for own in each) for each in zip(*map(_counts, matrices.values()), strict=True))
+    return round(right / images, 6)
+
+
+def _counts(matrix: Tensor) -> tuple[int, int]:
+    return int(matrix.diagonal().sum()), int(matrix.sum())
 
 
 class NetworkAlone(NamedTuple):
@@ -210,20 +228,21 @@ def beside_alone(found: MeasuredNetwork, networks: Sequence[NetworkAlone]) -> di
 
 
 def lines_between(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], display: Display) -> tuple[LineBetween, ...]:
-    """Accuracy along the line between every two networks."""
+    """Accuracy along the line between every two networks; where they keep heads, each dataset is shown its own's."""
     lines = []
+    heads = {name: runs[index].network for name, index in owners(runs, tasks).items()} if runs[0].kept else None
     for first, second in itertools.combinations(runs, 2):
         display.note(f"along the line from {second.target} to {first.target} …")
-        line = interpolate(first.network, second.network, tasks)
+        line = interpolate(first.network, second.network, tasks, heads=heads)
         lines.append(LineBetween(line.alphas, line.accuracy, ends=(second.target, first.target)))
     return tuple(lines)
 
 
 def geometry_of(runs: Sequence[FinishedRun]) -> tuple[PairGeometry, ...]:
-    """Angles and lengths between every two networks' layers, and of what they are apart from a shared start."""
+    """Angles and lengths between every two networks' summed layers, and of what they are apart from a shared start."""
     found = []
     for first, second in itertools.combinations(runs, 2):
-        ours, theirs = ({n: t.detach().cpu() for n, t in parameters_of(run.network).items()} for run in (first, second))
+        ours, theirs = ({n: t.detach().cpu() for n, t in run.summed.items()} for run in (first, second))
         moved = ({n: t - run.initial[n] for n, t in own.items()} for own, run in ((ours, first), (theirs, second)))
         found.append(
             PairGeometry(

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of, options_of
+from metasum.config.words import Heads
 from metasum.errors import UsageError, unknown
 from metasum.merging import METHODS
 from metasum.merging.method import Method
+from metasum.strangers.heads import owners
 from metasum.strangers.runs import FinishedRun, same_start
 
 ALWAYS = ("sum", "average", "task-arithmetic")
@@ -32,6 +34,9 @@ class SumRequest:
     """Those of the operator that were given, by name."""
     on: Sequence[str] = ()
     """Datasets to measure on [default: the runs' targets]."""
+    heads: Heads = "summed"
+    """"own": only what is below the networks' last layers is summed, and each dataset is measured with the last layer
+    of the run that was trained on it."""
     any_init: bool = False
     """Add runs of different initialisations, too."""
     data_root: Path | str | None = None
@@ -41,9 +46,25 @@ class SumRequest:
     device: str = "auto"
     """"auto", "cpu", "cuda" or "mps"."""
 
+    def __post_init__(self) -> None:
+        if self.heads not in get_args(Heads):
+            raise unknown("--heads", self.heads, get_args(Heads))
+
     def datasets(self, runs: Sequence[FinishedRun]) -> list[str]:
-        """Names of the datasets to measure on, each once."""
-        return list(dict.fromkeys(self.on or [run.target for run in runs]))
+        """Names of the datasets to measure on, each once.
+
+        Raises:
+            UsageError: each is to have its own head, and there is none, or several, for one of them.
+        """
+        names = list(dict.fromkeys(self.on or [run.target for run in runs]))
+        if self.heads == "own":
+            owners(runs, names)
+        return names
+
+    def name_for(self, runs: Sequence[FinishedRun]) -> str:
+        """What the result's folder is called unless it is told."""
+        ending = "-own-heads" if self.heads == "own" else ""
+        return f"{'+'.join(run.target for run in runs)}-{self.operator_for(runs)}{ending}"
 
     def operator_for(self, runs: Sequence[FinishedRun]) -> str:
         """The operator, or the one that all the runs' learners add what they have trained by."""
@@ -70,6 +91,8 @@ class SumRequest:
             own = {leaf.name for leaf in options_of(kind.Config)} & set(self.settings)
             methods[name] = kind(seed=runs[0].plan.seed, **{setting: self.settings[setting] for setting in own})
             methods[name].check(len(runs))
+            if self.heads == "own" and (reason := kind.against_own_heads()) is not None:
+                raise UsageError(f"--heads own: {name} {reason}.")
         return methods
 
     def _check_read(self, kinds: Mapping[str, type[Method]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of
+from metasum.config.words import Heads
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
 from metasum.merging import memory
 from metasum.merging.endpoints import Endpoint
@@ -19,6 +20,7 @@ from metasum.networks.build import load_network
 from metasum.results.run import RunResult
 from metasum.run.description import plan_of
 from metasum.run.plan import Plan
+from metasum.strangers.heads import kept_head, owners
 from metasum.training.run_folder import RunFolder
 from metasum.types import Task
 from metasum.weights.parameters import check_same_architecture, parameters_of
@@ -41,6 +43,13 @@ class FinishedRun:
     """Of the target's dataset."""
     further_data: tuple[str, ...]
     """Names of the datasets that its training read beside the pair's."""
+    kept: frozenset[str] = frozenset()
+    """Names of the network's parameters and buffers that are not summed: its head, where it keeps that for itself."""
+
+    @property
+    def summed(self) -> dict[str, torch.Tensor]:
+        """The network's parameters without what it keeps."""
+        return {name: own for name, own in parameters_of(self.network).items() if name not in self.kept}
 
     @property
     def target(self) -> str:
@@ -48,11 +57,16 @@ class FinishedRun:
         return self.plan.data.target
 
 
-def open_run(folder: Path) -> FinishedRun:
+def open_run(folder: Path, *, heads: Heads = "summed") -> FinishedRun:
     """The target network of a finished run, on the CPU, in eval mode.
+
+    Args:
+        folder: of the run.
+        heads: "own": it keeps its head for itself.
 
     Raises:
         CheckpointError: it is not a run folder, the run is not finished, or a file of it is missing or damaged.
+        MetaSumError: it has no head that it could keep, see `kept_head`.
     """
     run = RunFolder.open(folder)
     result, description = run.result(RunResult), run.read_json("config.json")
@@ -65,7 +79,8 @@ def open_run(folder: Path) -> FinishedRun:
         checksums = description["initial_checksum"], description["data"]["target"]["checksum"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
-    return FinishedRun(folder, plan, network, initial, *checksums, tuple(description.get("further_data", ())))
+    kept = kept_head(network, plan, folder) if heads == "own" else frozenset[str]()
+    return FinishedRun(folder, plan, network, initial, *checksums, tuple(description.get("further_data", ())), kept)
 
 
 def same_start(runs: Sequence[FinishedRun]) -> bool:
@@ -88,7 +103,7 @@ def check_addable(runs: Sequence[FinishedRun], *, any_init: bool = False) -> Non
     for other in others:
         _check_settings(first, other)
         check_same_architecture(
-            [parameters_of(run.network) for run in (first, other)], names=[str(run.folder) for run in (first, other)]
+            [run.summed for run in (first, other)], names=[str(run.folder) for run in (first, other)]
         )
         if first.initial_checksum != other.initial_checksum and not any_init:
             raise UsageError(
@@ -129,7 +144,7 @@ def _check_places(runs: Sequence[FinishedRun]) -> None:
 
 def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
     ours, theirs = first.plan.network, other.plan.network
-    if ours.num_classes != theirs.num_classes:
+    if ours.num_classes != theirs.num_classes and not first.kept:
         raise UsageError(
             f"{first.folder} has {ours.num_classes} classes and {other.folder} has {theirs.num_classes}; "
             f"train both with --num-classes {max(ours.num_classes, theirs.num_classes)}."
@@ -152,15 +167,22 @@ def _check_settings(first: FinishedRun, other: FinishedRun) -> None:
 def endpoints_of(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], *, batches: int) -> list[Endpoint]:
     """The runs' target networks with batches of unlabelled images of their own datasets, where `tasks` has them."""
     return [
-        Endpoint(run.network, list(tasks[run.target].calibration(batches)) if run.target in tasks else [])
+        Endpoint(
+            run.network, list(tasks[run.target].calibration(batches)) if run.target in tasks else [], kept=run.kept
+        )
         for run in runs
     ]
 
 
-def merge_runs(runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], method: Method) -> nn.Module:
+def merge_runs(
+    runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], method: Method, datasets: Iterable[str]
+) -> dict[str, nn.Module]:
     """A new network, what `method` makes of the runs' target networks; see `memory.merged_network` for its statistics.
 
     The endpoints are what `endpoints_of` made of the runs, all on one device; θ_0 is the first run's start.
+
+    Returns:
+        By dataset: one and the same, or where the runs keep their heads, one with the head of the dataset's own run.
 
     Raises:
         UsageError: the method does not merge so many, or needs images that are not there.
@@ -168,4 +190,7 @@ def merge_runs(runs: Sequence[FinishedRun], endpoints: Sequence[Endpoint], metho
     """
     device = next(endpoints[0].network.parameters()).device
     initial = {name: tensor.to(device) for name, tensor in runs[0].initial.items()}
-    return memory.merged_network(method, endpoints, initial)
+    if not runs[0].kept:
+        return dict.fromkeys(datasets, memory.merged_network(method, endpoints, initial))
+    tasks = memory.merged_tasks(method, endpoints, initial)
+    return {name: tasks[index] for name, index in owners(runs, datasets).items()}

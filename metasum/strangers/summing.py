@@ -11,14 +11,14 @@ from typing import Any
 from torch import nn
 
 from metasum.errors import UsageError
-from metasum.files import check_folder_name, json_text, write_json
+from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
-from metasum.networks.beside import metadata_of
 from metasum.ownership import owning
 from metasum.plugins import load_entry_points
 from metasum.report.sum_page import write_sum_report
 from metasum.results.strangers import SummedRun, SumResult
 from metasum.run.description import describe_surroundings
+from metasum.strangers.exporting import files_for, write_networks
 from metasum.strangers.measuring import (
     MeasuredNetwork,
     beside_alone,
@@ -28,7 +28,6 @@ from metasum.strangers.measuring import (
     measure,
     networks_alone,
     tasks_of,
-    union_of,
 )
 from metasum.strangers.opinions import opinions_of
 from metasum.strangers.request import SumRequest
@@ -38,8 +37,6 @@ from metasum.training.analysis import mistakes
 from metasum.training.optimisation import make_fabric
 from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
-from metasum.weights.statistics import recalibrate
-from metasum.weights.storage import save_weights
 
 
 def sum_runs(
@@ -59,10 +56,10 @@ def sum_runs(
         runs: folders of two or more finished runs of one architecture.
         request: what becomes of the networks, and what they are measured on [default: the sum, on their own datasets].
         out: the result goes to `<out>/sums/<name>`.
-        name: [default: `<target>+<target>…-<operator>`].
+        name: [default: `<target>+<target>…-<operator>`, with own heads `-own-heads` behind it].
         overwrite: replace a result that is there.
         export: write the result to this .safetensors file, with every network's own statistics where it can have
-            them, else with the union's.
+            them, else with the union's. With own heads, a file for each dataset, `<name>-<dataset>.safetensors`.
         report: draw report.html.
         display: what is told about progress [default: nothing].
 
@@ -79,30 +76,31 @@ def sum_runs(
     """
     request, display = request or SumRequest(), display or SilentDisplay()
     load_entry_points()
-    opened = [open_run(Path(run)) for run in runs]
+    opened = [open_run(Path(run), heads=request.heads) for run in runs]
     check_addable(opened, any_init=request.any_init)
-    operator, methods = request.operator_for(opened), request.methods(opened)
-    name = name or f"{'+'.join(run.target for run in opened)}-{operator}"
+    operator, methods, datasets = request.operator_for(opened), request.methods(opened), request.datasets(opened)
+    name = name or request.name_for(opened)
     check_folder_name("--name", name)
     folder = Path(out) / "sums" / name
-    file = None if export is None else _file(Path(export), overwrite)
+    heads = datasets if request.heads == "own" else []
+    files = {} if export is None else files_for(Path(export), overwrite, heads)
     _check_free(folder, overwrite)
     tasks = _tasks(opened, request, needs_images=methods[operator].needs_images)
     with owning(folder, note=display.note):
         _check_free(folder, overwrite)  # another process may have been quicker
-        found, network = _measure(opened, methods, tasks, request.datasets(opened), display)
+        found, networks = _measure(opened, methods, tasks, datasets, display)
         result = SumResult(
             operator=operator,
+            heads=request.heads,
             runs=tuple(_summed_run(run, folder, Path(out)) for run in opened),
             same_initialisation=same_start(opened),
             evaluated_on=opened[0].plan.data.evaluate_on,
             **found,
             **describe_surroundings(),
             sum=str(folder),
-            export=None if file is None else str(file),
+            export=None if export is None else str(export),
         )
-        if file is not None:
-            _export(file, network, result, tasks, architecture=opened[0].plan.architecture)
+        write_networks(files, networks, result, tasks, opened)
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)
@@ -113,24 +111,6 @@ def _check_free(folder: Path, overwrite: bool) -> None:
     """Raises UsageError where there is a result that is not to be replaced."""
     if (folder / "result.json").exists() and not overwrite:
         raise UsageError(f"{folder} holds a result; use --overwrite to replace it, or another --name.")
-
-
-def _file(path: Path, overwrite: bool) -> Path:
-    """Where the network is exported to; raises UsageError where it could not be, or there is a file."""
-    if not path.parent.is_dir():
-        raise UsageError(f"--export {path}: there is no folder {path.parent}.")
-    if path.exists() and not overwrite:
-        raise UsageError(f"--export {path} is there already; use --overwrite to replace it.")
-    return path
-
-
-def _export(file: Path, network: nn.Module, result: SumResult, tasks: Mapping[str, Task], *, architecture: str) -> None:
-    """Writes the network as it can be deployed: with statistics of the union, where it has not every network's own."""
-    names = list(result.accuracy.datasets)
-    if result.accuracy.union.sum_own_statistics is None:
-        recalibrate(network, union_of({name: tasks[name] for name in names}).calibration(result.calibration_batches))
-    told = {"architecture": architecture, "operator": result.operator, "datasets": json_text(names)}
-    save_weights(file, network.state_dict(), metadata={**told, **metadata_of(network)})
 
 
 def _tasks(runs: Sequence[FinishedRun], request: SumRequest, *, needs_images: bool) -> dict[str, ImageTask]:
@@ -151,7 +131,7 @@ def _measure(
     loaded: Mapping[str, Task],
     names: Sequence[str],
     display: Display,
-) -> tuple[dict[str, Any], nn.Module]:
+) -> tuple[dict[str, Any], dict[str, nn.Module]]:
     """Fields of the result, and what the first method makes, with every network's own statistics or anybody's.
 
     The first method is the operator; `names` are those of the datasets to measure on.
@@ -159,24 +139,27 @@ def _measure(
     tasks = {name: loaded[name] for name in names}
     batches = max(run.plan.evaluation.calibration_batches for run in runs)
     endpoints = endpoints_of(runs, loaded, batches=batches)
-    merged: dict[str, nn.Module] = {}
+    merged: dict[str, dict[str, nn.Module]] = {}
     measured: dict[str, MeasuredNetwork] = {}
     for name, method in methods.items():
         display.note(f"{name} of {len(runs)} networks on {', '.join(names)} …")
-        merged[name] = merge_runs(runs, endpoints, method)
-        measured[name] = measure(merged[name], tasks, batches, kept=kept_statistics(runs, method, merged[name]))
+        merged[name] = merge_runs(runs, endpoints, method, tasks)
+        own = kept_statistics(runs, method, merged[name][names[0]])
+        measured[name] = measure(merged[name], tasks, batches, kept=own)
     operator, alone = next(iter(methods)), networks_alone(runs, tasks, batches)
     kept = measured[operator].accuracy.union.sum_own_statistics is not None
     found = {
         **beside_alone(measured[operator], alone),
         "by_operator": {name: each.accuracy for name, each in measured.items()},
         "mistakes": {
-            own.dataset: mistakes(own.trained if kept else own.network, measured[operator].network, tasks[own.dataset])
+            own.dataset: mistakes(
+                own.trained if kept else own.network, measured[operator].networks[own.dataset], tasks[own.dataset]
+            )
             for own in alone
         },
         "merging": dict(ChainMap(*(vars(method.config) for method in methods.values()))),
         "calibration_batches": batches,
-        "opinions": opinions_of(runs, tasks),
+        "opinions": None if runs[0].kept else opinions_of(runs, tasks),  # they are of what the heads add up to
         "interpolation": lines_between(runs, tasks, display),
         "geometry": geometry_of(runs),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 
-from metasum.baselines.registry import LEARNERS
+from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
@@ -13,12 +13,13 @@ from metasum.results.comparison import ComparisonResult, ComparisonRow, RunCurve
 from metasum.results.comparison_tables import rows_table
 from metasum.results.exports import as_csv
 from metasum.results.pictures import Analysis
+from metasum.results.run import RunResult
 from metasum.run.description import describe_dataset, describe_surroundings
 from metasum.study.checks import check, study_of
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
 from metasum.study.kept import data_kept, pair
-from metasum.study.request import Study, StudyRequest
+from metasum.study.request import OWN_HEADS, Study, StudyRequest
 from metasum.study.tracking import track_study
 from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
 from metasum.training.run_folder import RunFolder
@@ -36,7 +37,7 @@ def compare(
 
     Args:
         asked: which runs [default: every learner on the embedded pair]. The comparison is in the folder `comparison`
-            beside them.
+            beside them, with own heads in `comparison-own-heads`.
         engine: what runs them [default: one after the other].
         display: is told about progress [default: nothing].
 
@@ -50,8 +51,10 @@ def compare(
     asked, engine, display = asked or StudyRequest(), engine or Sequential(), display or SilentStudy()
     load_entry_points()
     target, support = asked.request["target"], asked.request["support"]
-    place = asked.out / f"{target}+{support}" / "comparison"
-    names = tuple(LEARNERS) if asked.learners is None else asked.learners
+    own_heads = asked.request["heads"] == "own"
+    place = asked.out / f"{target}+{support}" / f"comparison{OWN_HEADS if own_heads else ''}"
+    every = (name for name in LEARNERS if not own_heads or learner_named(name).against_own_heads() is None)
+    names = tuple(every) if asked.learners is None else asked.learners
     with data_kept():
         study = study_of(asked, learners=names, targets=(target,), place=place)
         plan = check(study, engine)[target]
@@ -61,6 +64,7 @@ def compare(
         comparison = ComparisonResult(
             target=target,
             support=support,
+            heads=asked.request["heads"],
             rows=rows,
             summary=summarise(rows),
             failed=tuple(failures_of(study, cells, outcomes)),
@@ -85,7 +89,10 @@ def compare(
 
 
 def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurves]:
-    """By learner, of the first seed's runs that were looked into when they ended."""
+    """By learner, of the first seed's runs that were looked into when they ended.
+
+    A run that only measures the networks of another has no way of its sum.
+    """
     looks, (target,) = {}, study.targets
     for result in runs_of(study, target, outcomes):
         if study.looked_into(result.learner, result.seed):
@@ -98,10 +105,11 @@ def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurv
 
 def _curves(run: RunFolder) -> RunCurves:
     """What pictures of several learners show of one run: the way of its sum, its line, its layers."""
+    trained = RunFolder(run.networks_folder(run.result(RunResult)))
     evaluations = [record for record in run.metrics() if record["kind"] == "evaluation"]
     return RunCurves(
         steps=tuple(record["step"] for record in evaluations),
         after=tuple(record["accuracy"]["target"]["after"] for record in evaluations),
         interpolation=Analysis.of(run.path).interpolation,
-        layers=tuple(layer_geometry(run.weights("target"), run.weights("support"))),
+        layers=tuple(layer_geometry(trained.weights("target"), trained.weights("support"))),
     )

@@ -24,7 +24,7 @@ from metasum.study.engine.cell import Cell
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
 from metasum.study.kept import data_kept, dataset
-from metasum.study.request import Study, StudyRequest
+from metasum.study.request import OWN_HEADS, Study, StudyRequest
 from metasum.study.strangers import Measurement, measurement_name, operator_of, strangers_cells, strangers_failures
 from metasum.study.tracking import track_study
 from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
@@ -48,7 +48,7 @@ def experiment(
 
     Args:
         asked: which runs [default: every learner whose networks share their initialisation]. Its target does not
-            count. The results are in `<out>/experiments/<targets>+<support>`.
+            count. The results are in `<out>/experiments/<targets>+<support>`, with own heads `-own-heads` behind it.
         targets: names of datasets, two or more.
         engine: what runs them [default: one after the other].
         display: is told about progress [default: nothing].
@@ -86,7 +86,7 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
     names = _learners(asked, len(targets))
-    label = f"{'+'.join(targets)}+{asked.request['support']}"
+    label = f"{'+'.join(targets)}+{asked.request['support']}{OWN_HEADS if asked.request['heads'] == 'own' else ''}"
     check_folder_name("--targets", label)
     if asked.request["statistics"] not in (None, RECALIBRATE):
         raise UsageError(
@@ -127,6 +127,9 @@ def refusal(name: str, targets: int, request: Request) -> str | None:
             f"learner {name!r} gives the support another initialisation, of which its target networks know nothing: "
             "they are those of the learner that shares one."
         )
+    reason = facts.against_own_heads() if request["heads"] == "own" else None
+    if reason is not None:
+        return f"--heads own: learner {name!r} {reason}."
     if facts.endpoints is not None and facts.method is None:
         return f"learner {name!r} names no method by which networks of strangers could be merged."
     if facts.method is not None and METHODS.named(facts.method).exactly not in (None, targets):
@@ -155,6 +158,7 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
     return ExperimentResult(
         targets=study.targets,
         support=study.support,
+        heads=study.request["heads"],
         rows=tuple(rows),
         summary=summarise(rows),
         failed=(*failures_of(study, cells, outcomes), *strangers_failures(study, outcomes)),

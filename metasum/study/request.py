@@ -9,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import learner_named
+from metasum.learners.learner import WrittenLearner
 from metasum.run.request import Request
 from metasum.study.choosing import combinations, in_words
 from metasum.study.tracking import tracking_of
 from metasum.training.wandb_runs import TrackerTroubles, wandb_mode
+
+OWN_HEADS = "-own-heads"
+"""What stands behind the names of folders in which sums are measured with own heads."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,11 @@ class Study:
         """The name of the support's dataset."""
         return str(self.request["support"])
 
+    @property
+    def own_heads(self) -> bool:
+        """Whether sums are measured with each dataset's own head."""
+        return bool(self.request["heads"] == "own")
+
     def folder(self, target: str) -> Path:
         """Where the runs of a target lie."""
         return self.out / f"{target}+{self.support}"
@@ -71,12 +80,22 @@ class Study:
         *,
         validation: bool = False,
         candidate: Mapping[str, Any] | None = None,
+        trained_only: bool = False,
     ) -> Path:
-        """The folder of one run; with `validation`, of one that is measured on validation images to choose settings."""
+        """The folder of one run.
+
+        Args:
+            target: whose run it is, with this learner and seed.
+            validation: of one that is measured on validation images, to choose settings.
+            candidate: with these settings.
+            trained_only: of the one that a study of summed heads has, whose networks this one measures with own heads.
+        """
         name = "-".join([learner, f"seed{seed}"])
         if candidate:
             name += "-" + in_words(candidate)
         name += "".join(f"-{setting}{number}" for setting, number in self.numbered(target, learner).items())
+        if self.own_heads and not trained_only:
+            name += OWN_HEADS
         folder = self.folder(target) / "validation" if validation else self.folder(target)
         return folder / name
 
@@ -90,6 +109,22 @@ class Study:
         if not self.tuned or learner not in self.learners:
             return []
         return combinations(learner_named(learner).candidates, self.request.given)
+
+    def taken_from(self, learner: str, *, chosen: bool) -> str | None:
+        """The learner whose finished runs have the networks that a learner's run only merges or measures.
+
+        With own heads a run measures the networks of the run with summed heads, which are the same, unless settings are
+        chosen for it (`chosen`) or finished networks are not all that its sum is made of.
+        """
+        facts, given = learner_named(learner), self.request.given
+        learned = "learned" in (given.get("operator"), given.get("statistics"))
+        again = self.own_heads and not chosen and not learned and not issubclass(facts, WrittenLearner)
+        return facts.endpoints or (learner if again else None)
+
+    def source_path(self, target: str, source: str, seed: int, *, validation: bool = False) -> Path:
+        """The folder of the run whose networks others merge or measure: with own heads, too, one with summed heads."""
+        again = self.own_heads and not self.candidates(source)
+        return self.run_path(target, source, seed, validation=validation, trained_only=again)
 
     def looked_into(self, learner: str, seed: int) -> bool:
         """Whether a run is looked at closely, for pictures: the first seed's of a learner that trains its own."""

@@ -38,7 +38,8 @@ class Measurement(Value):
     identity: Settings
     """The networks and settings that it is about."""
     accuracy: StrangersAccuracy
-    opinions: Opinions
+    opinions: Opinions | None = None
+    """None with own heads, which say nothing of foreign images."""
     line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
     """Between the first two networks, where it was asked for."""
 
@@ -63,7 +64,8 @@ class StrangersSum:
     """Measure along the line between the first two networks, too."""
 
     def __call__(self, needed: Mapping[str, Any], display: Display) -> Measurement:
-        runs = [open_run(folder) for folder in self.runs]
+        heads = self.request["heads"]
+        runs = [open_run(folder, heads=heads) for folder in self.runs]
         check_addable(runs)
         settings = {**self.settings, **chosen(needed, self.choice)}
         method = METHODS.named(self.operator)(seed=runs[0].plan.seed, **settings)
@@ -74,6 +76,7 @@ class StrangersSum:
             "merging": to_plain(dataclasses.asdict(method.config)),
             "calibration_batches": batches,
             "evaluate_on": runs[0].plan.data.evaluate_on,
+            **({"heads": heads} if heads == "own" else {}),  # earlier versions summed all, and did not say so
         }
         found = _kept_in(self.file, identity)
         if found is not None and (found.line is not None or not self.line):
@@ -82,13 +85,15 @@ class StrangersSum:
         tasks = self._tasks(runs)
         if found is None:
             endpoints = endpoints_of(runs, tasks, batches=batches)
-            network = merge_runs(runs, endpoints, method)
-            own = kept_statistics(runs, method, network)
-            accuracy = measure(network, tasks, batches, kept=own).accuracy
+            networks = merge_runs(runs, endpoints, method, tasks)
+            own = kept_statistics(runs, method, networks[runs[0].target])
+            accuracy = measure(networks, tasks, batches, kept=own).accuracy
             same = ("opinions", *identity["networks"])  # methods share networks
-            found = Measurement(identity, accuracy, kept(same, lambda: opinions_of(runs, tasks)))
+            opinions = None if heads == "own" else kept(same, lambda: opinions_of(runs, tasks))
+            found = Measurement(identity, accuracy, opinions)
         if self.line:
-            line = interpolate(runs[0].network, runs[1].network, tasks)
+            own_heads = {run.target: run.network for run in runs} if heads == "own" else None
+            line = interpolate(runs[0].network, runs[1].network, tasks, heads=own_heads)
             found = dataclasses.replace(found, line=line)
         make_folder(self.file.parent)
         write_json(self.file, found.plain())
@@ -138,8 +143,8 @@ def _trials(study: Study, learner: str) -> list[Cell]:
     if endpoints is None or not candidates:
         return []
     seed, tried = study.seeds[0], dict[str, Settings]()
-    runs = tuple(study.run_path(target, endpoints, seed, validation=True) for target in study.targets)
-    needs = tuple(run_name(study, target, endpoints, seed, validation=True) for target in study.targets)
+    runs = tuple(study.source_path(target, endpoints, seed, validation=True) for target in study.targets)
+    needs = tuple(map(study.short, runs))
     cells = []
     for candidate in candidates:
         path = study.place / f"validation-{learner}-{in_words(candidate)}"

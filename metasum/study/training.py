@@ -104,11 +104,13 @@ def _run(
     *,
     validation: bool = False,
     candidate: dict[str, Any] | None = None,
+    trained_only: bool = False,
 ) -> list[Cell]:
-    """The cell of one run, behind those of the runs that it needs."""
+    """The cell of one run, behind those of the runs that it needs; `trained_only`: see `Study.run_path`."""
     facts, cells, needs = learner_named(learner), list[Cell](), list[str]()
-    path = study.run_path(target, learner, seed, validation=validation, candidate=candidate)
-    values: dict[str, Any] = dict(candidate or {})
+    which: dict[str, Any] = {"validation": validation, "trained_only": trained_only}
+    path = study.run_path(target, learner, seed, candidate=candidate, **which)
+    values: dict[str, Any] = dict(candidate or {}) | ({"heads": "summed"} if trained_only else {})
     if validation:
         values |= {"evaluate_on": "validation", "evaluate_every": 0}
     if study.tracked:
@@ -120,17 +122,19 @@ def _run(
         report=not validation and study.looked_into(learner, seed),
         keep_weights=not candidate,
     )
-    if facts.endpoints is not None:
-        cells += _run(study, target, facts.endpoints, seed, validation=validation)
+    choose = not validation and not trained_only and bool(study.candidates(learner))
+    source = None if trained_only else study.taken_from(learner, chosen=choose or bool(candidate))
+    if source is not None:
+        endpoints = study.source_path(target, source, seed, validation=validation)
+        apart = endpoints != study.run_path(target, source, seed, validation=validation)
+        cells += _run(study, target, source, seed, validation=validation, trained_only=apart)
         needs.append(cells[-1].name)
-        endpoints = study.run_path(target, facts.endpoints, seed, validation=validation)
         where = dataclasses.replace(where, endpoints=endpoints)
     request = study.run_request(target, learner, seed, **values)
     if facts.start is Start.LEARNT and request["init"] is None:
         needs.append(f"meta: initialisation of {learner}")
         first = study.run_request(study.targets[0], learner, study.seeds[0])  # all have networks of one shape
         cells.append(Cell(needs[-1], LearntStart(study.out, first, study.download, study.troubles)))
-    choose = not validation and study.candidates(learner)
     choice = choice_name(study, study.folder(target), learner) if choose else None
     work = TrainingRun(where, request, choice, study.download, study.troubles)
     return [*cells, Cell(study.short(path), work, tuple(needs), () if choice is None else (choice,))]

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from metasum.networks.cutting import in_blocks
+from metasum.networks.heads import head_of, with_trunk
 from metasum.results.pictures import Analysis, Confusions, Line, Matrix, Mistake
 from metasum.training.evaluation import FinalEvaluation, accuracy
 from metasum.types import Sides, Task
 from metasum.weights.guesses import guesses
-from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.parameters import parameters_of
 from metasum.weights.statistics import recalibrate
 
 POINTS = 7  # along the line, both ends included
@@ -30,11 +31,12 @@ def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> An
         tasks: the datasets that they were measured on.
         names: of these.
     """
+    heads = dict(zip(names, final.alone, strict=True)) if final.own_heads else None
     pairs = zip(Sides._fields, final.confusion_before, final.confusion_after, strict=True)
     return Analysis(
         confusion={side: Confusions(as_rows(before), as_rows(after)) for side, before, after in pairs},
         mistakes=mistakes(final.measured_alone.target, final.summed.target, tasks.target),
-        interpolation=interpolate(*final.alone, dict(zip(names, tasks, strict=True))),
+        interpolation=interpolate(*final.alone, dict(zip(names, tasks, strict=True)), heads=heads),
     )
 
 
@@ -43,20 +45,25 @@ def as_rows(confusion: Tensor) -> Matrix:
     return tuple(tuple(row) for row in confusion.tolist())
 
 
-def interpolate(first: nn.Module, second: nn.Module, tasks: Mapping[str, Task]) -> Line:
+def interpolate(
+    first: nn.Module, second: nn.Module, tasks: Mapping[str, Task], *, heads: Mapping[str, nn.Module] | None = None
+) -> Line:
     """Accuracy along α θ_first + (1 - α) θ_second, with statistics recalibrated on each dataset at each point.
 
-    It is measured on at most 1,000 held-out images of each task, which goes by its name.
+    It is measured on at most 1,000 held-out images of each task, which goes by its name. With `heads`, a network for
+    each task, only the rest lies between the two, and each task is measured with its own network's head.
     """
     alphas = [index / (POINTS - 1) for index in range(POINTS)]
-    ours, theirs = parameters_of(first), parameters_of(second)
     images = {name: list(task.calibration(LINE_BATCHES)) for name, task in tasks.items()}
+    apart = frozenset() if heads is None else head_of(first, next(iter(images.values()))[0][:2])
+    ours, theirs = ({n: t for n, t in parameters_of(own).items() if n not in apart} for own in (first, second))
     curves: dict[str, list[float]] = {name: [] for name in tasks}
     for alpha in alphas:
         between = {name: torch.lerp(theirs[name].detach(), ours[name].detach(), alpha) for name in ours}
-        network = in_blocks(with_parameters(first, between))
+        network = in_blocks(with_trunk(first, between))
         for name, task in tasks.items():
-            curves[name].append(accuracy(recalibrate(network, images[name]), task.evaluation(LINE_IMAGES)))
+            own = network if heads is None else in_blocks(with_trunk(heads[name], between))
+            curves[name].append(accuracy(recalibrate(own, images[name]), task.evaluation(LINE_IMAGES)))
     return Line(tuple(alphas), {name: tuple(curve) for name, curve in curves.items()})
 
 

@@ -9,7 +9,7 @@ import copy
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from metasum.config.sections import EvaluationConfig
 from metasum.learners.learner import TrainedLearner
 from metasum.networks.cutting import in_blocks
+from metasum.networks.heads import head_of
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.types import Batch, Buffers, Sides, Task
 from metasum.weights.copies import copy_of
@@ -40,6 +41,8 @@ class FinalEvaluation(NamedTuple):
     accuracy: Evaluation
     after_by_operator: dict[str, dict[str, float]]
     """Accuracy of the sum on "target" and "support" under each operator, statistics recalibrated on each."""
+    own_heads: bool
+    """Whether each side's sum has its own network's head."""
     statistics: str
     """The policy by which statistics were settled."""
     alone: Sides[nn.Module]
@@ -107,7 +110,8 @@ class Evaluator:
             alone = Sides(learner.target_network(), learner.support_network())
             images, statistics = self._images(limit), statistics_of(learner, alone, self._settings.statistics)
             before = self._confusions(settled_alone(alone, images, statistics), limit)
-            summed = settled_sum(learner, alone, images, statistics=statistics)
+            head = self._kept_head(alone, images)
+            summed = settled_sum(learner, alone, images, statistics=statistics, head=head)
             return _evaluation(before, self._confusions(summed, limit))
 
     def everything(self, learner: TrainedLearner) -> FinalEvaluation:
@@ -120,10 +124,12 @@ class Evaluator:
             measured = settled_alone(alone, self._images(), policy)
             before, own = self._confusions(measured), (learner.operators[0], policy)
             running = self._running(alone) if policy == RECALIBRATE else UNKNOWN
+            head = self._kept_head(alone, self._images())
             for operator, statistics in dict.fromkeys([own, *((o, RECALIBRATE) for o in learner.operators)]):
                 images, started = self._images(), time.perf_counter()
                 whole = (operator, statistics) == own  # it is saved
-                networks = settled_sum(learner, alone, images, operator=operator, statistics=statistics, whole=whole)
+                settled: dict[str, Any] = {"operator": operator, "statistics": statistics, "whole": whole}
+                networks = settled_sum(learner, alone, images, **settled, head=head)
                 seconds[operator, statistics] = time.perf_counter() - started
                 after[operator, statistics] = self._confusions(networks)
                 if whole:
@@ -135,6 +141,7 @@ class Evaluator:
         return FinalEvaluation(
             accuracy=_evaluation(before, after[own], running),
             after_by_operator=by_operator,
+            own_heads=head is not None,
             statistics=policy,
             alone=alone,
             measured_alone=measured,
@@ -143,6 +150,10 @@ class Evaluator:
             confusion_after=after[own],
             sum_seconds=seconds[own],
         )
+
+    def _kept_head(self, alone: Sides[nn.Module], images: Sides[Sequence[Tensor]]) -> frozenset[str] | None:
+        """Names of what each network keeps for itself in the sum; None where heads are summed."""
+        return head_of(alone.target, images.target[0][:2]) if self._settings.heads == "own" else None
 
     def _confusions(self, networks: Sides[nn.Module], limit: int | None = None) -> Sides[Tensor]:
         """Of each side's network on that side's images."""
@@ -207,6 +218,7 @@ def settled_sum(
     operator: str | None = None,
     statistics: str | None = None,
     whole: bool = True,
+    head: frozenset[str] | None = None,
 ) -> Sides[nn.Module]:
     """The third network as each side measures it, with batch-norm statistics of its own: a module each, in eval mode.
 
@@ -217,12 +229,16 @@ def settled_sum(
         operator: one of the learner's [default: its first].
         statistics: the policy, as `--statistics` takes it.
         whole: with all the learner's channels; else, with recalibrated statistics, in as few as compute the same.
+        head: names of parameters that each side's network keeps for itself [default: all are composed].
 
     Raises:
         UsageError: "learned" where training never ran the sum; or "own" where the sum cannot have them.
     """
     sources = {} if statistics == RECALIBRATE else _sources(learner, alone, operator)
-    target, support = learner.compose(images, operator=operator)
+    if head is None:
+        target, support = learner.compose(images, operator=operator)
+    else:
+        target, support = learner.compose_trunk(images, head, operator=operator)
     pair = Sides(target, copy.deepcopy(support) if support is target else support)
     if not whole:
         pair = Sides(*map(in_blocks, pair))

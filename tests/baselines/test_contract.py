@@ -11,10 +11,11 @@ from metasum import MetaSum, settings
 from metasum.baselines.registry import LEARNERS
 from metasum.config import options_of
 from metasum.networks.build import wrapped
+from metasum.networks.heads import head_of
 from metasum.run.parts import new_learner
 from metasum.run.plan import resolve
 from metasum.types import Batch, Dataset, Sides, Split
-from metasum.weights.parameters import saved_buffers
+from metasum.weights.parameters import parameters_of, saved_buffers
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 DATASET = Dataset("any", Split(images(), labels()), Split(images(), labels()), 4, "nowhere")
@@ -202,3 +203,48 @@ def test_with_two_starts_the_networks_differ_from_the_beginning(name):
     assert not torch.allclose(first, other)
     learner = made("independent")
     assert torch.equal(learner.target_network()(images(seed=3)), learner.support_network()(images(seed=3)))
+
+
+WITHOUT_HEADS = {
+    "slots": "channels of its own",
+    "blocks": "channels of its own",
+    "side-by-side": "another architecture",
+    "multi-input": "one head for both datasets",
+    "meta-networks": "adds fast weights",
+}
+
+
+def test_its_sum_has_each_networks_own_head_or_it_says_why_not(learner):
+    reason = learner.against_own_heads()
+    assert (reason is not None) == (learner.name in WITHOUT_HEADS)
+    if reason is not None:
+        assert WITHOUT_HEADS[learner.name] in reason
+        return
+    take_steps(learner)
+    alone = learner.target_network(), learner.support_network()
+    head = head_of(alone[0], images())
+    together = learner.compose_trunk(Sides([images(seed=4)], [images(seed=5)]), head)
+    for name, own in parameters_of(together.target).items():
+        assert torch.equal(own, parameters_of(together.support)[name]) == (name not in head)
+    for network, whose in zip(together, alone, strict=True):
+        assert not network.training
+        for name in head & set(parameters_of(network)):
+            assert network.get_parameter(name) is not whose.get_parameter(name)
+            if learner.method is None or "matching" not in learner.method:  # there its channels have another order
+                assert torch.equal(network.get_parameter(name), whose.get_parameter(name))
+
+
+def test_who_composes_the_sum_anew_and_says_nothing_of_heads_is_not_measured_with_own_ones():
+    class Own(LEARNERS["independent"]):
+        def compose(self, images, *, operator=None):
+            return super().compose(images, operator=operator)
+
+    class Both(Own):
+        def compose_trunk(self, images, head, *, operator=None):
+            return super().compose_trunk(images, head, operator=operator)
+
+    class Neither(Both):
+        pass
+
+    assert Own.against_own_heads() == "makes its sum in a way of its own, head and all"
+    assert Both.against_own_heads() is Neither.against_own_heads() is None

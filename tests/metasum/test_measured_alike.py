@@ -286,7 +286,11 @@ def test_weights_are_saved_with_their_running_statistics(finished):
 def test_a_meta_training_is_found_again_that_an_older_version_made():
     """It has no sum to settle; its settings, by which it is found, are those of ever."""
     plan = meta_plan(settings(learner="metasum-meta"), ("letters",))
-    assert plan.to_json()["evaluation"] == {"statistics": "recalibrate", "calibration_batches": 16}
+    assert plan.to_json()["evaluation"] == {
+        "statistics": "recalibrate",
+        "calibration_batches": 16,
+        "heads": "summed",
+    }
 
 
 def test_pictures_of_a_sum_in_slots_compare_it_with_the_networks_as_they_were_trained(metasum, tiny, tmp_path):

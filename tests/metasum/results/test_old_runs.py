@@ -58,7 +58,7 @@ def test_a_finished_one_is_returned_as_it_is(metasum):
     before = (FINISHED / "result.json").read_text()
     outcome = metasum("train", "--target", "rows", *FLAGS, "--resume", "--json")
     assert outcome.code == 0, outcome.err
-    assert json.loads(outcome.out) == {"format": 2, "kind": "run", **json.loads(before)}
+    assert json.loads(outcome.out) == {"format": 2, "kind": "run", **json.loads(before), "heads": "summed"}
     assert (FINISHED / "result.json").read_text() == before
 
 

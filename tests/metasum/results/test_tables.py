@@ -179,11 +179,11 @@ def test_the_dotted_names_of_csv_stay():
     names = as_csv(comparison_tables.rows_table(comparison)).splitlines()[0].split(",")
     sides = [f"accuracy.{s}.{m}" for s in ("target", "support") for m in ("before", "after", "drop", "retention")]
     costs = ["seconds", "sum_seconds", "peak_bytes", "images_per_second"]
-    assert names == ["learner", "seed", "operator", *sides, *costs, "run"]
+    assert names == ["learner", "seed", "operator", *sides, *costs, "run", "heads"]
     experiment = read_result(FIXTURES / "experiment.json")
     names = as_csv(experiment_tables.rows_table(experiment)).splitlines()[0].split(",")
     assert names[:4] == ["learner", "seed", "seconds", "peak_bytes"]
-    assert names[-2:] == ["accuracy.union.sum_union_statistics", "accuracy.union.mean_of_datasets"]
+    assert names[-3:] == ["accuracy.union.sum_union_statistics", "accuracy.union.mean_of_datasets", "heads"]
 
 
 def test_no_template_has_columns_by_hand():

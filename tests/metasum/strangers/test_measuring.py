@@ -44,7 +44,7 @@ def test_a_network_is_measured_with_each_datasets_statistics_and_with_the_unions
         Twisted(images(30, seed=1), torch.zeros(30).long()),
         Twisted(images(10, seed=2) * 5 + 3, torch.ones(10).long()),
     )
-    measured = measure(network, {"a": first, "b": second}, 4)
+    measured = measure(dict.fromkeys("ab", network), {"a": first, "b": second}, 4)
     found = measured.accuracy.plain()
     for name, task in (("a", first), ("b", second)):
         assert found[name]["sum"] == accuracy(recalibrate(small_network(3), [task.x]), task.evaluation())
@@ -53,7 +53,7 @@ def test_a_network_is_measured_with_each_datasets_statistics_and_with_the_unions
     assert [found[name]["sum_union_statistics"] for name in ("a", "b")] == shares
     assert found["union"]["mean_of_datasets"] == pytest.approx(sum(shares) / 2)
     assert found["union"]["sum_union_statistics"] == pytest.approx((30 * shares[0] + 10 * shares[1]) / 40)
-    assert torch.equal(measured.network[1].running_mean, deployed[1].running_mean), "the union's statistics"
+    assert torch.equal(measured.networks["a"][1].running_mean, deployed[1].running_mean), "the union's statistics"
 
 
 def test_a_confusions_rows_are_what_images_are_and_its_columns_what_they_are_taken_for():

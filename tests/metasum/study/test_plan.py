@@ -218,3 +218,41 @@ def test_a_learner_that_is_learnt_and_merges_needs_both():
     register(Both)
     cell = by_name(training_cells(study(["both"])))["rows+lines/both-seed0"]
     assert cell.needs == ("rows+lines/independent-seed0", "meta: initialisation of both")
+
+
+def test_with_own_heads_the_networks_of_summed_heads_are_measured_anew_and_nothing_is_trained_twice():
+    plain, own = (study(["metasum", "ties", "two-head"], heads=heads) for heads in ("summed", "own"))
+    summed, cells = by_name(training_cells(plain)), by_name(training_cells(own))
+    trained = [f"rows+lines/{name}-seed0" for name in ("metasum", "independent", "two-head")]
+    measured = [f"rows+lines/{name}-seed0-own-heads" for name in ("metasum", "ties", "two-head")]
+    assert set(cells) == {*trained, *measured}
+    for name in trained:
+        assert cells[name].work.request["heads"] == "summed"
+        assert cells[name].work.where == summed[name].work.where
+        assert cells[name].work.request.having(heads="summed") == summed[name].work.request
+    for name, source in zip(measured, trained, strict=True):
+        assert cells[name].work.request["heads"] == "own"
+        assert cells[name].needs == (source,)
+        assert cells[name].work.where.path == Path("runs") / name
+        assert cells[name].work.where.endpoints == Path("runs") / source
+
+
+def test_with_own_heads_what_is_chosen_is_chosen_by_them_and_trained_in_folders_of_its_own():
+    own = study(["anchored", "ties", "meta-transfer"], ("rows", "third"), tuned=True, heads="own")
+    cells = by_name([*training_cells(own), *strangers_cells(own)])
+    run = cells["rows+lines/anchored-seed0-own-heads"]
+    assert run.work.where.endpoints is None, "its settings may be others than with summed heads"
+    assert run.after == ("rows+lines: settings of anchored",)
+    assert "rows+lines/anchored-seed0" not in cells
+    trial = cells["rows+lines/validation/anchored-seed0-anchor=0.1-own-heads"]
+    assert (trial.work.where.endpoints, trial.work.request["heads"]) == (None, "own")
+    assert cells["rows+lines/meta-transfer-seed0-own-heads"].work.where.endpoints is None, "its networks are not all"
+    merge = next(cell for name, cell in cells.items() if name.startswith("place/validation-ties"))
+    assert merge.needs == tuple(f"{target}+lines/validation/independent-seed0" for target in ("rows", "third"))
+    assert set(merge.needs) <= set(cells)
+    assert merge.work.request["heads"] == "own"
+
+
+def test_learned_coefficients_are_in_no_file_of_networks():
+    cells = by_name(training_cells(study(["metasum"], operator="learned", heads="own")))
+    assert list(cells) == ["rows+lines/metasum-seed0-own-heads"]
