@@ -50,4 +50,5 @@ def redraw(folder: Path) -> Path:
     kind = read_result(file).kind
     if kind not in PAGES:
         raise CheckpointError(f"{file} holds a {kind}, which has no page of its own.")
+    RunFolder(folder).check_weights()
     return PAGES[kind](folder)

@@ -13,34 +13,51 @@ from torch import Tensor, nn
 
 from metasum.errors import CheckpointError, StorageError
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
+from metasum.weights.tensor_files.checksum import CHECKSUM, checksum_of, compare
 from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo
 from metasum.weights.tensor_files.output import writing
 
 
+_CODES = {dtype: code for code, dtype in WRITTEN.items()}
+
+
 def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes named tensors to a .safetensors file, whole or not at all.
+    """Writes named tensors to a .safetensors file, with their checksum among its metadata, whole or not at all.
 
     Raises:
         StorageError: the file could not be written, or a tensor is of a kind that such files do not hold.
     """
-    codes = {dtype: code for code, dtype in WRITTEN.items()}
-    unheld = next((name for name, tensor in tensors.items() if tensor.dtype not in codes), None)
+    unheld = next((name for name, tensor in tensors.items() if tensor.dtype not in _CODES), None)
     if unheld is not None:
         raise StorageError(f"cannot write {path}: {unheld!r} is {tensors[unheld].dtype}, which such files do not hold.")
-    infos = {name: TensorInfo(codes[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
-    with writing(path, infos, metadata or {}) as output:
+    infos = _infos(tensors)
+    told = dict(metadata or {})
+    told[CHECKSUM] = checksum_of(told, infos, lambda name: [_bytes(tensors[name]).numpy()])
+    with writing(path, infos, told) as output:
         for name, tensor in tensors.items():
-            output.write(name, 0, tensor.detach().cpu().contiguous().view(-1).view(torch.uint8))
+            output.write(name, 0, _bytes(tensor))
+
+
+def _infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
+    return {name: TensorInfo(_CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The named tensors of a .safetensors file, on the CPU.
 
     Raises:
-        CheckpointError: there is no such file, or it is not a whole safetensors file.
+        CheckpointError: there is no such file, it is not a whole safetensors file, or its checksum is wrong.
     """
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        metadata = file.metadata() or {}
+    if CHECKSUM in metadata:
+        compare(path, metadata, _infos(tensors), lambda name: [_bytes(tensors[name]).numpy()])
+    return tensors
 
 
 def read_metadata(path: Path) -> dict[str, str]:
