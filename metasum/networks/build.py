@@ -20,7 +20,7 @@ from metasum.networks.beside import BESIDE, beside
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
 from metasum.plugins import registrar, taken
-from metasum.weights.parameters import buffers_of, parameters_of
+from metasum.weights.parameters import buffers_of, parameters_of, unfinite
 from metasum.weights.storage import load_into, read_metadata
 
 
@@ -133,7 +133,8 @@ def load_network(path: Path | str) -> nn.Module:
 
     Raises:
         UsageError: the user's own function makes the network, and is not where it was, or is not this user's.
-        CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
+        CheckpointError: there is no such file, it is damaged, its weights are NaN, or it does not say of what
+            architecture it is.
         ArchitectureError: its tensors are not those of that architecture.
     """
     path = Path(path)
@@ -145,6 +146,8 @@ def load_network(path: Path | str) -> nn.Module:
     if (count := _count_beside(path)) > 1:
         network = beside([network.eval()] * count)
     load_into(network, path)
+    if name := unfinite(network):
+        raise CheckpointError(f"{path}: {name!r} holds NaN or infinite numbers, and so would every result.")
     return network.eval()
 
 

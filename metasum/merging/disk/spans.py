@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,11 @@ class Reader:
         values = [self._values(span, file.places[name], slot) for slot, file in enumerate(self._files)]
         base = None if self._base is None else self._values(span, self._base.places[name], len(self._files))
         return Chunk(span.planned.part, span.start, values, base)
+
+    def by_file(self, span: Span) -> Iterator[tuple[Path, Tensor]]:
+        """The same with the file's path, one after the other."""
+        for file in [*self._files, *([] if self._base is None else [self._base])]:
+            yield file.path, self._values(span, file.places[span.planned.part.name], 0)
 
     def first(self, span: Span) -> Tensor:
         """The span of the first file, `[n]` in the part's dtype."""
@@ -119,6 +125,8 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
             values = reader.first(span)
         else:
             values = formula(reader.chunk(span)) if fate == Fate.MERGED else average_(reader.chunk(span).values)
+            if not values.sum().isfinite():  # quick, and right unless the sum alone is too large
+                _check_finite(values, span, reader)
         stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
         if stored != part.dtype:
             written = reader.buffer("written", stored, len(values)).copy_(values)
@@ -127,6 +135,17 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
         target.write(part.name, span.start * stored.itemsize, values.view(torch.uint8))
 
     reader.spread(finish, planned)
+
+
+def _check_finite(values: Tensor, span: Span, reader: Reader) -> None:
+    """Raises MetaSumError where a merged value is NaN or infinite; the file that has such a one is named."""
+    if values.isfinite().all():
+        return
+    told, name = "the method makes them of finite ones", span.planned.part.name
+    for path, own in reader.by_file(span):
+        if not own.isfinite().all():
+            told = f"{path} holds such numbers"
+    raise MetaSumError(f"{name!r} would have NaN or infinite numbers ({told}), and no network comes of that.")
 
 
 def _check_range(part: Part, values: Tensor, written: Tensor) -> None:
