@@ -43,7 +43,7 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
         return dataset_from_arrays(name, arrays, source=entry.source)
     path = root / f"{name}.npz"
     if path.is_file():
-        return dataset_from_arrays(name, read_npz(path), source=str(path))
+        return dataset_from_arrays(name, read_npz(path, f"dataset {name!r} ({path})"), source=str(path))
     if is_folder(root, name):
         return folder_dataset(name, root)
     if name in VISION:

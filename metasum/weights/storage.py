@@ -66,6 +66,18 @@ def read_metadata(path: Path) -> dict[str, str]:
         return dict(file.metadata() or {})
 
 
+def shapes_in(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file without their values, which are not read: on PyTorch's device "meta".
+
+    Raises:
+        CheckpointError: there is no such file, or it is not a whole safetensors file.
+    """
+    with _opened(path) as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
+        found = {name: (each.get_shape(), WRITTEN.get(each.get_dtype())) for name, each in slices.items()}
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in found.items()}
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
@@ -85,7 +97,7 @@ def load_into(network: nn.Module, path: Path) -> None:
         ArchitectureError: its parameters are not those of `network`; the first difference is named.
     """
     tensors, own = load_weights(path), network.state_dict(keep_vars=True)
-    _check_like(network, tensors, path)
+    check_like(network, tensors, path)
     with torch.no_grad():
         for name in tensors:
             own[name].copy_(tensors[name])
@@ -94,11 +106,12 @@ def load_into(network: nn.Module, path: Path) -> None:
 def load_like(network: nn.Module, path: Path) -> dict[str, Tensor]:
     """The parameters in a file, where `network` has its own, which stay as they are; raises as `load_into` does."""
     tensors = load_weights(path)
-    _check_like(network, tensors, path)
+    check_like(network, tensors, path)
     return {name: tensors[name].to(own.device) for name, own in parameters_of(network).items()}
 
 
-def _check_like(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def check_like(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raises ArchitectureError where the tensors in a file are not those of `network`; buffers may be left out."""
     own, buffers = parameters_of(network), buffers_of(network)
     given = {name: tensor for name, tensor in tensors.items() if name not in buffers}
     names = ["the network asked for", str(path)]

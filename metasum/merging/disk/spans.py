@@ -138,14 +138,18 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
 
 
 def _check_finite(values: Tensor, span: Span, reader: Reader) -> None:
-    """Raises MetaSumError where a merged value is NaN or infinite; the file that has such a one is named."""
+    """Raises MetaSumError where a merged value is NaN, or infinite where no file's is; whose fault it is, is said.
+
+    What is infinite in a file may stay so: attention masks are.
+    """
     if values.isfinite().all():
         return
-    told, name = "the method makes them of finite ones", span.planned.part.name
-    for path, own in reader.by_file(span):
-        if not own.isfinite().all():
-            told = f"{path} holds such numbers"
-    raise MetaSumError(f"{name!r} would have NaN or infinite numbers ({told}), and no network comes of that.")
+    odd = [path for path, own in reader.by_file(span) if not own.isfinite().all()]
+    if odd and not values.isnan().any():
+        return
+    told = f"{odd[0]} holds such numbers" if odd else "this method makes them of finite ones"
+    name = span.planned.part.name
+    raise MetaSumError(f"{name!r} would hold NaN or infinite numbers ({told}), and no network comes of that.")
 
 
 def _check_range(part: Part, values: Tensor, written: Tensor) -> None:

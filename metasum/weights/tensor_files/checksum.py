@@ -42,7 +42,9 @@ def compare(
 ) -> None:
     """Raises CheckpointError where the metadata have a checksum that is not that of the file; nothing is read else."""
     if CHECKSUM in metadata and metadata[CHECKSUM] != checksum_of(metadata, tensors, read):
-        raise CheckpointError(f"{path} is damaged: its checksum is not that of what it holds; take a copy, or train anew.")
+        raise CheckpointError(
+            f"{path} is damaged: its checksum is not that of what it holds; take a copy, or train anew."
+        )
 
 
 def compare_file(path: Path, file: BinaryIO, header: Header) -> None:
