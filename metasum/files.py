@@ -13,16 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import CheckpointError, StorageError, UsageError
+from metasum.errors import CheckpointError, StorageError, UsageError, shown
 from metasum.locks import is_at, lock
 
+LONGEST_NAME = 255  # bytes, on every usual file system
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def check_folder_name(kind: str, name: str) -> None:
     """Raises UsageError where `name` could not be (part of) one folder's name on any system."""
-    if not name or name.startswith(".") or any(character in name for character in "/\\:\0"):
-        raise UsageError(f"{kind} {name!r} does not work: it becomes part of a folder's name.")
+    odd = name.startswith(".") or any(each in "/\\:" for each in name) or not name.isprintable()
+    if not name or odd or len(name.encode()) > LONGEST_NAME:
+        raise UsageError(f"{kind} {shown(name)} does not work: it becomes part of a folder's name.")
 
 
 def make_folder(path: Path) -> None:

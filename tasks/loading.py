@@ -34,9 +34,9 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
         entry = DATASETS[name]
         try:
             arrays = entry.loader()
-        except (MetaSumError, MemoryError):
+        except (MetaSumError, MemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise DatasetError(f"the loader of dataset {name!r} ({entry.source}) failed: {error!r}.") from error
         if are_torch_datasets(arrays):
             return dataset_from_torch(name, arrays, source=entry.source)

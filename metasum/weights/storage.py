@@ -17,7 +17,6 @@ from metasum.weights.tensor_files.checksum import CHECKSUM, checksum_of, compare
 from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo
 from metasum.weights.tensor_files.output import writing
 
-
 _CODES = {dtype: code for code, dtype in WRITTEN.items()}
 
 

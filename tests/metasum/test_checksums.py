@@ -25,14 +25,13 @@ def test_every_weights_file_of_a_run_has_its_checksum(finished, name):
 def commands(run, data_root, tmp_path):
     other = run.parent.parent / "lines+rows" / "metasum-seed0"
     target, support = (run / f"{name}.safetensors" for name in ("target", "support"))
-    data = ["--data-root", data_root]
+    data, small = ["--data-root", data_root], ["--width", 0.04, "--dropout", 0.1, "--out", tmp_path, "--name", "b"]
     return {
         "evaluate": ["evaluate", target, "--on", "rows", *data],
         "merge": ["merge", "average", target, support, "-o", tmp_path / "both.safetensors"],
         "sum": ["sum", run, other, "--out", tmp_path / "sums", *data, "--device", "cpu"],
         "report": ["report", run],
-        "init": ["train", "--target", "rows", "--support", "lines", "--init", target, "--out", tmp_path, "--name", "b"]
-        + [*data, "--width", 0.04, "--dropout", 0.1, "--steps", 2],
+        "init": ["train", "--target", "rows", "--support", "lines", "--init", target, *small, *data],
     }
 
 
