@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import CheckpointError, StorageError, UsageError, shown
+from metasum.errors import CheckpointError, StorageError, UsageError, reason, shown
 from metasum.locks import is_at, lock
 
 LONGEST_NAME = 255  # bytes, on every usual file system
@@ -105,6 +105,23 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
                 os.close(handle)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong in the block, since a file holds something else than it should, is said of the file.
+
+    Raises:
+        CheckpointError: in place of any error that names no file, and of Python's own errors about values.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or of another version ({reason(error)}).") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -113,8 +130,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({reason(error)}).") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged (it holds no object).")
     return value

@@ -9,5 +9,5 @@ _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u20
 
 
 def plain(text: str) -> str:
-    """The text with every such character written out, as Python does it: an escape is the four characters \\x1b."""
+    r"""The text with every such character written out, as Python does it: an escape is the four characters \x1b."""
     return _CONTROL.sub(lambda found: found.group().encode("unicode_escape").decode(), text)

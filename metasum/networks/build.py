@@ -196,5 +196,5 @@ def read_architecture(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(read_metadata(path)["architecture"])
         NetworkConfig(**{name: value for name, value in values.items() if name != "in_channels"})
         return values | {"in_channels": int(values["in_channels"])}
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path} does not say of what architecture it is; metasum's own files do.") from error

@@ -12,6 +12,7 @@ from torch import nn
 from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
+from metasum.files import reading
 from metasum.merging import memory
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.method import Method
@@ -54,7 +55,12 @@ def open_run(folder: Path) -> FinishedRun:
     Raises:
         CheckpointError: it is not a run folder, the run is not finished, or a file of it is missing or damaged.
     """
-    run = RunFolder.open(folder)
+    with reading(folder):
+        return _opened(RunFolder.open(folder))
+
+
+def _opened(run: RunFolder) -> FinishedRun:
+    folder = run.path
     result, description = run.result(RunResult), run.read_json("config.json")
     plan = plan_of(description, any_learner=True)
     weights = run.networks_folder(result)

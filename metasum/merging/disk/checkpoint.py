@@ -172,7 +172,7 @@ def _pytorch_places(path: Path, file: BinaryIO) -> tuple[dict[str, Place], list[
 def _sharded(path: Path, index: Path, stack: ExitStack) -> Checkpoint:
     named = read_json(index).get("weight_map")
     if not isinstance(named, Mapping) or not all(
-        isinstance(shard, str) and Path(shard).name == shard for shard in named.values()
+        isinstance(shard, str) and shard and Path(shard).name == shard for shard in named.values()
     ):
         raise CheckpointError(f"{index} is damaged: its weight_map does not say which tensor is in which file.")
     shards = {shard: _single(_there(index, shard), stack) for shard in dict.fromkeys(named.values())}
@@ -186,6 +186,6 @@ def _sharded(path: Path, index: Path, stack: ExitStack) -> Checkpoint:
 
 def _there(index: Path, shard: str) -> Path:
     path = index.with_name(shard)
-    if not path.is_file():
+    if "\0" in shard or not path.is_file():
         raise CheckpointError(f"{index} names {shard}, which is not there.")
     return path
