@@ -34,9 +34,9 @@ def announced(path: Path, file: BinaryIO) -> dict[str, np.ndarray[Any, Any]]:
             if not member.filename.endswith(".npy"):
                 continue
             with archive.open(member) as opened:
-                version = np.lib.format.read_magic(opened)  # type: ignore[arg-type]  # it reads, which is enough
+                version = np.lib.format.read_magic(opened)
                 read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(opened)  # type: ignore[arg-type]
+                shape, _, dtype = read(opened)
             like = np.broadcast_to(np.empty((), dtype), shape)
             if not dtype.hasobject and like.nbytes > member.file_size:
                 raise DatasetError(

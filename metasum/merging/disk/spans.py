@@ -55,10 +55,10 @@ class Reader:
         base = None if self._base is None else self._values(span, self._base.places[name], len(self._files))
         return Chunk(span.planned.part, span.start, values, base)
 
-    def by_file(self, span: Span) -> Iterator[tuple[Path, Tensor]]:
-        """The same with the file's path, one after the other."""
-        for file in [*self._files, *([] if self._base is None else [self._base])]:
-            yield file.path, self._values(span, file.places[span.planned.part.name], 0)
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files, the base's at the end."""
+        return [file.path for file in [*self._files, *([] if self._base is None else [self._base])]]
 
     def first(self, span: Span) -> Tensor:
         """The span of the first file, `[n]` in the part's dtype."""
@@ -124,9 +124,11 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
         if fate in (Fate.TAKEN, Fate.COMPARED):
             values = reader.first(span)
         else:
-            values = formula(reader.chunk(span)) if fate == Fate.MERGED else average_(reader.chunk(span).values)
+            chunk = reader.chunk(span)
+            finite = _check_numbers(chunk, reader)
+            values = formula(chunk) if fate == Fate.MERGED else average_(chunk.values)
             if not values.sum().isfinite():  # quick, and right unless the sum alone is too large
-                _check_finite(values, span, reader)
+                _check_result(values, part, finite=finite)
         stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
         if stored != part.dtype:
             written = reader.buffer("written", stored, len(values)).copy_(values)
@@ -137,19 +139,27 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
     reader.spread(finish, planned)
 
 
-def _check_finite(values: Tensor, span: Span, reader: Reader) -> None:
-    """Raises MetaSumError where a merged value is NaN, or infinite where no file's is; whose fault it is, is said.
+def _check_numbers(chunk: Chunk, reader: Reader) -> bool:
+    """Whether all values of all files are finite; raises MetaSumError where one is NaN, and names its file.
 
-    What is infinite in a file may stay so: attention masks are.
+    What is infinite may stay so: attention masks are.
     """
-    if values.isfinite().all():
-        return
-    odd = [path for path, own in reader.by_file(span) if not own.isfinite().all()]
-    if odd and not values.isnan().any():
-        return
-    told = f"{odd[0]} holds such numbers" if odd else "this method makes them of finite ones"
-    name = span.planned.part.name
-    raise MetaSumError(f"{name!r} would hold NaN or infinite numbers ({told}), and no network comes of that.")
+    finite = True
+    for path, values in zip(reader.paths, [*chunk.values, *([] if chunk.base is None else [chunk.base])], strict=True):
+        if values.sum().isfinite():  # quick, and right unless the sum alone is too large
+            continue
+        if values.isnan().any():
+            raise MetaSumError(f"{path}: {chunk.part.name!r} holds NaN, and no network comes of that.")
+        finite = finite and bool(values.isfinite().all())
+    return finite
+
+
+def _check_result(values: Tensor, part: Part, *, finite: bool) -> None:
+    """Raises MetaSumError where a merged value is NaN, or infinite where all files' are finite."""
+    if values.isnan().any() or (finite and not values.isfinite().all()):
+        raise MetaSumError(
+            f"{part.name!r} would hold NaN or infinite numbers: this method makes them of the files' finite ones."
+        )
 
 
 def _check_range(part: Part, values: Tensor, written: Tensor) -> None:
