@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from metasum.errors import CheckpointError
+from metasum.files import json_text
 from metasum.weights.tensor_files.dtypes import TensorInfo
 from metasum.weights.tensor_files.header import Header
 
@@ -28,10 +28,10 @@ def checksum_of(
         read: from a tensor's name to its bytes, in pieces.
     """
     own = {name: value for name, value in metadata.items() if name != CHECKSUM}
-    digest = hashlib.sha256(json.dumps(own, sort_keys=True).encode())
+    digest = hashlib.sha256(json_text(own, sort_keys=True).encode())
     for name in sorted(tensors):
         info = tensors[name]
-        digest.update(json.dumps([name, info.code, list(info.shape)]).encode())
+        digest.update(json_text([name, info.code, list(info.shape)]).encode())
         for piece in read(name):
             digest.update(piece)
     return digest.hexdigest()
