@@ -1,5 +1,5 @@
 """`python -m metasum`."""
 
-from metasum.cli import main
+from metasum.entry import main
 
 main()

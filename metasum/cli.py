@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import sys
+import traceback
 from typing import NoReturn
 
 import click
@@ -19,7 +21,9 @@ from metasum.commands.strangers import sum_
 from metasum.commands.studies import compare_baselines, experiment
 from metasum.commands.sweep import sweep
 from metasum.config.flags import TolerantGroup
-from metasum.errors import Interrupted, MetaSumError, in_a_command, reason
+from metasum.errors import Interrupted, MetaSumError, StorageError, in_a_command, reason
+from metasum.plain_text import plain
+from metasum.results.stdout import kept_for_results
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -53,7 +57,7 @@ def main() -> None:
     if not _talks():  # of several that train together: the first one talks for all
         sys.stdout = sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (to the process's end)
     try:
-        with in_a_command():
+        with in_a_command(), _stdout():
             metasum(standalone_mode=False)
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message())
@@ -73,21 +77,39 @@ def main() -> None:
         )
     except OSError as error:
         _fail(f"{error.filename or 'input or output'}: {error.strerror or error}.", 1, error)
-    except Exception as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)
+    except SystemExit as error:  # no command raises it: a plug-in or a package did
+        file, line = traceback.extract_tb(error.__traceback__)[-1][:2]
+        _fail(
+            f"{file} ended the process in line {line}, with exit({error.code!r}); nothing came of the command.",
+            1,
+            error,
+        )
+    except BaseException as error:  # noqa: BLE001 (the last line of defence: one sentence, never a traceback)
         if _of_memory(error):
             _fail(f"there is not enough memory ({reason(error)}); try a smaller --width or --batch-size.", 1, error)
         _fail(f"{type(error).__name__}: {reason(error)} (METASUM_DEBUG=1 shows where).", 1, error)
 
 
+LONGEST = 4000  # characters of a sentence
 # How PyTorch says it where it has no type for it: on the CPU, on Metal, and of memory that CUDA itself asks for.
 NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory", "CUDA error: out of memory")
 
 
-def _of_memory(error: Exception) -> bool:
+def _of_memory(error: BaseException) -> bool:
     """Whether there was not enough memory: by type, or by PyTorch's very words; others speak of memory, too."""
     torch = sys.modules.get("torch")  # not imported for an error that has nothing to do with it
     types = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
     return isinstance(error, types) or (isinstance(error, RuntimeError) and any(w in str(error) for w in NO_MEMORY))
+
+
+def _stdout() -> contextlib.AbstractContextManager[None]:
+    """Where the result is for programs, stdout is for it alone: what plug-ins print goes to stderr."""
+    own = sys.argv[1 : sys.argv.index("--")] if "--" in sys.argv else sys.argv[1:]
+    if "--json" not in own or {"--help", "-h", "--version"} & set(own):
+        return contextlib.nullcontext()
+    if sys.stdout is None:
+        raise StorageError("there is no standard output for --json to write to.")
+    return kept_for_results()
 
 
 def _again(words: list[str]) -> str:
@@ -105,8 +127,9 @@ def _talks() -> bool:
 
 
 def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
-    if os.environ.get("METASUM_DEBUG") == "1":
+    if os.environ.get("METASUM_DEBUG") == "1" and not isinstance(error, SystemExit):
         raise error
     unheard = not _talks() and not isinstance(error, MetaSumError)  # of the others' sentences the first says each
+    sentence = plain(" ".join(sentence[:LONGEST].splitlines()))
     print(f"metasum: {sentence}", file=sys.__stderr__ if unheard else sys.stderr)
     sys.exit(code)

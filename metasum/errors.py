@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 _of_a_command = ContextVar("of a command", default=False)
 
@@ -105,6 +107,18 @@ def reason(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
+def shown(value: Any) -> str:
+    """`value` as Python writes it, cut where it is long or nested."""
+    try:
+        return _SHOWN.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return f"a {type(value).__name__}"
+
+
+_SHOWN = reprlib.Repr()
+_SHOWN.maxlevel, _SHOWN.maxstring, _SHOWN.maxother, _SHOWN.maxlong = 3, 100, 100, 40
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> UsageError:
     """The error for a name that nobody registered, with all known names, and the nearest where one is near.
 
@@ -115,7 +129,7 @@ def unknown(kind: str, name: str, known: Iterable[str], *, more: str = "") -> Us
         more: a closing sentence on where such names come from.
     """
     names = sorted(known)
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(name[:200], names, n=1, cutoff=0.6)
     every = f"known: {', '.join(names)}."
     hint = f"did you mean {near[0]!r}? K{every[1:]}" if near else every
-    return UsageError(f"unknown {kind} {name!r}; {hint}{' ' + more if more else ''}")
+    return UsageError(f"unknown {kind} {shown(name)}; {hint}{' ' + more if more else ''}")

@@ -13,16 +13,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import CheckpointError, StorageError, UsageError
+from metasum.errors import CheckpointError, StorageError, UsageError, reason, shown
 from metasum.locks import is_at, lock
 
+LONGEST_NAME = 255  # bytes, on every usual file system
 NO_LINK = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 
 
 def check_folder_name(kind: str, name: str) -> None:
     """Raises UsageError where `name` could not be (part of) one folder's name on any system."""
-    if not name or name.startswith(".") or any(character in name for character in "/\\:\0"):
-        raise UsageError(f"{kind} {name!r} does not work: it becomes part of a folder's name.")
+    odd = name.startswith(".") or any(each in "/\\:" for each in name) or not name.isprintable()
+    if not name or odd or len(name.encode()) > LONGEST_NAME:
+        raise UsageError(f"{kind} {shown(name)} does not work: it becomes part of a folder's name.")
 
 
 def make_folder(path: Path) -> None:
@@ -103,6 +105,23 @@ def remove_leftovers(folder: Path, name: str = "") -> None:
                 os.close(handle)
 
 
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """What goes wrong in the block, since a file holds something else than it should, is said of the file.
+
+    Raises:
+        CheckpointError: in place of any error that names no file, and of Python's own errors about values.
+    """
+    try:
+        yield
+    except CheckpointError as error:
+        if str(path) in str(error):
+            raise
+        raise CheckpointError(f"{path}: {error}") from error
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged or of another version ({reason(error)}).") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -111,8 +130,8 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}).") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged ({reason(error)}).") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is damaged (it holds no object).")
     return value

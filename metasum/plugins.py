@@ -45,9 +45,9 @@ def load_entry_points() -> None:
             try:
                 with _working(entry.value):
                     entry.load()()
-            except MetaSumError:
+            except (MetaSumError, KeyboardInterrupt):
                 raise
-            except Exception as error:
+            except BaseException as error:
                 raise UsageError(f"the entry point {entry.name!r} ({entry.value}) failed: {error!r}.") from error
 
 
@@ -65,11 +65,11 @@ def run_plugin(path: Path) -> None:
     try:
         with _working(str(path)):
             runpy.run_path(str(path), run_name="metasum_plugin")
-    except MetaSumError:
+    except (MetaSumError, KeyboardInterrupt):
         raise
     except SyntaxError as error:
         raise UsageError(f"the plugin file {path} is not Python: {error.msg} (line {error.lineno}).") from error
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise UsageError(f"the plugin file {path} failed{line_in(path, error)}: {error!r}.") from error
     _done.add(path.resolve())
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
 from metasum.errors import DatasetError, MetaSumError, reason
+from metasum.npz import announced, check_size
 from metasum.tasks.shapes import KEYS, LARGEST, MOST_CHANNELS, Arrays
 from metasum.types import Dataset, Split
+
+Array: TypeAlias = "np.ndarray[Any, Any]"
 
 
 def dataset_from_arrays(name: str, arrays: Arrays, *, source: str) -> Dataset:
@@ -61,7 +65,8 @@ def checked_dataset(name: str, train: Split, test: Split, *, source: str) -> Dat
     return Dataset(name, train, test, num_classes, source)
 
 
-def _split(where: str, split: str, images: Any, labels: Any) -> Split:
+def _formed(where: str, split: str, images: Any, labels: Any) -> tuple[Array, Array]:
+    """The arrays as `[N, H, W, C]` and `[N]`; raises DatasetError where dtype or shape are others. No value is read."""
     x, y = np.asarray(images), np.asarray(labels)
     if x.dtype != np.uint8:
         raise DatasetError(f"{where}: x_{split} must be uint8, not {x.dtype}.")
@@ -81,12 +86,17 @@ def _split(where: str, split: str, images: Any, labels: Any) -> Split:
         raise DatasetError(f"{where}: y_{split} must have shape [{len(x)}], as x_{split} has, not {list(y.shape)}.")
     if not len(x):
         raise DatasetError(f"{where}: the {split} split is empty.")
-    if y.min() < 0 or y.max() >= 2**31:
-        raise DatasetError(f"{where}: y_{split} has a label out of range: {y.min()} to {y.max()}, not 0 to K-1.")
     if not 0 < min(x.shape[1:3]) <= max(x.shape[1:3]) <= LARGEST:
         raise DatasetError(
             f"{where}: images of {x.shape[1]}x{x.shape[2]} are not of 1x1 to {LARGEST}x{LARGEST}; resize them first."
         )
+    return x, y
+
+
+def _split(where: str, split: str, images: Any, labels: Any) -> Split:
+    x, y = _formed(where, split, images, labels)
+    if y.min() < 0 or y.max() >= 2**31:
+        raise DatasetError(f"{where}: y_{split} has a label out of range: {y.min()} to {y.max()}, not 0 to K-1.")
     pixels = torch.from_numpy(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
     return Split(pixels, torch.from_numpy(y.astype(np.int64)))
 
@@ -96,14 +106,22 @@ def _size(split: Split) -> str:
     return f"{height}x{width} with {channels} channel{'s' if channels > 1 else ''}"
 
 
-def read_npz(path: Path) -> Arrays:
+def read_npz(path: Path, where: str | None = None) -> Arrays:
     """The four arrays of a .npz file in the Keras layout. Pickled objects are refused, not loaded.
 
+    Args:
+        path: of the file.
+        where: what errors call the dataset [default: the path].
+
     Raises:
-        DatasetError: the file is truncated, is not a .npz file, or lacks one of the four arrays.
+        DatasetError: the file is truncated, is not a .npz file, lacks one of the four arrays, has one of another shape
+            or dtype, or is more than there is memory. All but the first is seen before an array is inflated.
     """
+    where = where or str(path)
     try:
         with path.open("rb") as opened:
+            headers = announced(path, opened) if zipfile.is_zipfile(opened) else {}
+            opened.seek(0)
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise DatasetError(f"{path} is not a .npz file (it holds a single array).")
@@ -113,6 +131,11 @@ def read_npz(path: Path) -> Arrays:
                     f"{path} lacks {missing[0]}; the Keras layout is {', '.join(KEYS)}, and it has "
                     f"{', '.join(file.files) or 'nothing'}."
                 )
+            for split in ("train", "test"):
+                images, labels = (headers[f"{name}_{split}"] for name in "xy")
+                if not images.dtype.hasobject and not labels.dtype.hasobject:  # numpy refuses those, with its reason
+                    _formed(where, split, images, labels)
+            check_size(path, headers, KEYS)
             arrays = [file[key] for key in KEYS]
     except MetaSumError:
         raise

@@ -34,16 +34,16 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
         entry = DATASETS[name]
         try:
             arrays = entry.loader()
-        except (MetaSumError, MemoryError):
+        except (MetaSumError, MemoryError, KeyboardInterrupt):
             raise
-        except Exception as error:
+        except BaseException as error:
             raise DatasetError(f"the loader of dataset {name!r} ({entry.source}) failed: {error!r}.") from error
         if are_torch_datasets(arrays):
             return dataset_from_torch(name, arrays, source=entry.source)
         return dataset_from_arrays(name, arrays, source=entry.source)
     path = root / f"{name}.npz"
     if path.is_file():
-        return dataset_from_arrays(name, read_npz(path), source=str(path))
+        return dataset_from_arrays(name, read_npz(path, f"dataset {name!r} ({path})"), source=str(path))
     if is_folder(root, name):
         return folder_dataset(name, root)
     if name in VISION:

@@ -169,7 +169,7 @@ def _decoded(source: Any, name: str, index: int, size: int) -> Tensor:
     try:
         image = source[index][0]
         pixels = _pixels(image)
-    except Exception as error:  # whatever decoders and users' own datasets raise
+    except (Exception, SystemExit) as error:  # whatever decoders and users' own datasets raise
         raise DatasetError(f"dataset {name!r}: image {which} cannot be read ({reason(error)}).") from error
     if pixels.dtype != torch.uint8 or pixels.ndim != 3 or not 1 <= len(pixels) <= MOST_CHANNELS:
         raise DatasetError(

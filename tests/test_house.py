@@ -19,8 +19,30 @@ ROOMS = {
     "baselines": sorted((ROOT / "baselines").rglob("*.py")),
 }
 FLOORS = ["config", "results", "weights", "merging", "networks", "learners", "training", "report", "modules"]
-TOP_FLOORS = ["run", "strangers", "study", "few_shot", "benchmark", "sweeps", "commands", "cli"]  # they know everybody
-GROUND = {"types", "errors", "files", "locks", "ownership", "machine", "plugins", "registry", "third_party"}
+TOP_FLOORS = [
+    "run",
+    "strangers",
+    "study",
+    "few_shot",
+    "benchmark",
+    "sweeps",
+    "commands",
+    "cli",
+    "entry",
+]  # they know everybody
+GROUND = {
+    "types",
+    "errors",
+    "files",
+    "npz",
+    "plain_text",
+    "locks",
+    "ownership",
+    "machine",
+    "plugins",
+    "registry",
+    "third_party",
+}
 
 
 def imported(path: Path, *, top_level_only: bool = False) -> set[str]:

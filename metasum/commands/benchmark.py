@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from metasum.commands.shared import PluginCommand, json_flag, plugin_flag
+from metasum.plain_text import plain
 from metasum.results.benchmark_tables import benchmark_parts
 from metasum.results.terminal import show
 
@@ -45,5 +46,5 @@ def benchmark(given: dict[str, Any], *, as_json: bool) -> None:
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
-    result = run_benchmark(given, say=lambda text: click.echo(f"{text} …", err=True))
+    result = run_benchmark(given, say=lambda text: click.echo(plain(f"{text} …"), err=True))
     show(result, as_json=as_json, parts=benchmark_parts)

@@ -11,6 +11,7 @@ import click
 from metasum.commands import shared
 from metasum.commands.shared import Flag, flags
 from metasum.errors import UsageError
+from metasum.plain_text import plain
 from metasum.results.terminal import show
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def files_in(texts: Sequence[str]) -> list[Path]:
 
 def say(sentence: str) -> None:
     """To stderr, where stdout is a result's."""
-    click.echo(sentence, err=True)
+    click.echo(plain(sentence), err=True)
 
 
 def silent(sentence: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from metasum.errors import CheckpointError
 from metasum.few_shot.page import write_few_shot_report
+from metasum.files import reading
 from metasum.report.networks_page import write_networks_report
 from metasum.report.run_page import write_meta_report, write_report
 from metasum.report.study_pages import write_comparison_report, write_experiment_report
@@ -47,7 +48,9 @@ def redraw(folder: Path) -> Path:
     if file is None:
         RunFolder.open(folder).read_json("result.json")  # says what is missing
         raise CheckpointError(f"{folder} holds no result.")
-    kind = read_result(file).kind
-    if kind not in PAGES:
-        raise CheckpointError(f"{file} holds a {kind}, which has no page of its own.")
-    return PAGES[kind](folder)
+    with reading(folder):
+        kind = read_result(file).kind
+        if kind not in PAGES:
+            raise CheckpointError(f"{file} holds a {kind}, which has no page of its own.")
+        RunFolder(folder).check_weights()
+        return PAGES[kind](folder)

@@ -13,7 +13,7 @@ import torch
 from metasum.few_shot.course import Course, taken
 from metasum.few_shot.folder import check_run, opened_run
 from metasum.few_shot.measuring import mean_of
-from metasum.files import read_json, write_json
+from metasum.files import read_json, reading, write_json
 from metasum.results.few_shot import (
     FewShotRun,
     OtherBaseNetwork,
@@ -228,7 +228,9 @@ class GoOn:
 
 def shares_of(study: Path, run: FewShotRun) -> list[float]:
     """What a finished run got right in each final episode; raises CheckpointError where the file is not there."""
-    return list(read_json(study / run.run / EPISODES)["shares"])
+    path = study / run.run / EPISODES
+    with reading(path):
+        return [float(share) for share in read_json(path)["shares"]]
 
 
 def accuracy_of(run: FewShotRun) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metasum.errors import CheckpointError
-from metasum.files import read_json
+from metasum.files import read_json, reading
 from metasum.run.description import FORMAT, describe, reopen
 from metasum.tasks.few_shot import FewShotDataset
 from metasum.training.opening import opened
@@ -45,7 +45,8 @@ def check_run(
     """
     if (path / "config.json").is_file():
         found = read_json(path / "config.json")
-        kept = _as_written(found)
+        with reading(path / "config.json"):
+            kept = _as_written(found)
         settings = {**settings, **{name: kept[name] for name in open_ones if name in kept}}
         start = {"start_checksum": found.get("start_checksum")}
         reopen(path, _description(settings, dataset, start), completed=_as_written)

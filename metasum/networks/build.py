@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.config.sections import NetworkConfig
-from metasum.errors import CheckpointError, UsageError, unknown
+from metasum.errors import ArchitectureError, CheckpointError, UsageError, reason, unknown
 from metasum.files import json_text
 from metasum.networks import functions
 from metasum.networks.augmented import Augmented
@@ -20,8 +20,8 @@ from metasum.networks.beside import BESIDE, beside
 from metasum.networks.layers import he_initialise
 from metasum.networks.tangent import Tangent
 from metasum.plugins import registrar, taken
-from metasum.weights.parameters import buffers_of, parameters_of
-from metasum.weights.storage import load_into, read_metadata
+from metasum.weights.parameters import buffers_of, parameters_of, unfinite
+from metasum.weights.storage import check_like, load_into, read_metadata, shapes_in
 
 
 def _vgg16(config: NetworkConfig, in_channels: int) -> nn.Module:
@@ -133,7 +133,8 @@ def load_network(path: Path | str) -> nn.Module:
 
     Raises:
         UsageError: the user's own function makes the network, and is not where it was, or is not this user's.
-        CheckpointError: there is no such file, it is damaged, or it does not say of what architecture it is.
+        CheckpointError: there is no such file, it is damaged, its weights are NaN, or it does not say of what
+            architecture it is.
         ArchitectureError: its tensors are not those of that architecture.
     """
     path = Path(path)
@@ -141,11 +142,40 @@ def load_network(path: Path | str) -> nn.Module:
     in_channels = values.pop("in_channels")
     if functions.is_function(values["network"]):
         functions.check_named(values["network"], path)
-    network = build_network(NetworkConfig(**values), in_channels=in_channels, seed=0)
-    if (count := _count_beside(path)) > 1:
+    count, config = _count_beside(path), NetworkConfig(**values)
+    if not functions.is_function(values["network"]):
+        _check_shapes(path, config, in_channels, count)
+    network = build_network(config, in_channels=in_channels, seed=0)
+    if count > 1:
         network = beside([network.eval()] * count)
     load_into(network, path)
+    if name := unfinite(network):
+        raise CheckpointError(f"{path}: {name!r} holds NaN or infinite numbers, and so would every result.")
     return network.eval()
+
+
+def _check_shapes(path: Path, config: NetworkConfig, in_channels: int, count: int) -> None:
+    """Raises where the file's tensors are not those of the network that it says it is; nothing large is made for that.
+
+    Of networks side by side, no tensor may be smaller than one network's, nor all of them smaller than all networks.
+    """
+    check_network_name(config.network)
+    found = shapes_in(path)
+    try:
+        with torch.device("meta"):
+            network = build_network(config, in_channels=in_channels, seed=0)
+    except (NotImplementedError, RuntimeError, OverflowError, TypeError) as error:
+        if NETWORKS[config.network] in (_vgg16, _resnet):
+            raise CheckpointError(f"{path} says that it is a network that cannot be made ({reason(error)}).") from error
+        return  # a plug-in's constructor looks at numbers, which are not there on this device
+    if count == 1:
+        check_like(network, found, path)
+        return
+    own = parameters_of(network)
+    if any(name not in found or found[name].numel() < own[name].numel() for name in own) or (
+        2 * sum(tensor.numel() for tensor in found.values()) < count * sum(tensor.numel() for tensor in own.values())
+    ):
+        raise ArchitectureError(f"{path} says that it is {count} networks, and its tensors are too small for that.")
 
 
 def _count_beside(path: Path) -> int:
@@ -166,5 +196,5 @@ def read_architecture(path: Path) -> dict[str, Any]:
         values: dict[str, Any] = json.loads(read_metadata(path)["architecture"])
         NetworkConfig(**{name: value for name, value in values.items() if name != "in_channels"})
         return values | {"in_channels": int(values["in_channels"])}
-    except (KeyError, TypeError, ValueError, AttributeError, UsageError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError, UsageError) as error:
         raise CheckpointError(f"{path} does not say of what architecture it is; metasum's own files do.") from error

@@ -85,9 +85,9 @@ def make_network(name: str, **facts: Any) -> nn.Module:
     try:
         with _importable(where):
             network = function(**known)
-    except MetaSumError:
+    except (MetaSumError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         line = line_in(Path(where).expanduser().resolve(), error)
         raise UsageError(f"{name} failed{line}: {error!r}.") from error
     if not isinstance(network, nn.Module):
@@ -144,7 +144,9 @@ def _run(path: Path) -> ModuleType:
             spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UsageError(f"{path} is not Python: {error.msg} (line {error.lineno}).") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"{path} failed{line_in(path, error)}: {error!r}.") from error
     _modules[key] = module
     return module
@@ -159,7 +161,9 @@ def _imported(where: str) -> ModuleType:
         if where == missing or where.startswith(missing + "."):
             raise UsageError(f"there is no module {where!r} to import; a file is named with its .py.") from error
         raise UsageError(f"{where} cannot be imported: {error}.") from error
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"{where} failed when it was imported: {error!r}.") from error
 
 

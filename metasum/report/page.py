@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from metasum.errors import CheckpointError
 from metasum.files import write_text
+from metasum.plain_text import plain
 from metasum.results.comparison import ComparisonResult
 from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult
@@ -51,7 +52,11 @@ def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("metasum.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("metasum.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        finalize=_plain,
     )
     environment.filters |= {
         "on_page": on_page,
@@ -59,6 +64,15 @@ def _environment() -> Environment:
         "percent": lambda share: PERCENT.text(share, "page"),
     }
     return environment
+
+
+def _plain(value: Any) -> Any:
+    """What a template writes of a value: no control characters."""
+    from markupsafe import Markup
+
+    if isinstance(value, Markup):  # an SVG, or what a macro made: escaped already
+        return Markup(plain(value))
+    return plain(value) if isinstance(value, str) else value
 
 
 def described(it: Described, **more: str) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 import click
 
 from metasum.files import json_text
+from metasum.plain_text import plain
+from metasum.results.stdout import results_stream
 from metasum.results.table import Table
 from metasum.results.value import Result
 
@@ -22,19 +24,20 @@ NAME = 24  # characters of a name's word that stand in one line
 def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
     """Prints a result (or what is to be printed as JSON), or the tables and lines that `parts` makes of it."""
     if as_json:
-        click.echo(json_text(result.to_json() if isinstance(result, Result) else result, indent=2))
+        found = result.to_json() if isinstance(result, Result) else result
+        click.echo(json_text(found, indent=2), file=results_stream())
         return
     from rich.console import Console
 
-    console = Console()
+    console = Console(file=results_stream())
     for part in parts(result):
         title = part if isinstance(part, str) else part.title
         if title:
-            console.print(title, highlight=False, markup=False, soft_wrap=True)  # no path is broken
+            console.print(plain(title), highlight=False, markup=False, soft_wrap=True)  # no path is broken
         if not isinstance(part, str):
             console.print(rich_table(part), highlight=False, markup=False)
             for note in part.notes:
-                console.print(note, highlight=False, markup=False, soft_wrap=True)
+                console.print(plain(note), highlight=False, markup=False, soft_wrap=True)
 
 
 def rich_table(table: Table[Any]) -> RichTable:
@@ -47,7 +50,7 @@ def rich_table(table: Table[Any]) -> RichTable:
     from rich.text import Text
 
     columns, drawn = table.on("terminal"), RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
-    rows = [[column.kind.text(column.value(row), "terminal") for column in columns] for row in table.rows]
+    rows = [[plain(column.kind.text(column.value(row), "terminal")) for column in columns] for row in table.rows]
     for index, column in enumerate(columns):
         name = 0 if index else max((len(word) for row in rows for word in row[0].split()), default=0)
         justify: Literal["left", "right"] = "right" if column.kind.right else "left"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from metasum.errors import DatasetError, UsageError, reason
+from metasum.npz import announced, check_size
 from metasum.weights.batches import LABELS
 
 BATCH = 256
@@ -160,11 +162,16 @@ def _read(path: Path, split: str) -> tuple[dict[str, np.ndarray[Any, Any]], set[
         raise DatasetError(f"there is no file {path}.")
     try:
         with path.open("rb") as opened:
+            headers = announced(path, opened) if zipfile.is_zipfile(opened) else {}
+            opened.seek(0)
             file = np.load(opened, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 return {INPUTS[0]: file}, set()
             wanted = [name for name in file.files if name not in _other_half(file.files, split)]
+            check_size(path, headers, wanted)
             return {name: file[name] for name in wanted}, set(file.files)
+    except DatasetError:
+        raise
     except Exception as error:  # zipfile, zlib, numpy and its header parser raise a dozen kinds
         raise DatasetError(f"{path} is damaged or is not a .npz file ({reason(error)}).") from error
 

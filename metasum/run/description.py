@@ -13,6 +13,7 @@ import torch
 from metasum.baselines.registry import LEARNERS
 from metasum.config import Option, options_of
 from metasum.errors import CheckpointError, UsageError
+from metasum.files import reading
 from metasum.learners.learner import Learner
 from metasum.results.surroundings import DatasetFacts
 from metasum.run.plan import Plan, fill
@@ -100,7 +101,8 @@ def reopen(
         raise CheckpointError(f"there is no run to resume in {path}.")
     run = RunFolder.open(path)
     before = run.read_json("config.json")
-    before["settings"] = completed(before)
+    with reading(path / "config.json"):
+        before["settings"] = completed(before)
     for section in ("settings", "data", "initial_checksum", "start_checksum", "pool_checksums"):
         difference = _first_difference(section, before.get(section), description.get(section))
         if difference:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import nn
+
+from metasum.errors import DivergenceError
 from metasum.files import write_json
 from metasum.learners.learner import TrainedLearner
 from metasum.learners.networks import MetaSum
@@ -19,6 +23,7 @@ from metasum.training.harness import Harness
 from metasum.training.memory import peak_bytes
 from metasum.training.run_folder import RunFolder
 from metasum.types import Sides
+from metasum.weights.parameters import unfinite
 
 
 def finish(
@@ -45,6 +50,8 @@ def finish(
     harness.display.note("measuring on all held-out images …")
     started = time.perf_counter()
     final = harness.evaluator.everything(learner)
+    _check_finite({"target network": final.alone.target, "support network": final.alone.support})
+    _check_finite({f"{learner.operators[0]} on the {side}": own for side, own in final.summed._asdict().items()})
     operator = learner.operators[0]
     if endpoints is None:
         harness.record_final(final.accuracy)
@@ -81,6 +88,13 @@ def finish(
     )
     write_json(run.path / "result.json", result.to_json())
     return result
+
+
+def _check_finite(networks: Mapping[str, nn.Module]) -> None:
+    """Raises DivergenceError where a network has NaN or infinite weights or statistics: it is no result."""
+    for what, network in networks.items():
+        if name := unfinite(network):
+            raise DivergenceError(f"the {what} has NaN or infinite numbers in {name!r}; try a lower learning rate.")
 
 
 def reported(run: RunFolder, result: RunResult, report: bool) -> RunResult:

@@ -9,6 +9,7 @@ from pathlib import Path
 from metasum.config import flag_of, options_of
 from metasum.config.sections import OptimisationConfig
 from metasum.errors import UsageError
+from metasum.files import reading
 from metasum.ownership import in_turn
 from metasum.run.meta_plan import meta_datasets
 from metasum.run.meta_training import meta_train
@@ -54,5 +55,7 @@ def check_given(plan: Plan, request: Request) -> None:
         if name not in COMMON and name not in ("operator", "scaling", "backend"):
             raise UsageError(f"{flag_of(name)} says nothing where --init brings what was meta-learnt.")
     init = Path(str(plan.network.init))
-    if plan.data.target in json.loads(read_metadata(init).get("meta_datasets", "[]")):
+    with reading(init):
+        told = plan.data.target in json.loads(read_metadata(init).get("meta_datasets", "[]"))
+    if told:
         raise UsageError(f"--init {init} was meta-learnt on {plan.data.target!r}, the target, among others.")

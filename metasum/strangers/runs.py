@@ -13,17 +13,18 @@ from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of
 from metasum.config.words import Heads
 from metasum.errors import ArchitectureError, CheckpointError, UsageError
+from metasum.files import reading
 from metasum.merging import memory
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.method import Method
-from metasum.networks.build import load_network
+from metasum.networks.build import load_network, start_of
 from metasum.results.run import RunResult
 from metasum.run.description import plan_of
 from metasum.run.plan import Plan
 from metasum.strangers.heads import kept_head, owners
 from metasum.training.run_folder import RunFolder
 from metasum.types import Task
-from metasum.weights.parameters import check_same_architecture, parameters_of
+from metasum.weights.parameters import check_same_architecture, checksum, parameters_of
 from metasum.weights.storage import load_weights
 
 
@@ -68,17 +69,28 @@ def open_run(folder: Path, *, heads: Heads = "summed") -> FinishedRun:
         CheckpointError: it is not a run folder, the run is not finished, or a file of it is missing or damaged.
         MetaSumError: it has no head that it could keep, see `kept_head`.
     """
-    run = RunFolder.open(folder)
+    with reading(folder):
+        return _opened(RunFolder.open(folder), heads)
+
+
+def _opened(run: RunFolder, heads: Heads) -> FinishedRun:
+    folder = run.path
     result, description = run.result(RunResult), run.read_json("config.json")
     plan = plan_of(description, any_learner=True)
     weights = run.networks_folder(result)
     network = load_network(weights / "target.safetensors")
     own = parameters_of(network)
-    initial = {name: t for name, t in load_weights(weights / "initial.safetensors").items() if name in own}
+    start = load_weights(weights / "initial.safetensors")
     try:
         checksums = description["initial_checksum"], description["data"]["target"]["checksum"]
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{folder / 'config.json'} is damaged: it lacks {error}.") from error
+    if checksum({name: start[name] for name in start_of(network) if name in start}) != checksums[0]:
+        raise CheckpointError(
+            f"{weights / 'initial.safetensors'} is not what {folder / 'config.json'} says that training started from "
+            "(another checksum): one of the two is damaged, or of another run."
+        )
+    initial = {name: tensor for name, tensor in start.items() if name in own}
     kept = kept_head(network, plan, folder) if heads == "own" else frozenset[str]()
     return FinishedRun(folder, plan, network, initial, *checksums, tuple(description.get("further_data", ())), kept)
 

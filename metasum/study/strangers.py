@@ -9,7 +9,7 @@ from typing import Any
 
 from metasum.baselines.registry import learner_named
 from metasum.config import options_of
-from metasum.files import make_folder, read_json, write_json
+from metasum.files import make_folder, read_json, reading, write_json
 from metasum.merging import METHODS
 from metasum.results.pictures import Line
 from metasum.results.strangers import Opinions, StrangersAccuracy
@@ -115,7 +115,11 @@ def _kept_in(file: Path, identity: Settings) -> Measurement | None:
     """The measurement in a file, where it is about these networks and settings."""
     if not file.is_file():
         return None
-    before = read_json(file)
+    with reading(file):
+        return _about(file, read_json(file), identity)
+
+
+def _about(file: Path, before: dict[str, Any], identity: Settings) -> Measurement | None:
     if "opinions" not in before:  # of a version that did not measure them
         return None
     about = before.get("identity")

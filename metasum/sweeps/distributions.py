@@ -10,16 +10,18 @@ from __future__ import annotations
 import bisect
 import itertools
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from metasum.errors import UsageError, unknown
+from metasum.errors import UsageError, shown, unknown
 
 if TYPE_CHECKING:
     from optuna.trial import Trial
 
 LARGEST_LIST = 100_000  # values of a q_uniform that a grid still lists
+LARGEST = sys.float_info.max  # a greater integer is no number to calculate with
 EDGE = 1e-6  # searched quantiles stay this far from 0 and 1, where a normal distribution is infinite
 
 
@@ -76,9 +78,9 @@ def parameter(name: str, asked: Mapping[str, Any]) -> Parameter:
 
 def number(what: str, value: Any) -> float:
     """The value, where it is a finite number; raises UsageError, naming `what` it is, where it is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
         hint = " (in YAML, 1e-3 is a word; write 1.0e-3)" if isinstance(value, str) and "e" in value.lower() else ""
-        raise UsageError(f"{what} is {value!r}, not a number{hint}.")
+        raise UsageError(f"{what} is {shown(value)}, not a number{hint}.")
     return value
 
 
@@ -99,19 +101,19 @@ def _kind(name: str, asked: Mapping[str, Any]) -> str:
 
 def _categorical(name: str, values: Any) -> Parameter:
     if not isinstance(values, list) or not values:
-        raise ValueError(f"its values are {values!r}, not a list")
+        raise ValueError(f"its values are {shown(values)}, not a list")
     for value in values:
         if not isinstance(value, str | int | float | bool | None):
-            raise ValueError(f"{value!r} cannot be an option's value")
+            raise ValueError(f"{shown(value)} cannot be an option's value")
     return Parameter(name, tuple(values))
 
 
 def _weighted(name: str, values: Any, probabilities: Any) -> Parameter:
     choices = _categorical(name, values).choices or ()
     if not isinstance(probabilities, list) or len(probabilities) != len(choices):
-        raise ValueError(f"it has {len(choices)} values, but its probabilities are {probabilities!r}")
+        raise ValueError(f"it has {len(choices)} values, but its probabilities are {shown(probabilities)}")
     if min(probabilities) < 0 or not math.isclose(sum(probabilities), 1, rel_tol=1e-5):
-        raise ValueError(f"its probabilities {probabilities} are not shares of 1")
+        raise ValueError(f"its probabilities {shown(probabilities)} are not shares of 1")
     edges = list(itertools.accumulate(probabilities))[:-1]
     return Parameter(name, at=lambda quantile: choices[bisect.bisect_right(edges, quantile)])
 

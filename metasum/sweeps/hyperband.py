@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from metasum.errors import UsageError, unknown
+from metasum.errors import UsageError, shown, unknown
 from metasum.sweeps.distributions import number
 
 MOST_BANDS = 100  # of a sweep that says where they begin and not where they end
@@ -56,7 +56,7 @@ def hyperband(asked: Any) -> Hyperband | None:
     if eta <= 1:
         raise UsageError(f"early_terminate: eta must be greater than 1, not {eta:g}.")
     if not isinstance(strict, bool):
-        raise UsageError(f"early_terminate: strict is true or false, not {strict!r}.")
+        raise UsageError(f"early_terminate: strict is true or false, not {shown(strict)}.")
     if {"max_iter", "s"} <= set(asked):
         bands = _series(_whole(asked, "max_iter"), lambda band: band / eta, _whole(asked, "s") + 1)[1:]
     elif "min_iter" in asked:
@@ -80,5 +80,5 @@ def _series(band: float, following: Callable[[float], float], count: int) -> lis
 def _whole(asked: Mapping[str, Any], key: str) -> int:
     value = asked[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"early_terminate: {key} must be an integer of at least 1, not {value!r}.")
+        raise UsageError(f"early_terminate: {key} must be an integer of at least 1, not {shown(value)}.")
     return value

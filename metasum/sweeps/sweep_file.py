@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from metasum.errors import UsageError, reason, unknown
+from metasum.errors import UsageError, reason, shown, unknown
 from metasum.results.sweep import Metric
 from metasum.sweeps.distributions import Parameter, number, parameter
 from metasum.sweeps.hyperband import Hyperband, hyperband
@@ -21,6 +21,10 @@ SERVICE = {"kind": ("sweep",), "controller": ("cloud", "local"), "scheduler": ("
 """Keys about who runs W&B's service, with the words that it has for them; they change nothing here."""
 FREE = ("name", "description", "program", "project", "entity", "job", "image_uri", "apiVersion")
 """Keys that change nothing here, whatever they say; `command` says again what `program` does."""
+MOST_VALUES = 300_000
+"""In a file; a parameter with a hundred thousand values is meant seriously."""
+LONGEST = 500
+"""Characters of what somebody else says of a file."""
 READING = 2
 """Counted up where the same file is read as another sweep than before, so that none is continued as another one."""
 RUN_FOLDERS = {"train": "*+*/*", "meta-train": "meta/*"}
@@ -78,7 +82,7 @@ def read_sweep_file(path: Path) -> SweepFile:
     _check_service(path.name, asked)
     method = asked.get("method")
     if method not in METHODS:
-        raise unknown(f"method in {path.name}", str(method), METHODS)
+        raise unknown(f"method in {path.name}", _word(method), METHODS)
     metric, target = _metric(asked.get("metric"))
     if metric is None and (method == "bayes" or "early_terminate" in asked):
         raise UsageError(f"{path.name} has no metric; method bayes and early_terminate need one.")
@@ -102,14 +106,37 @@ def _yaml(path: Path) -> tuple[str, dict[str, Any]]:
 
     try:
         text = path.read_text(encoding="utf-8")
-        asked = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        _check_amount(path, node)
+        asked = None if node is None else loader.construct_document(node)
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {path}: {getattr(error, 'strerror', None) or reason(error)}.") from error
     except yaml.YAMLError as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}.") from error
+        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())[:LONGEST]}.") from error
+    except (ValueError, RecursionError) as error:  # a date that there is not, a number of 5,000 digits, a deep nest
+        raise UsageError(f"{path} is not a sweep file ({reason(error)[:LONGEST]}).") from error
     if not isinstance(asked, dict) or not all(isinstance(key, str) for key in asked):
         raise UsageError(f"{path} is not a sweep file: it holds no method and parameters.")
     return text, asked
+
+
+def _check_amount(path: Path, node: Any) -> None:
+    """Raises UsageError where a file holds too much: with anchors, a few lines can stand for more than fits anywhere.
+
+    Args:
+        path: of the file, for the error.
+        node: what the YAML parser made of it, before any value is made of that.
+    """
+    waiting, count = [node], 0
+    while waiting:
+        value = getattr(waiting.pop(), "value", None)
+        if isinstance(value, list):
+            inside = [one for pair in value for one in pair] if value and isinstance(value[0], tuple) else value
+            waiting += inside
+            count += len(inside)
+        if count > MOST_VALUES:
+            raise UsageError(f"{path} holds more than {MOST_VALUES:,} values (what an anchor names counts each time).")
 
 
 def _check_service(place: str, asked: Mapping[str, Any]) -> None:
@@ -119,7 +146,12 @@ def _check_service(place: str, asked: Mapping[str, Any]) -> None:
         if isinstance(value, dict):
             value = value.get("engine" if key == "scheduler" else "type")
         if value not in SERVICE[key]:
-            raise unknown(f"{key} in {place}", str(value), SERVICE[key])
+            raise unknown(f"{key} in {place}", _word(value), SERVICE[key])
+
+
+def _word(value: Any) -> str:
+    """A word as it is; of something else, what it looks like."""
+    return value if isinstance(value, str) else shown(value)
 
 
 def _parameters(place: str, asked: Any, *, grid: bool) -> tuple[Parameter, ...]:
@@ -154,13 +186,14 @@ def _metric(asked: Any) -> tuple[Metric | None, float | None]:
     target = None if asked.get("target") is None else number("the metric's target", asked["target"])
     metric = Metric(str(asked["name"]), asked.get("goal", "minimize"))
     if metric.goal not in ("minimize", "maximize"):
-        raise unknown("goal", str(metric.goal), ("minimize", "maximize"))
+        raise unknown("goal", _word(metric.goal), ("minimize", "maximize"))
     return metric, target
 
 
 def _command(name: str, asked: Any) -> tuple[str, ...]:
     """What follows `metasum`; `${env}` before it is nothing here."""
-    words = [str(word) for word in asked] if isinstance(asked, list) else []
+    plain = isinstance(asked, list) and all(isinstance(word, str | int | float) for word in asked)
+    words = [str(word) for word in asked] if plain else []
     words = [word for word in words if word != "${env}"]
     if words[:1] != ["metasum"] or (words[1:2] or [""])[0] not in RUN_FOLDERS:
         known = " or ".join(f"metasum {command}" for command in RUN_FOLDERS)
@@ -174,5 +207,5 @@ def _command(name: str, asked: Any) -> tuple[str, ...]:
 
 def _cap(asked: Any) -> int | None:
     if asked is not None and (isinstance(asked, bool) or not isinstance(asked, int) or asked < 1):
-        raise UsageError(f"run_cap must be a number of runs, not {asked!r}.")
+        raise UsageError(f"run_cap must be a number of runs, not {shown(asked)}.")
     return asked

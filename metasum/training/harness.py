@@ -11,6 +11,7 @@ import torch
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
 from metasum.learners.learner import Trainable
 from metasum.results.value import to_plain
+from metasum.training.checkpoints import check_state
 from metasum.training.interruption import Interruption
 from metasum.training.losses import LossLog
 from metasum.training.memory import peak_bytes, reset_peak
@@ -20,7 +21,7 @@ from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.roles import HarnessConfig, OnTheWay, Sampler
 from metasum.training.run_folder import RunFolder
-from metasum.weights.parameters import saved_buffers
+from metasum.weights.parameters import running_statistics, saved_buffers
 from metasum.weights.pieces import own_piece
 from metasum.weights.randomness import random_state, set_random_state
 
@@ -194,11 +195,23 @@ class Harness(Generic[L, E]):
         if self._losses.unread:
             self._read_losses()
             self._log()
-        if self.together.any(not all(bool(own_piece(p).isfinite().all()) for p in self.learner.parameters())):
-            raise self._diverged(f"a weight became NaN or infinite by step {self.step}")
+        if what := self._unfinite():
+            raise self._diverged(f"{what} became NaN or infinite by step {self.step}")
         self._meet()
         update = self.updater.state_dict(keep=self.together.first)
         self.together.agreed(lambda: self._write_checkpoint(update))
+
+    def _unfinite(self) -> str | None:
+        """What, of all that training moves and a checkpoint holds, has a NaN or infinite number; None: nothing."""
+        held = {
+            "a weight": self.learner.parameters(),
+            "a running statistic": running_statistics(self.learner.modules()),
+            "the optimiser's memory": self.updater.moments(),
+        }
+        for what, tensors in held.items():
+            if self.together.any(not all(bool(own_piece(tensor).isfinite().all()) for tensor in tensors)):
+                return what
+        return None
 
     def _meet(self) -> None:
         """Before networks are measured or saved: running statistics are averaged, and pieces put together."""
@@ -234,9 +247,10 @@ class Harness(Generic[L, E]):
 
     def _restore(self, state: dict[str, Any]) -> None:
         path = self.run.path / "last.ckpt"
+        check_state(state, self.steps, path)
         try:
             self.learner.load_state_dict(state["learner"])
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             difference = (str(error).splitlines()[1:] or [reason(error)])[0].strip()
             raise ArchitectureError(f"{path} is of another architecture: {difference}") from error
         try:
@@ -244,8 +258,12 @@ class Harness(Generic[L, E]):
             self.sampler.load_state_dict(state["sampler"])
             if self.patience is not None:
                 self.patience.load_state_dict(state["patience"])
-        except (RuntimeError, ValueError, TypeError, KeyError) as error:
-            raise CheckpointError(f"{path} does not fit this run ({error}).") from error
+        except Exception as error:  # whatever PyTorch makes of fields of another kind
+            raise CheckpointError(f"{path} does not fit this run ({reason(error)}).") from error
+        if what := self._unfinite():
+            raise CheckpointError(
+                f"{path} holds a state that is none: {what} is NaN or infinite; train anew with --overwrite."
+            )
         self.step, self.images, self._random = state["step"], state["images"], state["random"]
         self.seconds, self.evaluation_seconds = state["seconds"], state["evaluation_seconds"]
 

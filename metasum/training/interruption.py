@@ -1,4 +1,4 @@
-"""Ctrl-C and a scheduler's SIGTERM, heard between steps instead of in the middle of one."""
+"""Ctrl-C, a scheduler's SIGTERM, a terminal's SIGHUP: heard between steps instead of in the middle of one."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def heeded(number: int) -> bool:
+    """Whether the signal is for this process: under `nohup` a SIGHUP is not."""
+    return not (signal.Signals(number).name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN)
 
 
 class Interruption:
-    """While the block runs, the first SIGINT or SIGTERM only sets `requested`; a second one acts at once."""
+    """While the block runs, the first SIGINT, SIGTERM or SIGHUP only sets `requested`; a second one acts at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -19,7 +24,7 @@ class Interruption:
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._hear) for number in SIGNALS}
+            self._previous = {number: signal.signal(number, self._hear) for number in SIGNALS if heeded(number)}
         return self
 
     def __exit__(

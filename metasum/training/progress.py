@@ -6,6 +6,8 @@ import sys
 from collections.abc import Mapping
 from typing import TextIO
 
+from metasum.plain_text import plain
+
 
 class Display:
     """Hears of a run's steps, losses and evaluations; whoever derives from it says what it wants to say of them."""
@@ -56,7 +58,7 @@ class LineDisplay(Display):
 
     def note(self, text: str) -> None:
         for line in text.splitlines():
-            print(f"{self._prefix}{line}", file=self._stream, flush=True)
+            print(plain(f"{self._prefix}{line}"), file=self._stream, flush=True)
 
 
 class RichDisplay(Display):
@@ -85,7 +87,7 @@ class RichDisplay(Display):
         self._live = Live(parts, console=self._progress.console, refresh_per_second=8)
 
     def begin(self, title: str, *, step: int, steps: int) -> None:
-        self._bar = self._progress.add_task(title, total=steps, completed=step, speed=0.0)
+        self._bar = self._progress.add_task(plain(title), total=steps, completed=step, speed=0.0)
         self._loss_line = self._losses.add_task("…")
         self._accuracy_line = self._accuracy.add_task("first evaluation to come")
         self._live.start()
@@ -99,7 +101,7 @@ class RichDisplay(Display):
         self._accuracy.update(self._accuracy_line, description=f"{evaluation}  (step {step})")
 
     def note(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False)
+        self._progress.console.print(plain(text), markup=False, highlight=False)
 
     def end(self) -> None:
         self._live.stop()

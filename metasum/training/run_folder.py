@@ -137,6 +137,11 @@ class RunFolder:
         """Reads `<name>.safetensors`; raises CheckpointError where it is missing or damaged."""
         return load_weights(self.path / f"{name}.safetensors")
 
+    def check_weights(self) -> None:
+        """Raises CheckpointError where a weights file of the run is damaged."""
+        for path in sorted(self.path.glob("*.safetensors")):
+            load_weights(path)
+
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Replaces last.ckpt.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from metasum.config.sections import TrackingConfig
 from metasum.errors import reason
-from metasum.files import read_json, write_json
+from metasum.files import read_json, reading, write_json
 from metasum.results.pictures import Analysis
 
 PATIENCE = 20  # seconds that W&B is given to answer, at the start and at the end
@@ -133,7 +133,8 @@ def _run_id(folder: Path) -> str:
     path = folder / "tracking.json"
     if not path.is_file():
         write_json(path, {"wandb_id": secrets.token_hex(4)})
-    return str(read_json(path)["wandb_id"])
+    with reading(path):
+        return str(read_json(path)["wandb_id"])
 
 
 def charts(wandb: Any, analysis: Analysis) -> dict[str, Any]:

@@ -16,6 +16,8 @@ from metasum.errors import ArchitectureError, UsageError
 from metasum.types import Parameters
 from metasum.weights.copies import copy_of
 
+RUNNING = ("running_mean", "running_var")
+"""What norms call their running statistics."""
 POWER_ITERATIONS = 50  # from any start; PyTorch takes 15 at a start that it draws
 
 
@@ -34,6 +36,14 @@ def saved_buffers(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     for module in modules:
         for name, buffer in module.named_buffers(recurse=False):
             if name not in module._non_persistent_buffers_set:
+                yield buffer
+
+
+def running_statistics(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """Means and variances that norms in training have gathered."""
+    for module in modules:
+        for name, buffer in module.named_buffers(recurse=False):
+            if name in RUNNING:
                 yield buffer
 
 
@@ -140,6 +150,15 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def unfinite(network: nn.Module) -> str | None:
+    """The first of a network's parameters and running statistics that holds NaN or infinite numbers; None: none."""
+    running = ((name, own) for name, own in network.named_buffers() if name.rpartition(".")[2] in RUNNING)
+    for name, tensor in (*network.named_parameters(), *running):
+        if not is_lazy(tensor) and not tensor.isfinite().all():
+            return name
+    return None
 
 
 def check_finite(network: nn.Module, whose: str) -> None:

@@ -285,7 +285,7 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
 # Stopping
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_one_after_the_other_is_stopped_by_a_signal(number, tmp_path):
     later = signal_later(number, tmp_path / "a.pid")
     with pytest.raises(Interrupted, match="the state is saved"):

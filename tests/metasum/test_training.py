@@ -17,7 +17,7 @@ from refusal import refused
 from safetensors.torch import load_file
 from tiny import without_dropout
 
-from metasum import cli, settings, train
+from metasum import cli, entry, settings, train
 from metasum.errors import DivergenceError, Interrupted
 from metasum.learners.joint import JointLearner
 from metasum.training.optimisation import learning_rate_factor
@@ -225,6 +225,42 @@ def test_the_command_that_continues_an_interrupted_one_works(metasum, tiny, monk
     outcome = metasum(*again, "--json")
     assert outcome.code == 0, outcome.err
     assert json.loads(outcome.out)["steps"] == 6
+
+
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_terminal_that_closes_stops_it_as_ctrl_c_does_unless_nohup_says_otherwise(metasum, tiny, monkeypatch, nohup):
+    step = JointLearner.training_step
+
+    def closed(self, *batches, **keywords):
+        os.kill(os.getpid(), signal.SIGHUP)
+        return step(self, *batches, **keywords)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(JointLearner, "training_step", closed)
+            outcome = metasum("train", *tiny)
+        assert signal.getsignal(signal.SIGHUP) == (signal.SIG_IGN if nohup else signal.SIG_DFL)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert outcome.code == (0 if nohup else 130), outcome.err
+    if not nohup:
+        assert "stopped at step 1 of 6; the state is saved" in outcome.err
+        assert metasum("train", *tiny, "--resume").code == 0
+
+
+def test_ctrl_c_during_the_imports_is_one_line(monkeypatch, capsys):
+    def find_spec(name, path=None, target=None):
+        if name == "metasum.cli":
+            raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "metasum.cli")
+    monkeypatch.delattr("metasum.cli", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [type("Finder", (), {"find_spec": staticmethod(find_spec)}), *sys.meta_path])
+    with pytest.raises(SystemExit) as ended:
+        entry.main()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "metasum: interrupted; nothing was begun.\n"
 
 
 def test_what_a_sweep_hands_on_to_its_trials_stays_in_the_command_that_continues_it():

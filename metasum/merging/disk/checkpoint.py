@@ -15,6 +15,7 @@ from torch import Tensor
 from metasum.errors import CheckpointError
 from metasum.files import read_json
 from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
+from metasum.weights.tensor_files.checksum import CHECKSUM, compare_file
 from metasum.weights.tensor_files.dtypes import DTYPES, TensorInfo
 from metasum.weights.tensor_files.header import read_header
 from metasum.weights.tensor_files.wrapping import without_prefix
@@ -146,6 +147,7 @@ def _single(path: Path, stack: ExitStack) -> Checkpoint:
                 f"{path} is in PyTorch's old format, which cannot be read in pieces; torch.load it and torch.save it."
             )
         header = read_header(file, path.stat().st_size)
+        compare_file(path, file, header)
     except CheckpointError as error:
         if str(path) in str(error):
             raise
@@ -153,7 +155,8 @@ def _single(path: Path, stack: ExitStack) -> Checkpoint:
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}.") from error
     places = {name: Place(info, path, file, header.offsets[name], mapped=None) for name, info in header.tensors.items()}
-    return Checkpoint(path, places, [path], header.metadata)
+    told = {name: value for name, value in header.metadata.items() if name != CHECKSUM}  # a merge has its own
+    return Checkpoint(path, places, [path], told)
 
 
 def _pytorch_places(path: Path, file: BinaryIO) -> tuple[dict[str, Place], list[str]]:
@@ -169,7 +172,7 @@ def _pytorch_places(path: Path, file: BinaryIO) -> tuple[dict[str, Place], list[
 def _sharded(path: Path, index: Path, stack: ExitStack) -> Checkpoint:
     named = read_json(index).get("weight_map")
     if not isinstance(named, Mapping) or not all(
-        isinstance(shard, str) and Path(shard).name == shard for shard in named.values()
+        isinstance(shard, str) and shard and Path(shard).name == shard for shard in named.values()
     ):
         raise CheckpointError(f"{index} is damaged: its weight_map does not say which tensor is in which file.")
     shards = {shard: _single(_there(index, shard), stack) for shard in dict.fromkeys(named.values())}
@@ -183,6 +186,6 @@ def _sharded(path: Path, index: Path, stack: ExitStack) -> Checkpoint:
 
 def _there(index: Path, shard: str) -> Path:
     path = index.with_name(shard)
-    if not path.is_file():
+    if "\0" in shard or not path.is_file():
         raise CheckpointError(f"{index} names {shard}, which is not there.")
     return path

@@ -35,7 +35,7 @@ def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor], 
             f"{path} holds more than tensors, and is not read: that could run foreign code. Save its state_dict by "
             "itself."
         ) from error
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError) as error:
+    except Exception as error:  # a torn pickle raises whatever its next byte happens to mean
         raise CheckpointError(f"{path} is damaged or is not a PyTorch file ({reason(error)}).") from error
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{path} holds no dictionary of tensors.")

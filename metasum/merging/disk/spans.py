@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -53,6 +54,11 @@ class Reader:
         values = [self._values(span, file.places[name], slot) for slot, file in enumerate(self._files)]
         base = None if self._base is None else self._values(span, self._base.places[name], len(self._files))
         return Chunk(span.planned.part, span.start, values, base)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Of the files, the base's at the end."""
+        return [file.path for file in [*self._files, *([] if self._base is None else [self._base])]]
 
     def first(self, span: Span) -> Tensor:
         """The span of the first file, `[n]` in the part's dtype."""
@@ -118,7 +124,11 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
         if fate in (Fate.TAKEN, Fate.COMPARED):
             values = reader.first(span)
         else:
-            values = formula(reader.chunk(span)) if fate == Fate.MERGED else average_(reader.chunk(span).values)
+            chunk = reader.chunk(span)
+            finite = _check_numbers(chunk, reader)
+            values = formula(chunk) if fate == Fate.MERGED else average_(chunk.values)
+            if not values.sum().isfinite():  # quick, and right unless the sum alone is too large
+                _check_result(values, part, finite=finite)
         stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
         if stored != part.dtype:
             written = reader.buffer("written", stored, len(values)).copy_(values)
@@ -127,6 +137,29 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
         target.write(part.name, span.start * stored.itemsize, values.view(torch.uint8))
 
     reader.spread(finish, planned)
+
+
+def _check_numbers(chunk: Chunk, reader: Reader) -> bool:
+    """Whether all values of all files are finite; raises MetaSumError where one is NaN, and names its file.
+
+    What is infinite may stay so: attention masks are.
+    """
+    finite = True
+    for path, values in zip(reader.paths, [*chunk.values, *([] if chunk.base is None else [chunk.base])], strict=True):
+        if values.sum().isfinite():  # quick, and right unless the sum alone is too large
+            continue
+        if values.isnan().any():
+            raise MetaSumError(f"{path}: {chunk.part.name!r} holds NaN, and no network comes of that.")
+        finite = finite and bool(values.isfinite().all())
+    return finite
+
+
+def _check_result(values: Tensor, part: Part, *, finite: bool) -> None:
+    """Raises MetaSumError where a merged value is NaN, or infinite where all files' are finite."""
+    if values.isnan().any() or (finite and not values.isfinite().all()):
+        raise MetaSumError(
+            f"{part.name!r} would hold NaN or infinite numbers: this method makes them of the files' finite ones."
+        )
 
 
 def _check_range(part: Part, values: Tensor, written: Tensor) -> None:

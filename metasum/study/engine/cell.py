@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 from metasum.errors import Interrupted, MetaSumError, OccupiedError, reason
+from metasum.training.interruption import SIGNALS, heeded
 from metasum.training.progress import Display
 
 
@@ -127,15 +128,17 @@ def attempt(name: str, work: Callable[[], Any], display: Display) -> Outcome | O
 
 @contextlib.contextmanager
 def terminable() -> Iterator[None]:
-    """While the block runs, SIGTERM raises KeyboardInterrupt as SIGINT does, so that it ends in order."""
+    """While the block runs, SIGTERM and SIGHUP raise KeyboardInterrupt as SIGINT does, so that it ends in order."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    others = [number for number in SIGNALS if number != signal.SIGINT and heeded(number)]
+    before = {number: signal.signal(number, _interrupt) for number in others}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from typing import Protocol, TextIO
 
+from metasum.plain_text import plain
 from metasum.study.engine.cell import Failure, Outcome
 from metasum.training.progress import Display, LineDisplay, SilentDisplay, losses_text
 
@@ -90,7 +91,7 @@ class StudyLines:
         self.note(f"{cell}: {how}  ({self._count})")
 
     def note(self, text: str) -> None:
-        print(text, file=self._stream, flush=True)
+        print(plain(text), file=self._stream, flush=True)
 
     def end(self) -> None: ...
 
@@ -137,7 +138,7 @@ class LiveStudy:
             self.note(f"{cell} failed: {outcome.error}")
 
     def note(self, text: str) -> None:
-        self.cells.console.print(text, markup=False, highlight=False)
+        self.cells.console.print(plain(text), markup=False, highlight=False)
 
     def end(self) -> None:
         self._live.stop()

@@ -41,7 +41,7 @@ def read_header(file: BinaryIO, size: int) -> Header:
         entries = json.loads(file.read(length).decode())
         metadata = {str(key): str(value) for key, value in entries.pop("__metadata__", {}).items()}
         spans = {name: _span(name, entry) for name, entry in entries.items()}
-    except (AttributeError, KeyError, TypeError, ValueError) as error:  # no JSON, no object, an entry without a dtype
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:  # no JSON, no object, no dtype
         raise CheckpointError(f"its header makes no sense ({error})") from error
     spans = dict(sorted(spans.items(), key=lambda item: item[1][1]))  # headers are in any order; files have one
     _check_spans({name: span for name, (_, span) in spans.items()}, size - 8 - length)
