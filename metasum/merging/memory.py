@@ -43,7 +43,7 @@ def merged_tasks(method: Method, endpoints: Sequence[Endpoint], initial: Paramet
     """
     if (reason := method.against_own_heads()) is not None:
         raise UsageError(f"--heads own: {method.name} {reason}.")
-    with torch.autocast(next(iter(initial.values())).device.type, enabled=False):
+    with torch.autocast(next(endpoints[0].network.parameters()).device.type, enabled=False):
         ready = method.prepared(endpoints) if isinstance(method, NetworkMethod) else endpoints
     with_base = {name: own for name, own in initial.items() if name not in endpoints[0].kept}
     merged = merge(method, ready, with_base, prepared=True)
