@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from refusal import refused
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from tiny import blob_arrays, write_npz
 
 from metasum import SumRequest, load_network, recalibrate, settings, sum_runs, train
@@ -19,7 +19,7 @@ from metasum.strangers.runs import open_run
 from metasum.tasks import ImageTask, load_dataset
 from metasum.training.evaluation import accuracy
 from metasum.weights.parameters import parameters_of
-from metasum.weights.storage import read_metadata
+from metasum.weights.storage import read_metadata, save_weights
 
 TINY = {"data_root": "data", "width": 0.04, "batch_size": 8, "steps": 6, "dropout": 0.1, "calibration_batches": 1}
 TINY |= {"device": "cpu", "memory_format": "contiguous"}
@@ -59,7 +59,7 @@ def test_networks_of_one_trunk_are_what_they_are_alone(runs):
     """It would fail were heads averaged, too."""
     first, second = (load_file(run / "target.safetensors") for run in runs)
     mixed = {name: second[name] if name in HEAD else first[name] for name in first}
-    save_file(mixed, runs[1] / "target.safetensors", read_metadata(runs[1] / "target.safetensors"))
+    save_weights(runs[1] / "target.safetensors", mixed, metadata=read_metadata(runs[1] / "target.safetensors"))
     found = own_heads(runs, operator="average").accuracy.datasets
     assert [own.sum for own in found.values()] == [own.alone for own in found.values()]
     summed = sum_runs(runs, SumRequest(operator="average", device="cpu"), report=False).accuracy.datasets
