@@ -81,7 +81,8 @@ class AdaMerging(NetworkMethod):
         for part in tensors.parts:
             own = vectors(tensors.chunk(part))
             if self.config.elect:
-                agreeing_(own)
+                sign = agreeing_(own)
+                own = [magnitudes.mul_(sign) for magnitudes in own]
             for differences, vector in zip(found, own, strict=True):
                 differences[part.name] = vector.view(part.shape)
         return found

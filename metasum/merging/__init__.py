@@ -36,6 +36,7 @@ METHODS: Registry[type[Method]] = Registry(
         "regmean": Entry("metasum.baselines.regmean:RegMean"),
         "regmean-plus-plus": Entry("metasum.baselines.regmean_plus_plus:RegMeanPlusPlus"),
         "adamerging": Entry("metasum.baselines.adamerging:AdaMerging"),
+        "surgery": Entry("metasum.baselines.surgery:Surgery"),
         "activation-matching": Entry("metasum.baselines.activation_matching:ActivationMatching"),
         "pleas": Entry("metasum.baselines.pleas:PLeaS"),
         "zipit": Entry("metasum.baselines.zipit:ZipIt"),

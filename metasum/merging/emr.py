@@ -28,8 +28,9 @@ class EMR(MaskingMethod):
 
         def see(chunk: Chunk) -> None:
             own = chunk.differences()
-            for number, (vector, masked) in enumerate(zip(own, _masked(own), strict=True)):
+            for number, vector in enumerate(own):
                 moved[number] += float(vector.abs().sum())
+            for number, masked in enumerate(_masked(own)):
                 left[number] += float(masked.abs_().sum())
 
         tensors.show(see)
@@ -43,12 +44,11 @@ class EMR(MaskingMethod):
 
 
 def _masked(vectors: list[Tensor]) -> list[Tensor]:
-    """m_i ∘ τ of every task, new tensors."""
+    """m_i ∘ τ of every task, new tensors; writes into the differences."""
     import torch
 
-    from metasum.weights.composition import total
+    from metasum.merging.ties import agreeing_
 
-    sign = total(vectors).sign_()
-    agreeing = [(vector * sign).clamp_(min=0) for vector in vectors]  # magnitudes, 0 where the sign is another
-    unified = torch.stack(agreeing).amax(dim=0).mul_(sign)
-    return [unified.masked_fill(own == 0, 0) for own in agreeing]
+    sign = agreeing_(vectors)
+    unified = torch.stack(vectors).amax(dim=0).mul_(sign)
+    return [unified.masked_fill(magnitudes == 0, 0) for magnitudes in vectors]

@@ -97,15 +97,6 @@ def trimmed_differences(
     return trimmed
 
 
-def agreeing_(vectors: Sequence[Tensor]) -> None:
-    """Puts 0 in place of every entry whose sign is not that of the vectors' sum."""
-    from metasum.weights.composition import total
-
-    sign = total(vectors).sign_()
-    for vector in vectors:
-        vector.masked_fill_(vector * sign <= 0, 0)
-
-
 def fused_(vectors: Sequence[Tensor], start: Tensor, scaling: float, *, elect: bool) -> Tensor:
     """θ_0 plus λ times the vectors' sum, or with `elect` the mean of those that agree in sign; writes into them."""
     from metasum.weights.composition import added_

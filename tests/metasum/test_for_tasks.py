@@ -11,10 +11,12 @@ from metasum.errors import ArchitectureError, UsageError
 from metasum.merging import METHODS
 from metasum.merging.emr import EMR
 from metasum.merging.endpoints import Endpoint
+from metasum.merging.for_tasks import MaskingMethod
 from metasum.merging.memory import merge, networks_for_tasks
 from metasum.merging.tall import TALLMasks
 
 KNOWING = [name for name, method in METHODS.items() if method.knows_task]
+MASKS = [name for name in KNOWING if issubclass(METHODS[name], MaskingMethod)]
 BASE = {name: tensor.detach() for name, tensor in small_network(0).named_parameters()}
 
 
@@ -52,11 +54,11 @@ def test_tall_masks_are_their_formula(threshold):
 
 
 def test_the_knowing_are_these():
-    assert KNOWING == ["emr", "tall-masks"]
+    assert KNOWING == [*MASKS, "surgery"] == ["emr", "tall-masks", "surgery"]
     assert all("the task of each input" in METHODS[name].needs() for name in KNOWING)
 
 
-@pytest.mark.parametrize("name", KNOWING)
+@pytest.mark.parametrize("name", MASKS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 def test_one_network_is_given_back(name, dtype):
     endpoints = ends(1, dtype=dtype)
@@ -66,14 +68,14 @@ def test_one_network_is_given_back(name, dtype):
         torch.testing.assert_close(own[key].detach(), tensor)
 
 
-@pytest.mark.parametrize("name", KNOWING)
+@pytest.mark.parametrize("name", MASKS)
 def test_networks_that_have_not_moved_give_the_base(name):
     still = [Endpoint(small_network(0).eval(), [])] * 3
     for own in found_by(METHODS[name](), still):
         assert all(torch.equal(tensor, BASE[key]) for key, tensor in own.items())
 
 
-@pytest.mark.parametrize("name", KNOWING)
+@pytest.mark.parametrize("name", MASKS)
 def test_networks_that_moved_different_entries_are_given_back(name):
     """Nobody is in anybody's way: masks tell them apart."""
     endpoints = ends(2)

@@ -64,7 +64,7 @@ def test_each_is_measured_as_by_hand(found):
 
 def test_what_is_no_merge_is_marked_and_stands_apart(found, tmp_path):
     kinds = [row.what for row in found.table.rows]
-    assert {row.name for row in found.rows if row.what == "task known"} == {"emr", "tall-masks"}
+    assert {row.name for row in found.rows if row.what == "task known"} == {"emr", "tall-masks", "surgery"}
     assert kinds == sorted(kinds, key=["alone", "merged", "task known", "ensemble"].index)
     assert any(note.startswith("“task known” is no merge") for note in found.table.notes)
     assert "“task known” is no merge" in found.page(tmp_path / "page.html").read_text()
