@@ -106,7 +106,7 @@ def compare(
                 rows.append(_merged(asked, method, images=images, base=base))
             except MetaSumError as error:
                 left_out[_label(method)] = str(error)
-        if methods and not any(row.what == "merged" for row in rows):
+        if methods and all(row.what == "alone" for row in rows):
             raise UsageError(f"there is nothing to compare, for no method merges these networks: {_reasons(left_out)}")
         rows += _ensemble(asked)
         lines = _lines(asked, images)

@@ -78,7 +78,7 @@ def test_the_task_is_known_where_each_network_has_data_of_its_own():
     found = compare(networks(), [("x", DATA[0]), ("y", DATA[1])], methods=["emr"], base=base)
     assert found.datasets == ("x", "y")
     assert {*row_of(found, "emr").on} == {"x", "y"}
-    found = compare(networks(), {"x": DATA[0], "y": DATA[1]}, methods=["emr"], base=base)
+    found = compare(networks(), {"x": DATA[0], "y": DATA[1]}, methods=["average", "emr"], base=base)
     assert found.left_out["emr"].startswith("emr has to know which network's data an input is of")
 
 
