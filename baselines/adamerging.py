@@ -53,7 +53,7 @@ class AdaMerging(NetworkMethod):
     summary = "Task arithmetic whose λ make predictions on unlabelled images sure."
     paper = "Yang et al. 2024, arXiv:2310.02575"
     Config = AdaMergingConfig
-    candidates = {"elect": (False, True), "adamerging_lr": (1e-3, 1e-2)}
+    candidates = {"adamerging_start": (0.3, 0.5, 0.7)}
     fewest = 1
     needs_base = True
     needs_images = True
