@@ -45,6 +45,8 @@ class MergingLearner(Learner):
         return buffers_of(self._method.network(alone)) if isinstance(self._method, WideningMethod) else None
 
     def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
+        if self.merges.knows_task:
+            return self.compose_trunk(images, frozenset())
         network = merged_network(self._method, self._endpoints(images), self._start.by_name())
         return Sides(network, network)
 
@@ -76,6 +78,7 @@ def merging_learner(method: type[Method], *, two_starts: bool = False) -> type[M
         "start": Start.SHARED if method.needs_base else own,
         "endpoints": (TwoStartsLearner if two_starts else IndependentLearner).name,
         "method": method.name,
+        "no_merge": method.no_merge(),
         "merges": method,
         "__doc__": method.__doc__,
         "__module__": __name__,

@@ -7,9 +7,9 @@ xᵀx over the layer's inputs in network i, its off-diagonals shrunk. All other 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metasum.baselines.least_squares import is_solvable, seen_by, solution
 from metasum.config import option
@@ -43,45 +43,65 @@ class RegMean(NetworkMethod):
     needs_networks = True
 
     def merge(self, endpoints: Sequence[Endpoint], initial: Parameters) -> dict[str, Tensor]:
+        from metasum.weights.batches import limited
         from metasum.weights.composition import average_parameters
 
         merged = average_parameters([end.parameters for end in endpoints])
-        products = [input_products(end, self.config.merging_images) for end in endpoints]
-        for name in (name for name in products[0] if all(name in own for own in products)):
-            weights = [end.parameters[name] for end in endpoints]
-            merged[name] = _solve([_shrunk(own[name], self.config.shrinkage) for own in products], weights)
-        return merged
+        products = [
+            input_products(end, limited(end.images, self.config.merging_images, size=CHUNK)) for end in endpoints
+        ]
+        return {**merged, **self.solved(endpoints, products)}
+
+    def solved(self, endpoints: Sequence[Endpoint], products: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """(Σ G_i)⁻¹ Σ G_i W_i for every weight of which each network has its G_i, in `products`."""
+        return {
+            name: _solve(
+                [_shrunk(own[name], self.config.shrinkage) for own in products],
+                [end.parameters[name] for end in endpoints],
+            )
+            for name in products[0]
+            if all(name in own for own in products)
+        }
 
 
-def input_products(endpoint: Endpoint, count: int) -> dict[str, Tensor]:
-    """Mean of xᵀx over the inputs of every linear layer and ungrouped convolution that is merged, by the weight's name.
+def solved_layers(endpoint: Endpoint) -> dict[str, nn.Module]:
+    """Every linear layer and ungrouped convolution that is merged, by its weight's name."""
+    names = [(f"{name}.weight".removeprefix("."), m) for name, m in endpoint.network.named_modules() if is_solvable(m)]
+    merged = endpoint.parameters
+    return {name: module for name, module in names if name in merged}
+
+
+def input_products(
+    endpoint: Endpoint, batches: Iterable[Any], layers: Mapping[str, nn.Module] | None = None
+) -> dict[str, Tensor]:
+    """Mean of xᵀx over the inputs of layers, by the weight's name.
 
     Args:
-        endpoint: a network in eval mode.
-        count: of its images that are looked at, at most.
+        endpoint: a network that is run as it is; no gradient is recorded.
+        batches: of inputs.
+        layers: of those that `solved_layers` gives [default: all].
 
     Returns:
         Tensors `[K, K]`, float64; K is what one output sees: the inputs, or channels times kernel positions.
     """
     import torch
-
-    from metasum.weights.batches import limited
+    from torch import nn
 
     totals: dict[str, tuple[Tensor, int]] = {}
 
     def hear(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        rows = seen_by(module, inputs[0].detach())
-        total, count = totals.get(name, (torch.zeros((), device=rows.device), 0))
-        totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
+        whole = inputs[0].detach()
+        for some in torch.split(whole, CHUNK) if isinstance(module, nn.Conv2d) else (whole,):
+            rows = seen_by(module, some)
+            total, count = totals.get(name, (torch.zeros((), device=rows.device), 0))
+            totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
 
-    merged = endpoint.parameters
-    names = [(f"{name}.weight".removeprefix("."), m) for name, m in endpoint.network.named_modules() if is_solvable(m)]
-    modules = [(name, module) for name, module in names if name in merged]
-    handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in modules]
+    listened = solved_layers(endpoint) if layers is None else layers
+    handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in listened.items()]
     try:
         with torch.no_grad():
-            for chunk in limited(endpoint.images, count, size=CHUNK):
-                endpoint.logits(chunk)
+            for batch in batches:
+                endpoint.logits(batch)
     finally:
         for handle in handles:
             handle.remove()

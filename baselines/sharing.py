@@ -19,6 +19,7 @@ class SharingLearner(Learner):
 
     Config: ClassVar[type[Checked]] = NoSettings
     start = Start.SHARED
+    no_merge = "joint training"
 
     @property
     def operators(self) -> tuple[str, ...]:

@@ -32,7 +32,11 @@ from metasum.results.merge import MergeResult, merge_parts
 from metasum.results.terminal import show
 
 OF_FILES = [method for method in METHODS.values() if method.merges_files]
-WITH_MODEL = [method for method in METHODS.values() if not issubclass(method, TensorMethod | WideningMethod)]
+WITH_MODEL = [
+    method
+    for method in METHODS.values()
+    if not (issubclass(method, TensorMethod | WideningMethod) or method.knows_task)
+]
 LAYERED = ", ".join(dict.fromkeys(str(method.layered) for method in OF_FILES if method.layered))
 
 

@@ -147,6 +147,8 @@ class Learner(nn.Module):
     """The learner whose finished networks it merges: a study does not train them twice."""
     method: ClassVar[str | None] = None
     """The merging method that it applies to them."""
+    no_merge: ClassVar[str | None] = None
+    """What its row in a comparison is where it is none of a sum or merge of networks: "joint training", for one."""
 
     def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
         super().__init__()

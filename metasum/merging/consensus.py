@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metasum.config import option
 from metasum.errors import UsageError
@@ -16,13 +16,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+def mask_threshold() -> Any:
+    """The setting of that name."""
+    return option(0.4, "How far a network has to move an entry to want it, beside how far all the others do.", above=0)
+
+
+def wanted(vector: Tensor, total: Tensor, threshold: float) -> Tensor:
+    """A network's TALL mask, |δ_i| >= t · |Σ δ - δ_i|: booleans `[n]`.
+
+    Args:
+        vector: δ_i, `[n]`.
+        total: Σ δ.
+        threshold: t.
+    """
+    return vector.abs() >= (total - vector).abs_().mul_(threshold)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ConsensusConfig(TaskArithmeticConfig):
     """Settings of `consensus`."""
 
-    mask_threshold: float = option(
-        0.4, "How far a network has to move an entry to want it, beside how far all the others do.", above=0
-    )
+    mask_threshold: float = mask_threshold()
     wanted_by: int = option(2, "How many networks have to want an entry for Consensus to keep it.", minimum=0)
 
 
@@ -66,5 +80,5 @@ class Consensus(TensorMethod):
 
         count = torch.zeros(len(total), dtype=torch.int32, device=total.device)
         for vector in vectors:
-            count += vector.abs() >= (total - vector).abs_().mul_(self.config.mask_threshold)
+            count += wanted(vector, total, self.config.mask_threshold)
         return count

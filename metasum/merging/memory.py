@@ -6,7 +6,7 @@ decides in which order a long sum is taken.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
+from metasum.merging.for_tasks import TaskMethod
 from metasum.merging.kinds import statistics_among
 from metasum.merging.method import Method
 from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
@@ -43,9 +44,11 @@ def merged_tasks(method: Method, endpoints: Sequence[Endpoint], initial: Paramet
     """
     if (reason := method.against_own_heads()) is not None:
         raise UsageError(f"--heads own: {method.name} {reason}.")
+    with_base = {name: own for name, own in initial.items() if name not in endpoints[0].kept}
+    if isinstance(method, TaskMethod):
+        return networks_for_tasks(method, endpoints, with_base)
     with torch.autocast(next(endpoints[0].network.parameters()).device.type, enabled=False):
         ready = method.prepared(endpoints) if isinstance(method, NetworkMethod) else endpoints
-    with_base = {name: own for name, own in initial.items() if name not in endpoints[0].kept}
     merged = merge(method, ready, with_base, prepared=True)
     return [with_parameters(end.network, {**parameters_of(end.network), **merged}) for end in ready]
 
@@ -65,23 +68,46 @@ def merge(
         UsageError: the method does not merge so many, or needs images that are not there.
         ArchitectureError: the networks differ; the first difference is named.
     """
-    method.check(len(endpoints))
-    sets = [endpoint.parameters for endpoint in endpoints]
-    check_same_architecture([*([initial] if method.needs_base else []), *sets])
-    if method.needs_images and any(isinstance(end.images, Sized) and not len(end.images) for end in endpoints):
-        raise UsageError(f"{method.name} looks at images of each network's dataset, and there are none of one.")
-    method.check_layers(sets[0])
+    sets = _checked(method, endpoints, initial)
     with torch.autocast(next(iter(sets[0].values())).device.type, enabled=False):  # sums need all their digits
         if isinstance(method, NetworkMethod):
-            integers = [name for name, tensor in sets[0].items() if not is_weight(tensor)]
-            check_equal(sets, integers, "of integers, which cannot be merged")
+            integers = _integers(sets)
             ready = endpoints if prepared else method.prepared(endpoints)
             return {**method.merge(ready, initial), **{name: sets[0][name].clone() for name in integers}}
         if isinstance(method, TensorMethod):
             return merge_parameters(method, sets, initial if method.needs_base else None)
     if isinstance(method, WideningMethod):
         raise UsageError(f"{method.name} makes a network of another architecture, not parameters for this one.")
+    method.check_one_network()
     raise UsageError(f"{method.name} is neither a NetworkMethod nor a TensorMethod: it says no arithmetic.")
+
+
+def networks_for_tasks(method: TaskMethod, endpoints: Sequence[Endpoint], initial: Parameters) -> list[nn.Module]:
+    """For each endpoint a new network in eval mode, which answers for its task; see `merge` for arguments and errors.
+
+    Statistics are its own network's, and so is what it keeps.
+    """
+    _integers(sets := _checked(method, endpoints, initial))
+    with torch.no_grad(), torch.autocast(next(iter(sets[0].values())).device.type, enabled=False):
+        return method.networks(endpoints, initial)
+
+
+def _checked(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> list[dict[str, Tensor]]:
+    """The networks' parameters; raises where the method cannot merge such networks."""
+    method.check(len(endpoints))
+    sets = [endpoint.parameters for endpoint in endpoints]
+    check_same_architecture([*([initial] if method.needs_base else []), *sets])
+    if method.needs_images and any(isinstance(end.images, Sized) and not len(end.images) for end in endpoints):
+        raise UsageError(f"{method.name} looks at images of each network's dataset, and there are none of one.")
+    method.check_layers(sets[0])
+    return sets
+
+
+def _integers(sets: Sequence[Parameters]) -> list[str]:
+    """Names of integer parameters, which all have alike; raises ArchitectureError where they have not."""
+    integers = [name for name, tensor in sets[0].items() if not is_weight(tensor)]
+    check_equal(sets, integers, "of integers, which cannot be merged")
+    return integers
 
 
 def merge_parameters(
@@ -104,7 +130,7 @@ def merge_parameters(
     check_equal(sets, integers, "of integers, which cannot be merged")
     floats = {name: tensor for name, tensor in sets[0].items() if tensor.is_floating_point() and tensor.numel()}
     statistics = statistics_among({name: tuple(tensor.shape) for name, tensor in floats.items()})
-    tensors = _InMemory(sets, base, [_part(name, floats[name]) for name in floats if name not in statistics])
+    tensors = InMemory(sets, base, [name for name in floats if name not in statistics])
     with torch.no_grad(), _one_thread():
         formula = method.formula(tensors)
         merged = {part.name: formula(tensors.chunk(part)) for part in tensors.parts}
@@ -119,9 +145,17 @@ def _part(name: str, tensor: Tensor) -> Part:
     return Part(name, tuple(tensor.shape), torch.float64 if tensor.dtype == torch.float64 else torch.float32)
 
 
-class _InMemory(Tensors):
-    def __init__(self, sets: Sequence[Parameters], base: Parameters | None, parts: Sequence[Part]) -> None:
-        self.parts, self.count = parts, len(sets)
+class InMemory(Tensors):
+    """Some of the tensors of parameter sets in memory, each one chunk.
+
+    Args:
+        sets: of one architecture.
+        base: θ_0, for what works on differences.
+        names: of the tensors, which hold floating-point numbers.
+    """
+
+    def __init__(self, sets: Sequence[Parameters], base: Parameters | None, names: Iterable[str]) -> None:
+        self.parts, self.count = [_part(name, sets[0][name]) for name in names], len(sets)
         self._sets, self._base = sets, base
 
     def show(self, see: Callable[[Chunk], None], parts: Sequence[Part] | None = None) -> None:

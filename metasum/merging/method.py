@@ -61,6 +61,8 @@ class Method:
     """Whether it needs modules, not only their tensors by name."""
     merges_files: ClassVar[bool] = False
     """Whether it merges files without their network (see `on_files`)."""
+    knows_task: ClassVar[bool] = False
+    """Whether it makes a network for each task, which is no merge: of an input, the task has to be known."""
     whole_tensors: ClassVar[bool] = False
     """Whether each tensor has to be whole when it is merged; else its arithmetic is entry by entry."""
     random: ClassVar[bool] = False
@@ -89,6 +91,11 @@ class Method:
             dataclasses.replace(self.config, **{str(self.layered): value})  # whose checks hold for the value, too
 
     @classmethod
+    def no_merge(cls) -> str | None:
+        """What its rows in tables are, where they are no merge; None where they are."""
+        return "task known" if cls.knows_task else None
+
+    @classmethod
     def needs(cls) -> list[str]:
         """In words, what it needs of networks beside their tensors."""
         facts = {
@@ -97,6 +104,7 @@ class Method:
             "images": cls.needs_images,
             "the networks": cls.needs_networks,
             "whole tensors": cls.whole_tensors,
+            "the task of each input": cls.knows_task,
         }
         return [words for words, holds in facts.items() if holds]
 
@@ -121,6 +129,14 @@ class Method:
         if count < self.fewest:
             raise UsageError(
                 f"{self.name} takes at least {self.fewest} {what if self.fewest > 1 else what[:-1]}, not {count}."
+            )
+
+    def check_one_network(self) -> None:
+        """Raises UsageError where it makes a network for each task, and one is wanted."""
+        if self.knows_task:
+            raise UsageError(
+                f"{self.name} makes a network for each task, and no merged one: metasum.merge gives them in Python, "
+                "and `metasum experiment` and `compare-baselines` measure them."
             )
 
     def check_layers(self, parameters: Collection[str]) -> None:

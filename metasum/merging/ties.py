@@ -65,9 +65,20 @@ def elected(method: TensorMethod, tensors: Tensors, vectors: Callable[[Chunk], l
         tensors: of the networks.
         vectors: from a chunk to each network's difference from the base, in its values' place.
     """
+    trimmed = trimmed_differences(method.config, tensors, vectors)
+
+    def merge(chunk: Chunk) -> Tensor:
+        return fused_(trimmed(chunk), chunk.start_values, method.setting(chunk.part.name), elect=True)
+
+    return merge
+
+
+def trimmed_differences(
+    config: TIESConfig, tensors: Tensors, vectors: Callable[[Chunk], list[Tensor]]
+) -> Callable[[Chunk], list[Tensor]]:
+    """From a chunk to each network's difference with 0 in place of what is not kept; see `elected`."""
     import torch
 
-    config: TIESConfig = method.config
     bounds = {part.name: [-1.0] * tensors.count for part in tensors.parts}  # nothing is trimmed
     if config.density < 1:
         together = config.trim == "whole"
@@ -75,15 +86,15 @@ def elected(method: TensorMethod, tensors: Tensors, vectors: Callable[[Chunk], l
             tensors, vectors, kept=lambda entries: max(1, int(config.density * entries)), together=together
         )
 
-    def merge(chunk: Chunk) -> Tensor:
+    def trimmed(chunk: Chunk) -> list[Tensor]:
         own = vectors(chunk)
         for vector, bound in zip(own, bounds[chunk.part.name], strict=True):
             torch.ops.aten.hardshrink.out(
                 vector, bound, out=vector
             )  # 0 in place of every entry of at most this magnitude
-        return fused_(own, chunk.start_values, method.setting(chunk.part.name), elect=True)
+        return own
 
-    return merge
+    return trimmed
 
 
 def fused_(vectors: Sequence[Tensor], start: Tensor, scaling: float, *, elect: bool) -> Tensor:

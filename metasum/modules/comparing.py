@@ -70,8 +70,9 @@ def compare(
 
     Args:
         networks: of one architecture, in a list or by name; they are left as they are.
-        data: labelled, as `evaluate` takes it: a loader for each network in a list, loaders by name, or one loader.
-            Each is read once for each row.
+        data: labelled, as `evaluate` takes it: a loader for each network in a list, or there a pair of a name and a
+            loader; any loaders by name, or one loader. Each is read once for each row. Methods that have to know the
+            task are asked where there is one for each network.
         methods: names or objects [default: every method with its default settings, as far as it merges such networks].
         images: a loader for each network, of the data that it was trained on, as `merge` takes them.
         base: the network, or its state dict, from which all were trained.
@@ -105,7 +106,7 @@ def compare(
                 rows.append(_merged(asked, method, images=images, base=base))
             except MetaSumError as error:
                 left_out[_label(method)] = str(error)
-        if methods and not any(row.what == "merged" for row in rows):
+        if methods and all(row.what == "alone" for row in rows):
             raise UsageError(f"there is nothing to compare, for no method merges these networks: {_reasons(left_out)}")
         rows += _ensemble(asked)
         lines = _lines(asked, images)
@@ -153,7 +154,11 @@ def _datasets(data: Any, networks: Sequence[str]) -> tuple[dict[str, Any], bool]
                 f"data= takes a loader for each of the {len(networks)} networks in a list, not {len(data)}; or loaders "
                 "by name, or one loader."
             )
-        return {f"data of {name}": loader for name, loader in zip(networks, data, strict=True)}, True
+        pairs = [
+            own if isinstance(own, tuple) and len(own) == 2 and isinstance(own[0], str) else (f"data of {name}", own)
+            for name, own in zip(networks, data, strict=True)
+        ]
+        return dict(pairs), True
     return {"data": data}, False
 
 
@@ -200,12 +205,17 @@ def _alone(asked: Compared) -> list[NetworksRow]:
 
 
 def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> NetworksRow:
+    if method.knows_task and not asked.own:
+        raise UsageError(
+            f"{method.name} has to know which network's data an input is of: give data= a loader for each, in a list."
+        )
     started = time.perf_counter()
     networks, count = list(asked.networks.values()), len(asked.data)
     found = merge_by(method, networks, images=images, base=base, forward=asked.forward, keep=asked.keep)
     seconds = round(time.perf_counter() - started, 3)
     tasks = map(found.for_task, range(count)) if isinstance(found, MergedTasks) else [found] * count
-    return NetworksRow(_label(method), "merged", asked.measure(list(tasks)), seconds)
+    what: Any = method.no_merge() or "merged"
+    return NetworksRow(_label(method), what, asked.measure(list(tasks)), seconds)
 
 
 def _ensemble(asked: Compared) -> list[NetworksRow]:

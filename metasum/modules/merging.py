@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from metasum.errors import DivergenceError, UsageError, worded
 from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
+from metasum.merging.for_tasks import TaskMethod
 from metasum.merging.memory import merge as merge_endpoints
+from metasum.merging.memory import networks_for_tasks
 from metasum.merging.method import Method
 from metasum.modules.given import base_of, check_alike, kept_names, loaders_of, method_of, networks_of
 from metasum.modules.tasks import MergedTasks
@@ -48,6 +50,9 @@ def merge(
     Batch norms: with `images`, running statistics are recomputed on all loaders' images together (see `recalibrate`);
     without, they are the mean of the networks' own, which is seldom good enough. A method that leaves every network its
     own channels leaves it its own statistics. Other buffers are averaged where they differ.
+
+    A method that has to know the task (EMR, TALL masks) merges nothing: its result is a `MergedTasks`, too, of a whole
+    network for each, with statistics recomputed on its own images, or else its own.
 
     Args:
         networks: on any devices; the result is on the first one's.
@@ -105,6 +110,11 @@ def merge_by(
         ]
         if isinstance(own, WideningMethod):
             return own.network(given, endpoints[0].few_images(FEW), forward=forward)
+        if isinstance(own, TaskMethod):
+            networks = networks_for_tasks(own, endpoints, base_of(base, given[0], kept[0]))
+            if loaders is not None:
+                recalibrate_together(list(zip(networks, loaders, strict=True)), forward=forward)
+            return MergedTasks(networks).eval()
         if isinstance(own, NetworkMethod):
             endpoints = list(own.prepared(endpoints))
         merged = merge_endpoints(own, endpoints, base_of(base, given[0], kept[0]), prepared=True)
@@ -112,7 +122,7 @@ def merge_by(
         tasks = _assembled(endpoints, merged)
         before_statistics(tasks[0])
         _settle(own, endpoints, tasks, loaders, forward)
-    return MergedTasks(tasks) if keep else tasks[0]
+    return MergedTasks(tasks).eval() if keep else tasks[0]
 
 
 def _check_needs(method: Method, base: object, loaders: object, keep: object) -> None:

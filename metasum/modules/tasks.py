@@ -1,4 +1,4 @@
-"""Networks of several tasks that are one but for what each keeps for itself, a head for instance."""
+"""Networks of several tasks, of which each answers for its own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class MergedTasks(nn.Module):
     """A network for each task; what was merged of them is in memory once, and trained, moved or saved as one.
 
     Args:
-        networks: one for each task, which have tensors in common.
+        networks: one for each task, which may have tensors in common.
 
     Example:
         >>> merged = metasum.merge([digits, letters], keep="head.*", images=[digit_loader, letter_loader])

@@ -31,11 +31,14 @@ class ComparisonRow(Value):
     peak_bytes: int
     images_per_second: float
     run: str
+    no_merge: str | None = field(default=None, metadata=LEFT_OUT)
+    """What it is where it is no merge but an anchor for merges: see `metasum.results.anchors`."""
 
     @classmethod
-    def of(cls, result: RunResult) -> Self:
+    def of(cls, result: RunResult, *, no_merge: str | None = None) -> Self:
         """What a comparison keeps of a run."""
-        return cls(**{name: getattr(result, name) for name in cls.__dataclass_fields__})
+        kept = (name for name in cls.__dataclass_fields__ if name != "no_merge")
+        return cls(**{name: getattr(result, name) for name in kept}, no_merge=no_merge)
 
     def plain(self) -> dict[str, Any]:
         accuracy = {
@@ -84,13 +87,16 @@ class ComparisonSummary(Value):
     sum_seconds: Spread
     peak_bytes: Spread
     images_per_second: Spread
+    no_merge: str | None = field(default=None, metadata=LEFT_OUT)
+    """What it is where it is no merge but an anchor for merges: see `metasum.results.anchors`."""
 
     @classmethod
     def of(cls, rows: Sequence[ComparisonRow]) -> Self:
         """From the learner's own rows."""
         target, support = (_spread([getattr(row.accuracy, side) for row in rows]) for side in SIDES)
         costs = {cost: Spread.of(getattr(row, cost) for row in rows) for cost in COSTS}
-        return cls(rows[0].learner, tuple(row.seed for row in rows), target, support, **costs)
+        seeds = tuple(row.seed for row in rows)
+        return cls(rows[0].learner, seeds, target, support, **costs, no_merge=rows[0].no_merge)
 
 
 def _spread(found: Sequence[BeforeAfter]) -> SideSpread:

@@ -6,6 +6,7 @@ from operator import attrgetter
 from statistics import fmean
 
 from metasum.results.accuracy import SIDES
+from metasum.results.anchors import anchor_columns, anchor_notes
 from metasum.results.comparison import COSTS, MEASURES, ComparisonResult, ComparisonRow, ComparisonSummary
 from metasum.results.heads import heads_column, heads_told
 from metasum.results.settled import alone_over_seeds, unsettled
@@ -35,12 +36,13 @@ def side_table(result: ComparisonResult, side: str) -> Table[ComparisonSummary]:
     title = f"{result.dataset(side)} ({side}), % of {result.evaluated_on} images{heads_told(result.heads)}"
     alone = ((row.learner, getattr(row, side)) for row in result.summary)
     notes = unsettled((alone_over_seeds(*own) for own in alone), on=f" on {result.dataset(side)}, mean over the seeds")
-    return Table([*attributes("learner"), *_side_columns(side)], result.summary, title, notes)
+    columns = [*attributes("learner"), *anchor_columns(result.summary), *_side_columns(side)]
+    return Table(columns, result.summary, title, (*notes, *anchor_notes(result.summary)))
 
 
 def costs_table(result: ComparisonResult) -> Table[ComparisonSummary]:
     """A row for each learner: what it costs."""
-    return Table([*attributes("learner"), *_cost_columns()], result.summary)
+    return Table([*attributes("learner"), *anchor_columns(result.summary), *_cost_columns()], result.summary)
 
 
 def summary_table(result: ComparisonResult) -> Table[ComparisonSummary]:
@@ -50,14 +52,15 @@ def summary_table(result: ComparisonResult) -> Table[ComparisonSummary]:
         Column("mean_after", lambda row: fmean(getattr(row, side).after.mean or 0 for side in SIDES), SHARE),
     ]
     sides = [column for side in SIDES for column in _side_columns(side)]
-    return Table([*attributes("learner"), *means, *sides, *_cost_columns(), heads_column(result.heads)], result.summary)
+    last = *anchor_columns(result.summary), heads_column(result.heads)
+    return Table([*attributes("learner"), *means, *sides, *_cost_columns(), *last], result.summary)
 
 
 def rows_table(result: ComparisonResult) -> Table[ComparisonRow]:
     """The runs, for programs."""
     measures = (f"accuracy.{side}.{measure}" for side in SIDES for measure in _measures(result, side))
     run: Column[ComparisonRow] = Column("run", lambda row: row.run, only="csv")
-    last = run, heads_column(result.heads)
+    last = run, *anchor_columns(result.rows), heads_column(result.heads)
     return Table([*attributes("learner", "seed", "operator", *measures, *COSTS), *last], result.rows)
 
 

@@ -86,9 +86,18 @@ class ExperimentRow(_UnionAmongTargets):
     union: UnionAccuracy
     opinions: Opinions | None = field(default=None, metadata=LEFT_OUT)
     """None: of own heads, which say nothing of foreign images; or written by an earlier version."""
+    no_merge: str | None = field(default=None, metadata=LEFT_OUT)
+    """What it is where it is no merge but an anchor for merges: see `metasum.results.anchors`."""
 
     @classmethod
-    def of(cls, results: Sequence[RunResult], met: StrangersAccuracy, opinions: Opinions | None) -> Self:
+    def of(
+        cls,
+        results: Sequence[RunResult],
+        met: StrangersAccuracy,
+        opinions: Opinions | None,
+        *,
+        no_merge: str | None = None,
+    ) -> Self:
         """From a learner's run on each target, what the sum of their target networks does, and what each says."""
         accuracy = {}
         for result in results:
@@ -110,6 +119,7 @@ class ExperimentRow(_UnionAmongTargets):
             accuracy=accuracy,
             union=met.union,
             opinions=opinions,
+            no_merge=no_merge,
         )
 
 
@@ -188,6 +198,8 @@ class ExperimentSummary(_UnionAmongTargets):
     seconds: Spread
     opinions: tuple[OpinionSpread, ...] | None = field(default=None, metadata=LEFT_OUT)
     """Those first that cost most; None: written by an earlier version."""
+    no_merge: str | None = field(default=None, metadata=LEFT_OUT)
+    """What it is where it is no merge but an anchor for merges: see `metasum.results.anchors`."""
 
     @classmethod
     def of(cls, rows: Sequence[ExperimentRow]) -> Self:
@@ -205,6 +217,7 @@ class ExperimentSummary(_UnionAmongTargets):
             union=UnionSpread.of([row.union for row in rows]),
             seconds=Spread.of(row.seconds for row in rows),
             opinions=OpinionSpread.all_of([row.opinions for row in rows if row.opinions is not None]) or None,
+            no_merge=rows[0].no_merge,
         )
 
 

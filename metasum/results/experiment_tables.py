@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from statistics import fmean
 
+from metasum.results.anchors import anchor_columns, anchor_notes
 from metasum.results.experiment import (
     MEASURES,
     OPTIONAL,
@@ -68,7 +69,8 @@ def target_table(result: ExperimentResult, target: str) -> Table[ExperimentSumma
     title = f"{target}, % of {result.evaluated_on} images{heads_told(result.heads)}"
     alone = (alone_over_seeds(row.learner, row.accuracy[target]) for row in result.summary)
     notes = unsettled(alone, on=f" on {target}, mean over the seeds")
-    return Table([*attributes("learner"), *_target_columns(result, target)], result.summary, title, notes)
+    columns = [*attributes("learner"), *anchor_columns(result.summary), *_target_columns(result, target)]
+    return Table(columns, result.summary, title, (*notes, *anchor_notes(result.summary)))
 
 
 def _narrow(table: Table[ExperimentSummary]) -> Table[ExperimentSummary]:
@@ -81,7 +83,8 @@ def union_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     """A row for each learner: what one network does on all targets."""
     told = "one trunk, each image with its dataset's own head" if result.heads == "own" else "one network"
     title = f"union of {', '.join(result.targets)}: {told}"
-    return Table([*attributes("learner"), *_union_columns(result)], result.summary, title)
+    columns = [*attributes("learner"), *anchor_columns(result.summary), *_union_columns(result)]
+    return Table(columns, result.summary, title, anchor_notes(result.summary))
 
 
 def opinions_table(result: ExperimentResult, most: int | None = None) -> Table[tuple[str, OpinionSpread]]:
@@ -118,8 +121,8 @@ def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     seeds: Column[ExperimentSummary] = Column("seeds", lambda row: len(row.seeds), NUMBER)
     targets = [column for target in result.targets for column in _target_columns(result, target)]
     means = [mean(measure) for measure in ("before", "after", "stranger")]
-    last = heads_column(result.heads)
-    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns(result), last], result.summary)
+    last = *anchor_columns(result.summary), heads_column(result.heads)
+    return Table([*attributes("learner"), seeds, *means, *targets, *_union_columns(result), *last], result.summary)
 
 
 def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
@@ -140,6 +143,7 @@ def rows_table(result: ExperimentResult) -> Table[ExperimentRow]:
                 for measure in measures(row.accuracy[target] for row in result.rows)
             ),
             *map(on_union, ("sum_union_statistics", "mean_of_datasets")),
+            *anchor_columns(result.rows),
             heads_column(result.heads),
         ],
         result.rows,

@@ -23,7 +23,8 @@ class NetworksRow(Value):
     """One network, or several that are asked together."""
 
     name: str
-    what: Literal["alone", "merged", "ensemble"]
+    what: Literal["alone", "merged", "task known", "ensemble"]
+    """"task known": a network for each dataset, which is no merge, since it has to be known what an input is of."""
     on: Mapping[str, Measured]
     """By dataset; of those alone that have a head for it."""
     seconds: float | None = field(default=None, metadata=LEFT_OUT)
@@ -56,7 +57,7 @@ class NetworksResult(Result):
 
     @property
     def table(self) -> Table[NetworksRow]:
-        """A row for each network alone, then the methods, the best first, and the ensemble."""
+        """A row for each network alone, then what methods make, the best first, and what is no merge."""
         return networks_table(self)
 
     def page(self, path: Path | str) -> Path:
@@ -73,17 +74,19 @@ class NetworksResult(Result):
 def networks_table(result: NetworksResult) -> Table[NetworksRow]:
     """See `NetworksResult.table`."""
     merged = sorted((row for row in result.rows if row.what == "merged"), key=_descending)
+    apart = sorted((row for row in result.rows if row.what == "task known"), key=_descending)
     alone, together = ([row for row in result.rows if row.what == what] for what in ("alone", "ensemble"))
     with_metric = any(found.metric is not None for row in result.rows for found in row.on.values())
     kind = METRIC if with_metric else PERCENT
     best = merged[0] if merged else None
-    columns = [Column("network", lambda row: row.name), *(_column(name, kind) for name in result.datasets)]
+    columns: list[Column[NetworksRow]] = [Column("network", lambda row: row.name), Column("what", lambda row: row.what)]
+    columns += [_column(name, kind) for name in result.datasets]
     if len(result.datasets) > 1:
         columns.append(Column("mean", _mean_of(result), kind))
     columns[-1] = dataclasses.replace(columns[-1], accent=lambda row: row is best)
     columns.append(Column("seconds", lambda row: row.seconds, HUNDREDTHS, page_head="merging, s"))
     losses = [] if with_metric else [_loss_column(name) for name in result.datasets]
-    return Table([*columns, *losses], [*alone, *merged, *together], notes=_notes(result))
+    return Table([*columns, *losses], [*alone, *merged, *apart, *together], notes=_notes(result))
 
 
 def _descending(row: NetworksRow) -> float:
@@ -116,6 +119,11 @@ def _notes(result: NetworksResult) -> tuple[str, ...]:
     for name, reason in result.left_out.items():
         why[reason.removeprefix(f"{name} ")].append(name)
     notes = [f"Left out: {_left_out(names, said, result.left_out[names[0]])}" for said, names in why.items()]
+    if any(row.what == "task known" for row in result.rows):
+        notes.append(
+            "“task known” is no merge: there is a network for each dataset, and it has to be known which one an input "
+            "is of. It shows what a merge could reach, as the ensemble does, which costs a pass for each network."
+        )
     if result.kept:
         notes.append(f"Each network keeps {', '.join(result.kept)} for itself, and is measured with its own.")
     if result.statistics is not None:

@@ -78,12 +78,13 @@ def compare_checkpoints(
     networks = own.load(files, note)
     asked = networks if own.keep and len(on) == len(files) else networks[:1] * len(on)
     data = {str(path): own.data(path, "test", net, labelled=True) for path, net in zip(on, asked, strict=True)}
+    own_data = False
     if not images and len(on) == len(files) and all(each.has_other_half for each in data.values()):
-        images = on
+        images, own_data = on, True
         note("methods that look at data, and statistics, are given the training halves of the files in --on.")
     result = compare(
         {str(file): network for file, network in zip(files, networks, strict=True)},
-        data,
+        list(data.items()) if own_data else data,
         methods=choice.methods,
         images=[own.data(path, "train", net) for path, net in zip(images, networks, strict=False)] or None,
         base=None if base is None else own.base(base, note),

@@ -113,6 +113,7 @@ def _check(
     method.check(len(files), what="files")
     if isinstance(method, WideningMethod):
         raise UsageError(f"{method.name} makes a network of another architecture, which --model does not make.")
+    method.check_one_network()
     check_images(images, files)
     if method.needs_images and not images:
         raise UsageError(

@@ -76,8 +76,8 @@ class SumRequest:
         """The methods that the runs' networks are merged by, the operator first.
 
         Raises:
-            UsageError: the operator is unknown, does not merge so many networks, or needs one initialisation where
-                the runs have several; or a setting was given that none of the methods reads.
+            UsageError: the operator is unknown, makes no sum, does not merge so many networks, or needs one
+                initialisation where the runs have several; or a setting was given that none of the methods reads.
         """
         shared, operator = same_start(runs), self.operator_for(runs)
         if METHODS.named(operator).needs_base and not shared:
@@ -90,6 +90,7 @@ class SumRequest:
         for name, kind in kinds.items():
             own = {leaf.name for leaf in options_of(kind.Config)} & set(self.settings)
             methods[name] = kind(seed=runs[0].plan.seed, **{setting: self.settings[setting] for setting in own})
+            methods[name].check_one_network()
             methods[name].check(len(runs))
             if self.heads == "own" and (reason := kind.against_own_heads()) is not None:
                 raise UsageError(f"--heads own: {name} {reason}.")

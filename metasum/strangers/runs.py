@@ -194,7 +194,8 @@ def merge_runs(
     The endpoints are what `endpoints_of` made of the runs, all on one device; θ_0 is the first run's start.
 
     Returns:
-        By dataset: one and the same, or where the runs keep their heads, one with the head of the dataset's own run.
+        By dataset: one and the same; or where the runs keep their heads, or the method knows the task, that of the
+        dataset's own run.
 
     Raises:
         UsageError: the method does not merge so many, or needs images that are not there.
@@ -202,7 +203,7 @@ def merge_runs(
     """
     device = next(endpoints[0].network.parameters()).device
     initial = {name: tensor.to(device) for name, tensor in runs[0].initial.items()}
-    if not runs[0].kept:
+    if not (runs[0].kept or method.knows_task):
         return dict.fromkeys(datasets, memory.merged_network(method, endpoints, initial))
     tasks = memory.merged_tasks(method, endpoints, initial)
     return {name: tasks[index] for name, index in owners(runs, datasets).items()}

@@ -60,7 +60,10 @@ def compare(
         plan = check(study, engine)[target]
         cells = training_cells(study)
         outcomes = engine.run(cells, display=display)
-        rows = tuple(ComparisonRow.of(result) for result in runs_of(study, target, outcomes))
+        rows = tuple(
+            ComparisonRow.of(result, no_merge=learner_named(result.learner).no_merge)
+            for result in runs_of(study, target, outcomes)
+        )
         comparison = ComparisonResult(
             target=target,
             support=support,

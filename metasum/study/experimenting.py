@@ -150,7 +150,8 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
             if not isinstance(measured, Measurement):
                 continue
             own = [runs[target, learner, seed] for target in study.targets]
-            rows.append(ExperimentRow.of(own, measured.accuracy, measured.opinions))
+            anchor = METHODS.named(operator_of(study, learner)).no_merge()
+            rows.append(ExperimentRow.of(own, measured.accuracy, measured.opinions, no_merge=anchor))
             if study.looked_into(learner, seed) and measured.line is not None:
                 lines[learner] = measured.line
     names = (*study.targets, study.support)

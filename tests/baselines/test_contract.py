@@ -28,8 +28,9 @@ TRAINED = [name for name, learner in LEARNERS.items() if learner.endpoints is No
 def made(name, *, normalised=True):
     """A learner with its own settings, on tiny networks as its plan wants them: wrapped, and started as it needs."""
     reads = {leaf.name for leaf in options_of(LEARNERS[name].Config)}
-    own_images = {"quiet_on": ("own",)} if "quiet_on" in reads else {}  # other datasets' are larger than these
-    plan = resolve(settings(learner=name, steps=100, **own_images), Sides(DATASET, DATASET))
+    small = {"quiet_on": ("own",), "adamerging_steps": 3}  # other datasets' images are larger than these
+    own = {setting: value for setting, value in small.items() if setting in reads}
+    plan = resolve(settings(learner=name, steps=100, **own), Sides(DATASET, DATASET))
     preset = LEARNERS[name].preset
     plain = [small_network(seed, norm=normalised and preset.get("norm") != "none") for seed in (0, 1)]
     config = dataclasses.replace(

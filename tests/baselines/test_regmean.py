@@ -52,7 +52,7 @@ def test_a_convolution_is_the_least_squares_solution_on_its_patches(keywords):
 def test_products_are_the_mean_over_what_each_output_sees():
     network = nn.Sequential(nn.Conv2d(1, 1, 2, bias=False), nn.Flatten(), nn.Linear(4, 2)).double().eval()
     x = images(5)[:, :, :3, :3]
-    products = input_products(Endpoint(network, [x]), 100)
+    products = input_products(Endpoint(network, [x]), [x])
     kernels = torch.eye(4, dtype=torch.float64).view(4, 1, 2, 2)
     patches = conv2d(x, kernels).permute(0, 2, 3, 1).reshape(-1, 4)
     torch.testing.assert_close(products["0.weight"], patches.T @ patches / 20)
@@ -68,7 +68,7 @@ def test_the_same_network_twice_is_that_network_and_no_off_diagonal_is_a_weighte
         torch.testing.assert_close(tensor, ends[0].parameters[name])
     pair = ends_of([small_network(1), small_network(2)], [images(seed=1), images(seed=2)])
     merged = merge(RegMean(shrinkage=0.0, merging_images=6), pair, pair[0].parameters)["7.weight"]
-    first, second = (input_products(end, 100)["7.weight"].diagonal() for end in pair)
+    first, second = (input_products(end, end.images)["7.weight"].diagonal() for end in pair)
     ours, theirs = (end.parameters["7.weight"] for end in pair)
     torch.testing.assert_close(merged, (first * ours + second * theirs) / (first + second))
 

@@ -61,7 +61,7 @@ IMAGES = ("--images", "keras.npz,plain.npz")
 OUT = ("-o", "m.safetensors")
 
 
-@pytest.mark.parametrize("method", ["average", "ties", "fisher", "regmean", "weight-matching"])
+@pytest.mark.parametrize("method", ["average", "ties", "fisher", "regmean-plus-plus", "weight-matching"])
 def test_checkpoints_are_merged_and_measured(metasum, folder, method):
     based = ["--base", "b.pt"] if method == "ties" else []
     outcome = metasum("merge", method, *PAIR, *OUT, *OWN, *IMAGES, *based, "--json")
@@ -139,6 +139,8 @@ MERGES = {
     "two models": (["average", *PAIR, "a.pt", "--model", "my_model.py:make,my_model.py:make"], 2, ["each of the 3"]),
     "nothing kept": (["average", *PAIR, *OWN, "--keep", "7.*"], 2, ["--keep 7.*: no parameter is called so"]),
     "all kept": (["average", *PAIR, *OWN, "--keep", "*"], 2, ["--keep keeps every parameter"]),
+    "a network for each task": (["emr", *PAIR, *OWN, "--base", "a.pt"], 2, ["emr makes a network for each task"]),
+    "the same of files": (["tall-masks", *PAIR, "--base", "a.pt"], 2, ["tall-masks makes a network for each task"]),
     "a method with data": (["regmean", *PAIR], 2, ["add --model FILE.py:FUNCTION"]),
     "moments": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "0.5"], 2, ["--mean and --std go together"]),
     "words": (["regmean", *PAIR, *OWN, *IMAGES, "--mean", "half", "--std", "1"], 2, ["--mean takes numbers"]),

@@ -109,6 +109,7 @@ def check_apart(output: Path, inputs: Sequence[Path]) -> None:
 
 def _for_files(method: Method, files: int, base: bool) -> TensorMethod:
     """The method; raises UsageError where it needs something else than so many files, with or without a base."""
+    method.check_one_network()
     method.check(files, what="files")
     method = method.on_files()
     if not isinstance(method, TensorMethod):

@@ -58,6 +58,28 @@ def test_each_is_measured_as_by_hand(found):
         right = (first.eval()(inputs(1)) + second.eval()(inputs(1))).argmax(1) == classes(1)
     assert row_of(found, "ensemble").on["data of network 1"].accuracy == pytest.approx(float(right.double().mean()))
     assert {*found.lines} == {*found.datasets}
+    tasks = merge([first, second], "emr", images=IMAGES, base=seeded(Trunk, 0))
+    assert row_of(found, "emr").on["data of network 2"] == evaluate(tasks.for_task(1), DATA[1])
+
+
+def test_what_is_no_merge_is_marked_and_stands_apart(found, tmp_path):
+    kinds = [row.what for row in found.table.rows]
+    assert {row.name for row in found.rows if row.what == "task known"} == {"emr", "tall-masks", "surgery"}
+    assert kinds == sorted(kinds, key=["alone", "merged", "task known", "ensemble"].index)
+    assert any(note.startswith("“task known” is no merge") for note in found.table.notes)
+    assert "“task known” is no merge" in found.page(tmp_path / "page.html").read_text()
+    assert {row["what"] for row in found.to_json()["rows"]} == {*kinds}
+    assert "\nemr,task known," in as_csv(found.table)
+    assert not any("task known" in note for note in compare(networks(), DATA, methods=["average"]).table.notes)
+
+
+def test_the_task_is_known_where_each_network_has_data_of_its_own():
+    base = seeded(Trunk, 0)
+    found = compare(networks(), [("x", DATA[0]), ("y", DATA[1])], methods=["emr"], base=base)
+    assert found.datasets == ("x", "y")
+    assert {*row_of(found, "emr").on} == {"x", "y"}
+    found = compare(networks(), {"x": DATA[0], "y": DATA[1]}, methods=["average", "emr"], base=base)
+    assert found.left_out["emr"].startswith("emr has to know which network's data an input is of")
 
 
 def test_it_is_a_table_for_everybody(found, tmp_path):
@@ -66,7 +88,7 @@ def test_it_is_a_table_for_everybody(found, tmp_path):
     assert means == sorted(means, reverse=True)
     assert rich_table(table).row_count == len(found.rows)
     assert as_csv(table).splitlines()[0] == (
-        "network,data of network 1,data of network 2,mean,seconds,data of network 1.loss,data of network 2.loss"
+        "network,what,data of network 1,data of network 2,mean,seconds,data of network 1.loss,data of network 2.loss"
     )
     page = found.page(tmp_path / "deep" / "networks.html").read_text()
     assert "Along the line from network 1 to network 2" in page
@@ -86,7 +108,7 @@ def test_what_is_missing_is_said_of_each_method():
     assert found.left_out["fisher"].startswith("fisher looks at images")
     assert found.left_out["slerp"] == "slerp takes 2 networks, not 3."
     assert found.statistics.startswith("the mean of the networks' own")
-    assert [column.head for column in found.table.on("terminal")] == ["network", "data", "seconds"]
+    assert [column.head for column in found.table.on("terminal")] == ["network", "what", "data", "seconds"]
 
 
 def test_methods_are_called_by_what_was_set():

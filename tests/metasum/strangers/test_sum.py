@@ -121,6 +121,10 @@ def test_any_merging_method_can_be_the_operator(add, metasum, runs, operator):
     assert [result["accuracy"][name]["sum"] for name in PAIRS] == [again[name] for name in PAIRS]
 
 
+def test_what_makes_a_network_for_each_task_is_no_operator(add, runs):
+    refused(add(*runs, "--operator", "emr"), 2, "emr makes a network for each task, and no merged one")
+
+
 def test_three_networks_and_other_datasets(add, metasum, tiny, runs, data_root):
     write_npz(data_root / "third.npz", blob_arrays(2))
     assert metasum("train", *tiny, "--target", "third").code == 0

@@ -56,6 +56,26 @@ def test_every_learner_lands_in_one_table(compare, folder):
     assert all(name in text for name in LEARNERS)
 
 
+def test_rows_that_are_no_merges_are_marked_everywhere(compare, folder):
+    learners = "average,emr,multi-input,adamerging,regmean-plus-plus"
+    outcome = compare("--learners", learners, "--adamerging-steps", 2, "--report")
+    assert outcome.code == 0, outcome.err
+    assert "No merge, but what one could reach: “task known” has a network for each dataset" in outcome.out
+    known = {"emr": "task known", "multi-input": "joint training"}
+    result = json.loads((folder / "comparison" / "results.json").read_text())
+    for rows in (result["rows"], result["summary"]):
+        assert {row["learner"]: row["no_merge"] for row in rows if "no_merge" in row} == known
+    lines = csv.DictReader((folder / "comparison" / "results.csv").read_text().splitlines())
+    told = {line["learner"]: line["no_merge"] for line in lines}
+    assert told == dict.fromkeys(learners.split(","), "") | known
+    page = (folder / "comparison" / "report.html").read_text()
+    assert "“joint training” is trained on all the data together" in page
+    merged = json.loads((folder / "emr-seed0" / "result.json").read_text())
+    assert merged["endpoints"] == "independent-seed0"
+    plain = compare("--learners", "average", "--json")
+    assert '"no_merge"' not in plain.out
+
+
 def test_seeds_are_counted_up_and_sorted_by_learner(compare):
     result = json.loads(compare("--learners", "independent,average", "--seed", 4, "--seeds", 2, "--json").out)
     found = [(row["learner"], row["seed"]) for row in result["rows"]]

@@ -14,10 +14,16 @@ from metasum import settings
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import LEARNERS
+from metasum.merging.emr import EMR
+from metasum.merging.endpoints import Endpoint
+from metasum.merging.memory import networks_for_tasks
+from metasum.strangers.runs import open_run
 from metasum.study import strangers
 from metasum.study.experimenting import experiment as run_experiment
 from metasum.study.experimenting import refusal
 from metasum.study.request import StudyRequest
+from metasum.training.evaluation import accuracy
+from metasum.weights.statistics import recalibrate
 
 
 @pytest.fixture
@@ -94,6 +100,23 @@ def test_the_stranger_column_is_what_metasum_sum_says(done, experiment, metasum,
             assert row["accuracy"][target]["retention"] == pytest.approx(stranger / row["accuracy"][target]["before"])
             assert row["accuracy"][target]["stranger_union_statistics"] == found[target]["sum_union_statistics"]
         assert row["accuracy"]["union"] == found["union"]
+
+
+def test_strangers_whose_task_is_known_are_marked(done, experiment, tmp_path):
+    outcome = experiment("--no-tune", learners="average,emr")
+    assert outcome.code == 0, outcome.err
+    assert "task known" in outcome.out
+    place = tmp_path / "runs" / "experiments" / "rows+third+lines"
+    result = json.loads((place / "results.json").read_text())
+    assert [row.get("no_merge") for row in result["rows"]] == [None, "task known"]
+    assert [row.get("no_merge") for row in result["summary"]] == [None, "task known"]
+    assert "no_merge" in (place / "results.csv").read_text().splitlines()[0]
+    runs = [open_run(tmp_path / "runs" / f"{target}+lines" / "independent-seed0") for target in ("rows", "third")]
+    tasks = strangers.tasks_of(runs, ["rows", "third"], data_root=None, device=torch.device("cpu"), download=False)
+    networks = networks_for_tasks(EMR(), [Endpoint(run.network, []) for run in runs], dict(runs[0].initial))
+    for network, (target, task) in zip(networks, tasks.items(), strict=True):
+        recalibrate(network, task.calibration(1))
+        assert result["rows"][1]["accuracy"][target]["stranger"] == accuracy(network, task.evaluation())
 
 
 def test_going_on_repeats_nothing(done, experiment):
