@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from metasum.config import option
@@ -70,7 +71,7 @@ class Surgery(TaskMethod):
         for end in endpoints:
             network = with_parameters(end.network, {**parameters_of(end.network), **merged}).eval()
             images = list(limited(end.images, self.config.merging_images, size=PIECE))
-            recalibrate(network, images, forward=lambda own, batch, end=end: answer(own, batch, end.forward))
+            recalibrate(network, images, forward=partial(answer, forward=end.forward))
             ours, theirs = (_features(end._replace(network=own), layer, images) for own in (network, end.network))
             adapter = _trained(ours, theirs, self.config, generator)
             path, _, leaf = layer.rpartition(".")
