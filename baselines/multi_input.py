@@ -12,8 +12,8 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from metasum.baselines.sharing import SharingLearner
-from metasum.learners.learner import Backward, Terms
 from metasum.learners.networks import MetaSum
+from metasum.learners.trainable import Backward, Terms
 from metasum.types import Batch
 
 

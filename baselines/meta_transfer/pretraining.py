@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from metasum.baselines.meta_transfer.base_training import BaseTrainingConfig
 from metasum.baselines.meta_transfer.learner import ClassifierTuning
 from metasum.learners.few_shot import FewShotLearner, FewShotTask
-from metasum.learners.learner import Backward
+from metasum.learners.trainable import Backward
 from metasum.networks.convnet import convnet
 from metasum.types import Batch
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.learners.learner import Backward
 from metasum.learners.networks import MetaSum
+from metasum.learners.trainable import Backward
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of
 

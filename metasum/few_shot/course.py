@@ -15,7 +15,7 @@ from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
 from metasum.few_shot.request import FewShotPlan, FewShotRequest, Loop
 from metasum.learners.few_shot import FewShotLearner
-from metasum.learners.learner import Trainable
+from metasum.learners.trainable import Trainable
 from metasum.results.accuracy import EpisodeAccuracy
 from metasum.tasks.episodes import Episodes, EpisodeSampler
 from metasum.tasks.few_shot import FewShotDataset

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, NoSettings
-from metasum.learners.learner import Backward
+from metasum.learners.trainable import Backward
 from metasum.types import Batch, FewShotEpisode
 
 

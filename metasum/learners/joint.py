@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
-from metasum.learners.learner import BackendConfig, Backward, Learner, OperatorConfig, Terms
+from metasum.learners.learner import BackendConfig, Learner, OperatorConfig
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
+from metasum.learners.trainable import Backward, Terms
 from metasum.types import Batch, Parameters
 from metasum.weights.parameters import BufferSet, parameters_of
 from metasum.weights.storage import load_like

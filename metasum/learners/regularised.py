@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
 from metasum.config import Checked, option
-from metasum.learners.learner import Backward
+from metasum.learners.trainable import Backward
 from metasum.types import Batch, Parameters
 from metasum.weights.functional import functional_call
 from metasum.weights.parameters import buffers_of, parameters_of

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
-from metasum.learners.learner import Backward, Learner
+from metasum.learners.learner import Learner
 from metasum.learners.networks import MetaSum
+from metasum.learners.trainable import Backward
 from metasum.types import Batch, Parameters
 from metasum.weights.functional import set_buffers
 from metasum.weights.pieces import cut, put_together

@@ -17,10 +17,11 @@ from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, option
 from metasum.errors import UsageError
-from metasum.learners.learner import Backward, Learner, Terms
+from metasum.learners.learner import Learner
 from metasum.learners.near_misses import KINDS, near_misses
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import keep_quiet, opinion
+from metasum.learners.trainable import Backward, Terms
 from metasum.types import Batch, ImageSource
 
 OWN = "own"

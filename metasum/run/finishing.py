@@ -10,8 +10,8 @@ from torch import nn
 
 from metasum.errors import DivergenceError
 from metasum.files import write_json
-from metasum.learners.learner import TrainedLearner
 from metasum.learners.networks import MetaSum
+from metasum.learners.trainable import TrainedLearner
 from metasum.networks.beside import metadata_of
 from metasum.report.run_page import write_report
 from metasum.results.accuracy import AfterSum

@@ -12,9 +12,10 @@ from torch import nn
 
 from metasum.config.sections import NetworkConfig
 from metasum.errors import UsageError
-from metasum.learners.learner import Learner, TrainedLearner
+from metasum.learners.learner import Learner
 from metasum.learners.networks import MetaSum
 from metasum.learners.sharded import ShardedLearner, ShardedMetaSum
+from metasum.learners.trainable import TrainedLearner
 from metasum.networks.build import build_network, wrapped
 from metasum.networks.fitting import check_fits
 from metasum.networks.heads import head_of

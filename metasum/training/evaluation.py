@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum.config.sections import EvaluationConfig
-from metasum.learners.learner import TrainedLearner
+from metasum.learners.trainable import TrainedLearner
 from metasum.networks.cutting import in_blocks
 from metasum.networks.heads import head_of
 from metasum.results.accuracy import BeforeAfter, Evaluation

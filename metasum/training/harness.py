@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import torch
 
 from metasum.errors import ArchitectureError, CheckpointError, DivergenceError, Interrupted, reason
-from metasum.learners.learner import Trainable
+from metasum.learners.trainable import Trainable
 from metasum.results.value import to_plain
 from metasum.training.checkpoints import check_state
 from metasum.training.interruption import Interruption

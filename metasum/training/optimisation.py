@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from metasum.config.sections import OptimisationConfig, ProcessesConfig
 from metasum.errors import UsageError
-from metasum.learners.learner import Trainable
+from metasum.learners.trainable import Trainable
 from metasum.training.processes import Processes
 from metasum.weights.pieces import cut, in_pieces, put_together
 

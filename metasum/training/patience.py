@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from metasum.learners.learner import Trainable
+from metasum.learners.trainable import Trainable
 
 
 class Best(NamedTuple):
