@@ -3,7 +3,8 @@
 RegMean merges each layer as if those before it stayed as they were; what reaches it in the merged network is something
 else. Here layers are merged one after the other, from the input on, and each is solved on what the merged network
 gives it. A layer is a linear layer or a convolution; the authors' is a block of a transformer, in which the networks'
-own layers run.
+own layers run. So it is for networks of different datasets: on the same images every network is given the same, and
+the result is the average.
 """
 
 from __future__ import annotations

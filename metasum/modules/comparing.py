@@ -207,7 +207,8 @@ def _alone(asked: Compared) -> list[NetworksRow]:
 def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> NetworksRow:
     if method.knows_task and not asked.own:
         raise UsageError(
-            f"{method.name} has to know which network's data an input is of: give data= a loader for each, in a list."
+            f"{method.name} has to know which network's data an input is of: give "
+            + worded("data= a loader for each, in a list.", "--on a file for each in the Keras layout, and no --images.")
         )
     started = time.perf_counter()
     networks, count = list(asked.networks.values()), len(asked.data)
