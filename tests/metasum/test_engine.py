@@ -285,8 +285,16 @@ def test_a_script_without_a_guard_is_told_of_it(tmp_path):
 # Stopping
 
 
+@pytest.fixture
+def not_under_nohup():
+    """The tests themselves may be."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_one_after_the_other_is_stopped_by_a_signal(number, tmp_path):
+def test_one_after_the_other_is_stopped_by_a_signal(number, tmp_path, not_under_nohup):
     later = signal_later(number, tmp_path / "a.pid")
     with pytest.raises(Interrupted, match="the state is saved"):
         run(Sequential(), Cell("a", Train(tmp_path, "a")), Cell("b", Touch(tmp_path / "b")))

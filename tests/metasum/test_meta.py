@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy
 from metasum import MetaSum
 from metasum.learners.joint import ObjectiveConfig
 from metasum.learners.meta import MetaLearner
-from metasum.tasks import registry
+from metasum.tasks import loading
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.types import Batch
 
@@ -138,7 +138,7 @@ def test_only_the_named_datasets_are_loaded(meta, monkeypatch):
 
     def load(name, **keywords):
         loaded.append(name)
-        return registry.load_dataset(name, **keywords)
+        return loading.load_dataset(name, **keywords)
 
     monkeypatch.setattr(meta_training, "load_dataset", load)
     assert meta(steps=1).code == 0

@@ -179,11 +179,12 @@ def test_the_dotted_names_of_csv_stay():
     names = as_csv(comparison_tables.rows_table(comparison)).splitlines()[0].split(",")
     sides = [f"accuracy.{s}.{m}" for s in ("target", "support") for m in ("before", "after", "drop", "retention")]
     costs = ["seconds", "sum_seconds", "peak_bytes", "images_per_second"]
-    assert names == ["learner", "seed", "operator", *sides, *costs, "run", "heads"]
+    assert names == ["learner", "seed", "operator", *sides, *costs, "run", "no_merge", "heads"]
     experiment = read_result(FIXTURES / "experiment.json")
     names = as_csv(experiment_tables.rows_table(experiment)).splitlines()[0].split(",")
     assert names[:4] == ["learner", "seed", "seconds", "peak_bytes"]
-    assert names[-3:] == ["accuracy.union.sum_union_statistics", "accuracy.union.mean_of_datasets", "heads"]
+    union = [f"accuracy.union.{what}" for what in ("sum_union_statistics", "mean_of_datasets")]
+    assert names[-4:] == [*union, "no_merge", "heads"]
 
 
 def test_no_template_has_columns_by_hand():
