@@ -101,6 +101,8 @@ def sum_runs(
             export=None if export is None else str(export),
         )
         write_networks(files, networks, result, tasks, opened)
+        for file in files.values():
+            display.note(f"exported: {file}")
         write_json(folder / "result.json", result.to_json())
         if report:
             write_sum_report(folder)

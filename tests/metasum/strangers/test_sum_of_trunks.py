@@ -104,7 +104,9 @@ def test_any_method_that_leaves_the_architecture_merges_trunks(metasum, runs, op
 
 def test_a_file_is_written_for_each_head(metasum, runs):
     flags = ("--heads", "own", "--device", "cpu", "--no-report")
-    result = json.loads(metasum("sum", *runs, *flags, "--export", "both.safetensors", "--json").out)
+    outcome = metasum("sum", *runs, *flags, "--export", "both.safetensors", "--json")
+    assert "exported: both-rows.safetensors\nexported: both-lines.safetensors" in outcome.err.replace("\r", "")
+    result = json.loads(outcome.out)
     assert not Path("both.safetensors").exists()
     networks = {name: load_network(f"both-{name}.safetensors") for name in ("rows", "lines")}
     first, second = (dict(own.named_parameters()) for own in networks.values())
