@@ -7,9 +7,6 @@ import torch
 from safetensors.torch import load_file
 from tiny import blob_arrays, write_npz
 
-from metasum.baselines.registry import LEARNERS
-from metasum.tasks.registry import DATASETS
-
 pytestmark = pytest.mark.slow
 
 PLUGIN = """
@@ -53,8 +50,6 @@ def study(metasum, tiny, data_root, tmp_path, monkeypatch):
     flags += ["--plugin", tmp_path / "plugin.py"]
 
     def run(command, out, *more):
-        LEARNERS.entries.pop("gentle", None)  # the plug-in runs in this process each time
-        DATASETS.pop("spots", None)
         outcome = metasum(command, *flags, "--out", tmp_path / out, *more)
         assert outcome.code == 0, outcome.err
         return json.loads(outcome.out)
