@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from metasum.errors import DivergenceError
+from metasum.weights.listening import listening
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -89,13 +89,8 @@ def _inputs(network: nn.Module, readers: Sequence[Reader]) -> Iterator[dict[str,
     def keep(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         found[name].append(inputs[0].detach().clone())  # the network may go on to change it in place
 
-    names = dict.fromkeys(reader.layer for reader in readers)
-    handles = [network.get_submodule(name).register_forward_pre_hook(partial(keep, name)) for name in names]
-    try:
+    with listening({reader.layer: network.get_submodule(reader.layer) for reader in readers}, given=keep):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def _rows(inputs: Tensor, reader: Reader, groups: Sequence[ChannelGroup]) -> Tensor:

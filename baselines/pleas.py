@@ -10,12 +10,12 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from metasum.config import option
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
+from metasum.weights.listening import listening
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -148,15 +148,8 @@ def _calls(network: nn.Module, layers: Sequence[str]) -> Iterator[list[tuple[str
 
     given: list[Tensor] = []
 
-    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    def before(name: str, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         given.append(inputs[0].detach().clone())
 
-    handles = []
-    for name in layers:
-        module = network.get_submodule(name)
-        handles += [module.register_forward_pre_hook(before), module.register_forward_hook(partial(keep, name))]
-    try:
+    with listening({name: network.get_submodule(name) for name in layers}, given=before, returned=keep):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

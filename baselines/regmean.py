@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from metasum.baselines.least_squares import is_solvable, seen_by, solution
 from metasum.config import option
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
+from metasum.weights.listening import listening
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -97,14 +97,9 @@ def input_products(
             totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
 
     listened = solved_layers(endpoint) if layers is None else layers
-    handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in listened.items()]
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                endpoint.logits(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), listening(listened, given=hear):
+        for batch in batches:
+            endpoint.logits(batch)
     return {name: total / count for name, (total, count) in totals.items()}
 
 

@@ -10,10 +10,10 @@ the result is the average.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from metasum.baselines.regmean import RegMean, input_products, solved_layers
+from metasum.weights.listening import listening
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -62,12 +62,6 @@ def _in_order(endpoint: Endpoint, batch: Tensor) -> list[str]:
     def hear(name: str, module: nn.Module, inputs: object) -> None:
         found.setdefault(name)
 
-    layers = solved_layers(endpoint)
-    handles = [module.register_forward_pre_hook(partial(hear, name)) for name, module in layers.items()]
-    try:
-        with torch.no_grad():
-            endpoint.logits(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with torch.no_grad(), listening(solved_layers(endpoint), given=hear):
+        endpoint.logits(batch)
     return list(found)

@@ -16,6 +16,7 @@ from metasum.errors import ArchitectureError, DivergenceError, UsageError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.for_tasks import TaskMethod
 from metasum.merging.method import ImagesConfig
+from metasum.weights.listening import listening
 
 if TYPE_CHECKING:
     import torch
@@ -112,16 +113,12 @@ def _features(endpoint: Endpoint, layer: str, images: Sequence[Any]) -> Tensor:
 
     found: list[Tensor] = []
 
-    def hear(module: nn.Module, inputs: tuple[Tensor]) -> None:
+    def hear(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
         found.append(inputs[0].detach().flatten(0, -2))
 
-    handle = endpoint.network.get_submodule(layer).register_forward_pre_hook(hear)
-    try:
-        with torch.no_grad():
-            for batch in images:
-                endpoint.logits(batch)
-    finally:
-        handle.remove()
+    with torch.no_grad(), listening({layer: endpoint.network.get_submodule(layer)}, given=hear):
+        for batch in images:
+            endpoint.logits(batch)
     return torch.cat(found)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from metasum.errors import UsageError
 from metasum.modules.given import check_alike, networks_of
 from metasum.weights.batches import Batches, Forward, device_of, run
 from metasum.weights.copies import copy_of
+from metasum.weights.listening import listening
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
 from metasum.weights.statistics import normalisers
@@ -118,13 +118,9 @@ def _moments(
         channels = -1 if isinstance(module, nn.Linear) else 1
         found.setdefault(name, Moments()).add(output.detach().movedim(channels, -1).flatten(0, -2))
 
-    handles = [module.register_forward_hook(partial(hear, name)) for name, module in layers.items()]
-    try:
+    with listening(layers, returned=hear):
         for batch in batches:
             run(network, batch.inputs, forward)
-    finally:
-        for handle in handles:
-            handle.remove()
     return found
 
 

@@ -18,6 +18,7 @@ from metasum.errors import ArchitectureError
 from metasum.networks.channels import noise_for
 from metasum.types import Parameters
 from metasum.weights.batches import answer, device_of
+from metasum.weights.listening import listening
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.parameters import parameters_of, with_parameters
 from metasum.weights.randomness import same_randomness
@@ -100,18 +101,11 @@ def _outputs(network: nn.Module) -> Iterator[list[_Output]]:
     """Within the block, what each module with a matrix returns, in the order in which they end."""
     found: list[_Output] = []
 
-    def hear(name: str) -> Any:
-        def keep(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                found.append(_Output(name, output, output.clone()))
-
-        return keep
+    def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.append(_Output(name, output, output.clone()))
 
     modules = [(name, module) for name, module in network.named_modules() if name and _maps(module)]
-    layers = [(name, module) for name, module in modules if not isinstance(module, ParametrizationList)]
-    handles = [module.register_forward_hook(hear(name)) for name, module in layers]
-    try:
+    layers = {name: module for name, module in modules if not isinstance(module, ParametrizationList)}
+    with listening(layers, returned=keep):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError, DivergenceError, UsageError
 from metasum.weights.batches import Forward, answer, described, size_of
+from metasum.weights.listening import listening
 from metasum.weights.parameters import check_same_architecture, parameters_of
 
 TOLERANCE = 1e-3  # of the largest logit: sums in another order differ by rounding
@@ -85,17 +86,10 @@ def _values(network: nn.Module) -> Iterator[list[tuple[str, Tensor]]]:
     """Within the block the values of each layer, sorted for each image, and so the same in whatever order."""
     found = list[tuple[str, Tensor]]()
 
-    def hook(name: str):  # type: ignore[no-untyped-def]
-        def keep(module: nn.Module, inputs: object, output: object) -> None:
-            if isinstance(output, Tensor):
-                found.append((name, output.float().flatten(1).sort(dim=1).values))
+    def keep(name: str, module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.append((name, output.float().flatten(1).sort(dim=1).values))
 
-        return keep
-
-    leaves = [(name, module) for name, module in network.named_modules() if not any(module.children())]
-    handles = [module.register_forward_hook(hook(name)) for name, module in leaves]
-    try:
+    leaves = {name: module for name, module in network.named_modules() if not any(module.children())}
+    with listening(leaves, returned=keep):
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()

@@ -1,11 +1,11 @@
 """Activation matching: it finds a permutation again, and beats the plain average of two initialisations."""
 
-import copy
 from pathlib import Path
 
 import pytest
 import torch
 from apart import trained
+from reordered import in_another_order, randomised
 from torch import nn
 
 from metasum import recalibrate
@@ -14,7 +14,6 @@ from metasum.errors import ArchitectureError, DivergenceError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.networks.channels import channel_groups
-from metasum.networks.permuting import permute_network
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy
@@ -56,36 +55,18 @@ class Tokens(nn.Module):
         return self.last(self.layer(self.first(x).flatten(2).transpose(1, 2)).mean(1))
 
 
-def made(build, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build().eval()
-        with torch.no_grad():
-            for tensor in network.parameters():
-                tensor.add_(0.1 * torch.randn_like(tensor))
-    return network
-
-
-def in_another_order(network, seed=0):
-    groups = channel_groups(network, IMAGES)
-    generator = torch.Generator().manual_seed(seed)
-    moved = copy.deepcopy(network)
-    permute_network(moved, groups, [torch.randperm(group.size, generator=generator) for group in groups])
-    return moved
-
-
 @pytest.mark.parametrize("build", [plain, Residual, Tokens])
 @pytest.mark.parametrize("seed", range(3))
 def test_it_undoes_a_permutation(build, seed):
-    network = made(build, seed)
-    ends = [Endpoint(each, [IMAGES[:16], IMAGES[16:]]) for each in (network, in_another_order(network, seed))]
+    network = randomised(build, seed)
+    ends = [Endpoint(each, [IMAGES[:16], IMAGES[16:]]) for each in (network, in_another_order(network, IMAGES, seed))]
     merged = merge(ActivationMatching(), ends, ends[0].parameters)
     for name, tensor in parameters_of(network).items():
         torch.testing.assert_close(merged[name], tensor.detach())
 
 
 def test_correlations_are_pearsons_over_images_and_pixels():
-    first, second = made(plain, 1), made(plain, 2)
+    first, second = randomised(plain, 1), randomised(plain, 2)
     groups = channel_groups(first, IMAGES)
     for chunks in ([IMAGES], IMAGES.split(5)):
         pooled, hidden = correlations(Endpoint(first, []), Endpoint(second, []), groups, chunks)
@@ -110,7 +91,7 @@ def test_what_is_changed_in_place_later_was_read_before():
 
     found = []
     for add in (torch.add, torch.Tensor.add_):
-        first, second = (made(lambda add=add: Stream(add), seed) for seed in (1, 2))
+        first, second = (randomised(lambda add=add: Stream(add), seed) for seed in (1, 2))
         groups = channel_groups(first, IMAGES)
         found.append(correlations(Endpoint(first, []), Endpoint(second, []), groups, [IMAGES]))
     for expected, own in zip(*found, strict=True):
@@ -118,7 +99,7 @@ def test_what_is_changed_in_place_later_was_read_before():
 
 
 def test_a_channel_that_never_answers_is_like_no_other():
-    network = made(plain)
+    network = randomised(plain)
     with torch.no_grad():
         network[0].weight[2], network[0].bias[2] = 0, -1
     end = Endpoint(network, [])
@@ -131,15 +112,15 @@ def test_a_channel_that_never_answers_is_like_no_other():
 
 def test_no_image_more_than_asked_for_is_looked_at():
     seen = []
-    network = made(plain)
+    network = randomised(plain)
     network.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
-    ends = [Endpoint(network, [IMAGES, IMAGES]), Endpoint(made(plain, 1), [IMAGES])]
+    ends = [Endpoint(network, [IMAGES, IMAGES]), Endpoint(randomised(plain, 1), [IMAGES])]
     merge(ActivationMatching(merging_images=10), ends, ends[0].parameters)
     assert sum(seen) == 1 + 20  # following the channels takes one
 
 
 def test_what_is_infinite_is_said():
-    first, second = made(plain), made(plain)
+    first, second = randomised(plain), randomised(plain)
     with torch.no_grad():
         second[0].bias[0] = torch.inf
     with pytest.raises(DivergenceError, match="NaN or infinite"):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from apart import trained
+from reordered import in_another_order
 from torch import nn
 
 import metasum
@@ -14,8 +15,6 @@ from metasum.baselines.pleas import PLeaS
 from metasum.errors import DivergenceError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
-from metasum.networks.channels import channel_groups
-from metasum.networks.permuting import permute_network
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy
@@ -42,14 +41,6 @@ def made(seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         return Net().eval()
-
-
-def in_another_order(network, seed=0):
-    groups = channel_groups(network, IMAGES)
-    generator = torch.Generator().manual_seed(seed)
-    moved = copy.deepcopy(network)
-    permute_network(moved, groups, [torch.randperm(group.size, generator=generator) for group in groups])
-    return moved
 
 
 def ends_of(*networks):
@@ -97,13 +88,13 @@ def test_a_great_ridge_is_activation_matching():
 @pytest.mark.parametrize("count", [2, 3])
 def test_permuted_copies_give_the_network(count):
     network = made()
-    others = [in_another_order(network, seed) for seed in range(count - 1)]
+    others = [in_another_order(network, IMAGES, seed) for seed in range(count - 1)]
     metasum.same_function(network, with_parameters(network, merge(PLeaS(), ends_of(network, *others), {})), [IMAGES])
 
 
 def test_what_is_kept_is_each_networks_own_in_the_first_ones_order():
     network = made()
-    other = in_another_order(network, 3)
+    other = in_another_order(network, IMAGES, 3)
     merged = metasum.merge([network, other], "pleas", images=[IMAGES, IMAGES], keep="last.*")
     for index, own in enumerate((network, other)):
         expected = metasum.recalibrate(copy.deepcopy(own), [IMAGES])

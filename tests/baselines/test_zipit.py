@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from apart import trained
+from reordered import in_another_order, randomised
 from torch import nn
 
 import metasum
@@ -14,8 +15,6 @@ from metasum.baselines.zipping import zipped
 from metasum.errors import DivergenceError, UsageError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
-from metasum.networks.channels import channel_groups
-from metasum.networks.permuting import permute_network
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import accuracy
@@ -67,24 +66,6 @@ def depthwise():
         *(nn.Conv2d(1, 6, 3), nn.Tanh(), nn.Conv2d(6, 6, 3, groups=6), nn.Tanh(), nn.Conv2d(6, 5, 1), nn.Tanh()),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)),
     )
-
-
-def made(build, seed=0):
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        network = build().eval()
-        with torch.no_grad():
-            for tensor in network.parameters():
-                tensor.add_(0.1 * torch.randn_like(tensor))
-    return network
-
-
-def in_another_order(network, seed=0):
-    groups = channel_groups(network, IMAGES)
-    generator = torch.Generator().manual_seed(seed)
-    moved = copy.deepcopy(network)
-    permute_network(moved, groups, [torch.randperm(group.size, generator=generator) for group in groups])
-    return moved
 
 
 def ends_of(*networks):
@@ -176,7 +157,7 @@ def dense(networks, alpha, beta):
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize(("alpha", "beta"), SETTINGS[:3])
 def test_weights_are_those_of_merge_and_unmerge_matrices(count, alpha, beta):
-    networks = [made(mlp, seed) for seed in range(count)]
+    networks = [randomised(mlp, seed) for seed in range(count)]
     merged = merge(ZipIt(zip_alpha=alpha, zip_beta=beta), ends_of(*networks), {})
     expected = dense(networks, alpha, beta)
     assert merged.keys() == expected.keys()
@@ -185,7 +166,7 @@ def test_weights_are_those_of_merge_and_unmerge_matrices(count, alpha, beta):
 
 
 def test_all_layers_of_a_stream_share_its_matrices_and_a_flatten_its_blocks():
-    networks = [made(cnn, seed) for seed in range(2)]
+    networks = [randomised(cnn, seed) for seed in range(2)]
     merged = merge(ZipIt(), ends_of(*networks), {})
     with torch.no_grad():
         inner, stream = [], []
@@ -224,14 +205,14 @@ def test_all_layers_of_a_stream_share_its_matrices_and_a_flatten_its_blocks():
 @pytest.mark.parametrize("build", [mlp, cnn, tokens, depthwise])
 @pytest.mark.parametrize("count", [2, 3])
 def test_permuted_copies_of_a_network_give_its_function(build, count):
-    network = made(build)
-    others = [in_another_order(network, seed) for seed in range(count - 1)]
+    network = randomised(build)
+    others = [in_another_order(network, IMAGES, seed) for seed in range(count - 1)]
     zipped_network = with_parameters(network, merge(ZipIt(zip_alpha=1.0), ends_of(network, *others), {}))
     metasum.same_function(network, zipped_network, [IMAGES])
 
 
 def test_the_networks_stay_as_they_are():
-    networks = [made(cnn, seed) for seed in range(2)]
+    networks = [randomised(cnn, seed) for seed in range(2)]
     before = [copy.deepcopy(network.state_dict()) for network in networks]
     metasum.merge(networks, "zipit", images=[IMAGES, IMAGES], keep="last.*")
     for network, state in zip(networks, before, strict=True):
@@ -240,11 +221,11 @@ def test_the_networks_stay_as_they_are():
 
 def test_one_network_is_no_merge():
     with pytest.raises(UsageError, match="at least 2"):
-        metasum.merge([made(mlp)], "zipit", images=[IMAGES])
+        metasum.merge([randomised(mlp)], "zipit", images=[IMAGES])
 
 
 def test_what_is_infinite_is_said():
-    first, second = made(mlp), made(mlp, 1)
+    first, second = randomised(mlp), randomised(mlp, 1)
     with torch.no_grad():
         second[5].bias[0] = torch.nan
         second[1].bias[0] = torch.inf
@@ -255,7 +236,7 @@ def test_what_is_infinite_is_said():
 
 def test_kept_layers_read_the_merged_channels_as_their_own_networks_did():
     """The border: each network's first kept layer is its own, times its own unmerge matrix, and not divided."""
-    networks = [made(mlp, seed) for seed in range(2)]
+    networks = [randomised(mlp, seed) for seed in range(2)]
     merged = metasum.merge(networks, "zipit", images=[IMAGES, IMAGES], keep=["3.*", "5.*"])
     with torch.no_grad():
         hidden = torch.cat([network[:3](IMAGES).double() for network in networks], 1)
@@ -270,7 +251,7 @@ def test_kept_layers_read_the_merged_channels_as_their_own_networks_did():
 
 
 def test_a_kept_head_may_have_another_number_of_classes():
-    networks = [made(mlp, seed) for seed in range(2)]
+    networks = [randomised(mlp, seed) for seed in range(2)]
     networks[1][5] = nn.Linear(7, 3)
     merged = metasum.merge(networks, "zipit", images=[IMAGES, IMAGES], keep="5.*")
     assert [merged.for_task(index)(IMAGES).shape[1] for index in range(2)] == [4, 3]
@@ -278,8 +259,8 @@ def test_a_kept_head_may_have_another_number_of_classes():
 
 @pytest.mark.parametrize("build", [mlp, cnn])
 def test_a_permuted_copy_with_kept_layers_gives_each_its_function(build):
-    network = made(build)
-    other = in_another_order(network)
+    network = randomised(build)
+    other = in_another_order(network, IMAGES)
     keep = {mlp: ["3.*", "5.*"], cnn: ["back.*", "last.*"]}[
         build
     ]  # a kept layer writes to cnn's stream: it is permuted

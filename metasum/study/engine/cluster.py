@@ -16,7 +16,6 @@ from metasum.study.engine.display import StudyDisplay
 from metasum.study.engine.on_worker import Terms
 from metasum.study.engine.processes import PRELOADED
 from metasum.study.engine.schedule import Schedule
-from metasum.training.interruption import Interruption
 
 
 @dataclass(frozen=True)
@@ -68,13 +67,4 @@ class Cluster:
         with common_ground(self.out) as ground, connected(self.scheduler, jobs=self.jobs) as client:
             terms = Terms(ground, self.plugins, Path.cwd(), self.silence, self.preload, gpu=self.device != "cpu")
             course = Course(client, self.scheduler, terms, schedule, display)
-            display.begin(len(cells))
-            try:
-                with Interruption() as interruption:
-                    course.run(interruption)
-            except KeyboardInterrupt:  # the second one
-                raise schedule.interrupted() from None
-            finally:
-                course.cancel()
-                display.end()
-        return schedule.outcomes()
+            return schedule.carried_out(course.run, end=course.cancel)

@@ -52,16 +52,7 @@ class Processes:
         """See `Engine`."""
         schedule = Schedule(cells, poll=self.poll, display=display)
         course = _Course(self, schedule, display)
-        display.begin(len(cells))
-        try:
-            with Interruption() as interruption:
-                course.run(interruption)
-        except KeyboardInterrupt:  # the second one
-            raise schedule.interrupted() from None
-        finally:
-            course.kill()
-            display.end()
-        return schedule.outcomes()
+        return schedule.carried_out(course.run, end=course.kill)
 
 
 class _Course:

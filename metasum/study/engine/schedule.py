@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from metasum.errors import Interrupted
 from metasum.study.engine.cell import Cell, Failure, Occupied, Outcome, ordered
 from metasum.study.engine.display import StudyDisplay
+from metasum.training.interruption import Interruption
 
 
 class Schedule:
@@ -29,6 +30,24 @@ class Schedule:
         self._ended: dict[str, Outcome] = {}
         self._again: dict[str, float] = {}  # open cells that others work on, and when each may be tried again
         self._met = set[str]()  # cells that were found to be so, ever
+
+    def carried_out(self, course: Callable[[Interruption], None], *, end: Callable[[], object]) -> dict[str, Outcome]:
+        """How all cells ended.
+
+        Args:
+            course: begins cells and settles them until the schedule is over; it is to stop where that is requested.
+            end: called in the end, however it comes: nothing is to go on behind it.
+        """
+        self._display.begin(len(self._given))
+        try:
+            with Interruption() as interruption:
+                course(interruption)
+        except KeyboardInterrupt:  # the second one
+            raise self.interrupted() from None
+        finally:
+            end()
+            self._display.end()
+        return self.outcomes()
 
     @property
     def over(self) -> bool:
