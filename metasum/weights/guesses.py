@@ -1,4 +1,4 @@
-"""The class that a network says: the only place where logits become one."""
+"""The class that a network says, wherever its accuracy is measured."""
 
 from __future__ import annotations
 
