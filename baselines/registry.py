@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from metasum.arguments import refusal
 from metasum.config import Option, options_of
 from metasum.errors import UsageError
 from metasum.merging import METHODS
@@ -96,6 +97,12 @@ def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, sour
     """
     from metasum.learners.few_shot import FewShotLearner
 
+    from metasum.learners.learner import Learner
+
+    if not isinstance(found, type) or not issubclass(found, Learner | Method | FewShotLearner):
+        raise refusal("found", found, type[Learner | Method | FewShotLearner])
+    if source is not None and not isinstance(source, str):
+        raise refusal("source", source, str)
     few_shot = issubclass(found, FewShotLearner)
     source = source or registrar()
     for leaf in options_of(found.Config):

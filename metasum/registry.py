@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Generic, TypeVar
 
+from metasum.arguments import refusal
 from metasum.errors import unknown
 from metasum.files import check_folder_name
 from metasum.plugins import taken
@@ -79,6 +80,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def named(self, name: str) -> T:
         """The object called `name`; raises UsageError, with the nearest name, where there is none."""
+        if not isinstance(name, str):
+            raise refusal("name", name, str)
         if name not in self.entries:
             raise unknown(self.kind, name, self.entries, more=self._more)
         return self[name]

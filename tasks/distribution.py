@@ -8,23 +8,26 @@ from typing import Any
 
 import torch
 
+from metasum.arguments import check_between, checked
+from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.tasks.task import ImageTask
 from metasum.types import Batch
 
 
 @dataclass(frozen=True)
-class Variations:
+class Variations(Checked):
     """What is drawn anew for each task; all of it is the same for adaptation and evaluation images."""
 
-    permute_labels: bool = True
-    """Which output stands for which class; else a class's output is its own number, or its place among those drawn."""
-    rotate: bool = True
-    """A turn by 0, 90, 180 or 270 degrees."""
-    invert: bool = True
-    """Whether dark and bright change places."""
-    classes: int | None = None
-    """How many of a dataset's classes a task has [default: all that there are outputs for]."""
+    permute_labels: bool = option(
+        True,
+        "Which output stands for which class; else a class's output is its own number, or its place among those drawn.",
+    )
+    rotate: bool = option(True, "A turn by 0, 90, 180 or 270 degrees.")
+    invert: bool = option(True, "Whether dark and bright change places.")
+    classes: int | None = option(
+        None, "How many of a dataset's classes a task has [default: all that there are outputs for].", minimum=2
+    )
 
 
 class TaskDistribution(Iterator[tuple[Batch, ...]]):
@@ -50,6 +53,7 @@ class TaskDistribution(Iterator[tuple[Batch, ...]]):
         >>> target, support = next(draws)
     """
 
+    @checked
     def __init__(
         self,
         tasks: Mapping[str, ImageTask],
@@ -60,6 +64,8 @@ class TaskDistribution(Iterator[tuple[Batch, ...]]):
         variations: Variations | None = None,
         partners: tuple[int, int] = (2, 2),
     ) -> None:
+        check_between("images", images, 1)
+        check_between("outputs", outputs, 2)
         self._tasks, self._images, self._outputs = dict(tasks), images, outputs
         self._variations, self._partners, self._generator = variations or Variations(), partners, generator
         if not tasks:

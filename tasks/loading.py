@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from metasum.arguments import checked
 from metasum.errors import DatasetError, MetaSumError, UsageError, unknown
 from metasum.files import check_folder_name
 from metasum.tasks.arrays import dataset_from_arrays, read_npz
@@ -13,6 +14,7 @@ from metasum.tasks.vision import VISION, vision_arrays
 from metasum.types import Dataset
 
 
+@checked
 def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
     """The dataset called `name`: registered, else `<root>/<name>.npz`, else folders of images, else torchvision's.
 

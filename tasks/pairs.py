@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from metasum.arguments import check_fields
+from metasum.config import Checked, option
+from metasum.files import check_folder_name
+
 
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Checked):
     """Defaults of a pair; any flag overrides them. Chosen on validation images, never on test images."""
 
-    width: float = 0.25
-    """Factor on the network's channel counts."""
-    steps: int = 600
-    batch_size: int = 64
-    """Images of each dataset in a step."""
-    learning_rate: float = 5e-4
+    width: float = option(0.25, "Factor on the network's channel counts.", above=0)
+    steps: int = option(600, "Updates.", minimum=1)
+    batch_size: int = option(64, "Images of each dataset in a step.", minimum=2)
+    learning_rate: float = option(5e-4, "Step size at its highest.", above=0)
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,11 @@ class TaskPair:
     recipe: Recipe = Recipe()
     summary: str = ""
     source: str = "Python"
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        for name in (self.target, self.support):
+            check_folder_name("a dataset called", name)
 
     @property
     def name(self) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from metasum.arguments import checked
 from metasum.files import check_folder_name
 from metasum.plugins import registrar, taken
 from metasum.tasks import embedded, glyphs
@@ -38,6 +39,7 @@ DATASETS: dict[str, DatasetEntry] = {
 PAIRS: dict[str, TaskPair] = {pair.name: pair for pair in BUILT_IN_PAIRS}
 
 
+@checked
 def register_dataset(name: str, loader: Loader, *, summary: str = "", source: str | None = None) -> None:
     """Adds a dataset under `name`.
 
@@ -58,6 +60,7 @@ def register_dataset(name: str, loader: Loader, *, summary: str = "", source: st
     DATASETS[name] = DatasetEntry(loader, summary, source or registrar())
 
 
+@checked
 def register_pair(pair: TaskPair) -> None:
     """Adds a pair with its recipe; its datasets need not be registered yet.
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from metasum.arguments import check_between, checked
 from metasum.errors import CheckpointError, UsageError
 from metasum.tasks.task import ImageTask
 from metasum.types import Batch, Episode
@@ -28,11 +29,13 @@ class PairSampler(Iterator[Episode]):
         >>> target, support = next(sampler)
     """
 
+    @checked
     def __init__(
         self, pairs: Sequence[tuple[ImageTask, ImageTask]], *, batch_size: int, generator: torch.Generator
     ) -> None:
         if not pairs:
             raise UsageError("a sampler takes at least one pair of tasks.")
+        check_between("batch_size", batch_size, 1)
         self._generator = generator
         self._pairs = [
             (_Stream(target, batch_size, _child(generator)), _Stream(support, batch_size, _child(generator)))

@@ -10,8 +10,11 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from metasum.arguments import check_between, checked
+from metasum.config.words import Augmentation, HeldOut
+from metasum.errors import UsageError
 from metasum.tasks.images import augment, check_seen, moments, prepare
-from metasum.tasks.shapes import SIZE
+from metasum.tasks.shapes import LARGEST, MOST_CHANNELS, SIZE
 from metasum.tasks.stored import pieces, stored, whole
 from metasum.types import Batch, Dataset, Split, Task
 
@@ -35,16 +38,23 @@ class ImageTask:
         DatasetError: the images are larger, or have other channels.
     """
 
+    @checked
     def __init__(
         self,
         dataset: Dataset,
         *,
         in_channels: int = 1,
         device: torch.device | str = "cpu",
-        augmentation: str = "none",
-        evaluate_on: str = "test",
+        augmentation: Augmentation = "none",
+        evaluate_on: HeldOut = "test",
         image_size: int = SIZE,
     ) -> None:
+        try:
+            torch.device(device)
+        except RuntimeError as error:
+            raise UsageError(f"device= takes the name of a device, not {device!r}.") from error
+        check_between("in_channels", in_channels, 1, MOST_CHANNELS)
+        check_between("image_size", image_size, 1, LARGEST)
         check_seen(dataset.name, dataset.train.images, in_channels=in_channels, image_size=image_size)
         self._size = image_size
         self._coming: Iterator[tuple[Tensor, Tensor]] = iter(())

@@ -9,11 +9,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
-from tiny import blob_arrays, write_npz
+from tiny import TINY, blob_arrays, write_npz
 
 from metasum import cli, plugins, settings, train
 from metasum.baselines.registry import FEW_SHOT, LEARNERS
@@ -96,12 +96,6 @@ def metasum(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return Outcome(code, captured.out, captured.err)
 
     return run
-
-
-TINY: dict[str, Any] = {"target": "rows", "support": "lines", "width": 0.04, "steps": 6, "batch_size": 8}
-TINY |= {"evaluate_every": 3, "checkpoint_every": 2, "log_every": 2}
-TINY |= {"device": "cpu", "calibration_batches": 1, "dropout": 0.1}
-"""Settings of a training that takes half a second."""
 
 
 @pytest.fixture

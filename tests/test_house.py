@@ -31,6 +31,7 @@ TOP_FLOORS = [
     "entry",
 ]  # they know everybody
 GROUND = {
+    "arguments",
     "types",
     "errors",
     "files",

@@ -11,13 +11,16 @@ import dataclasses
 import functools
 import math
 import operator
+import sys
 import types
 import typing
 from collections.abc import Mapping
 from typing import Any
 
-from metasum.errors import UsageError, unknown
+from metasum.arguments import told
+from metasum.errors import UsageError, shown, unknown
 
+LARGEST = 2**63  # what no whole number reaches: PyTorch has 64 bits for one
 UNSET: Any = dataclasses.MISSING
 """The default of a field that has none: it is filled in when a run is planned."""
 BOUNDS = {
@@ -90,7 +93,7 @@ class Option:
         if not self.many:
             return self._part(value)
         if isinstance(value, str) or not isinstance(value, list | tuple):
-            raise UsageError(f"{self.flag} takes several values (in Python a tuple), not {value!r}.")
+            raise UsageError(f"{self.flag} takes several values (in Python a tuple), not {told(value)}.")
         return tuple(self._part(part) for part in value)
 
     def parsed(self, text: str) -> Any:
@@ -113,7 +116,7 @@ class Option:
         expected = (int, float) if self.kind is float else self.kind
         if not isinstance(value, expected) or (isinstance(value, bool) and self.kind is not bool):
             names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
-            raise UsageError(f"{self.flag} takes {names[self.kind]}, not {value!r}.")
+            raise UsageError(f"{self.flag} takes {names[self.kind]}, not {told(value)}.")
         if self.words and value not in self.words:
             raise unknown(f"value for {self.flag}", str(value), self.words)
         if isinstance(value, int | float) and not isinstance(value, bool):
@@ -122,8 +125,11 @@ class Option:
         return value
 
     def _check_range(self, value: float) -> None:
-        if not math.isfinite(value):
-            raise UsageError(f"{self.flag} takes a finite number, not {value}.")
+        if not abs(value) < (LARGEST if self.kind is int else math.inf):
+            kind = "smaller" if isinstance(value, int) else "finite"
+            raise UsageError(f"{self.flag} takes a {kind} number, not {shown(value)}.")
+        if isinstance(value, int) and self.kind is float and abs(value) > sys.float_info.max:
+            raise UsageError(f"{self.flag} takes a smaller number, not {shown(value)}.")
         for name, (holds, words) in BOUNDS.items():
             bound = self.metadata["bounds"][name]
             if bound is not None and not holds(value, bound):

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.learners.inner_rules import Update
 from metasum.weights.modes import in_mode
@@ -93,6 +94,7 @@ class Clone:
         """Within the block the model is in the clone's mode."""
         return nullcontext() if self._mode is None else in_mode(self._mode, self._model)
 
+    @checked
     def adapt(
         self,
         loss: Tensor,
@@ -149,6 +151,7 @@ class Clones:
     def eval(self) -> Clones:
         return self.train(False)
 
+    @checked
     def adapt(
         self,
         loss: Tensor,

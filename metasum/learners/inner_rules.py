@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metasum import third_party
-from metasum.errors import unknown
+from metasum.errors import UsageError, unknown
 from metasum.weights.shared_parts import is_weight
 
 Update = Callable[[dict[str, Tensor], Sequence[Tensor | None]], dict[str, Tensor]]
@@ -96,4 +96,6 @@ def inner_rule(name: str, model: nn.Module, lr: float) -> Any:
     """The rule called `name` ("sgd", "meta-sgd" or "adam") for clones of `model`; raises UsageError for another."""
     if name not in INNER_RULES:
         raise unknown("inner optimizer", name, INNER_RULES)
+    if lr < 0:
+        raise UsageError(f"lr= is a step size, at least 0, not {lr:g}.")
     return INNER_RULES[name](model, lr)

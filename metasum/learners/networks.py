@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from metasum.errors import UsageError
+from metasum.arguments import check_between, checked
+from metasum.errors import MetaSumError, UsageError, reason
 from metasum.learners.adaptation import Adapting, Clone, Clones
 from metasum.learners.detached import DetachedSum
 from metasum.learners.inner_rules import inner_rule
@@ -19,6 +20,9 @@ from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
 from metasum.weights.statistics import settle_statistics, side_by_side, sources_of
 from metasum.weights.structure import summable_copy
+
+
+MOST_CLONES = 1024
 
 
 class MetaSum(nn.Module):
@@ -71,6 +75,7 @@ class MetaSum(nn.Module):
         >>> cross_entropy(clones.summed(x_t), y_t).backward()  # through both adaptations, to meta.parameters()
     """
 
+    @checked
     def __init__(
         self,
         model: nn.Module,
@@ -107,14 +112,20 @@ class MetaSum(nn.Module):
         self._combine = self._operator(operator, scaling)
         self.inner_rule = inner_rule(inner_optimizer, self.target, lr)
         if example is not None:
-            self._run_target.check_both_modes(self.target, buffers_of(self.target), Inputs.of(example))
-            self._run_support.check_both_modes(self.support, buffers_of(self.support), Inputs.of(example))
+            try:
+                self._run_target.check_both_modes(self.target, buffers_of(self.target), Inputs.of(example))
+                self._run_support.check_both_modes(self.support, buffers_of(self.support), Inputs.of(example))
+            except MetaSumError:
+                raise
+            except Exception as error:  # whatever the network's own code says to these inputs
+                raise UsageError(f"example=: the network cannot be run on it ({reason(error)}).") from error
 
     @property
     def backend(self) -> str:
         """The library that runs the summed network: as asked for, or the first that no check has ruled out so far."""
         return self._run_target.backend
 
+    @checked
     def clone(
         self,
         count: int = 2,
@@ -135,6 +146,7 @@ class MetaSum(nn.Module):
         Raises:
             UsageError: fewer than two, or more than there are initialisations for.
         """
+        check_between("count", count, 2, MOST_CLONES)
         if count > 2 and not self.shared:
             raise UsageError(f"{count} clones need one shared initialisation: MetaSum(model, shared=True).")
         given = {"first_order": first_order, "allow_unused": allow_unused, "allow_nograd": allow_nograd}
@@ -179,6 +191,7 @@ class MetaSum(nn.Module):
         """θ_t ⊕ θ_s by name, differentiable with respect to both networks' parameters."""
         return self._compose([parameters_of(self.target), parameters_of(self.support)])
 
+    @checked
     def composed(self, operator: str | None = None) -> dict[str, Tensor]:
         """θ_t ⊕ θ_s by name, as `operator` makes it [default: the one trained with], differentiable likewise.
 
@@ -219,6 +232,7 @@ class MetaSum(nn.Module):
         """What a network with these parameters and the sum's own statistics answers."""
         return self._run_target(self.target, parameters, self._statistics.by_name(), *inputs, **named)
 
+    @checked
     def summed_network(
         self, calibration: Iterable[Tensor], *, operator: str | None = None, statistics: str = "recalibrate"
     ) -> nn.Module:

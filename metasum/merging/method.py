@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
 
+from metasum.arguments import check_between, checked
 from metasum.config import Checked, NoSettings, option
 from metasum.errors import UsageError, unknown
 
@@ -76,6 +77,7 @@ class Method:
     two_starts: ClassVar[bool] = False
     """Whether that learner is compared on networks of two initialisations, too."""
 
+    @checked
     def __init__(
         self, config: Any = None, *, seed: int = 0, layers: Sequence[tuple[str, Any]] = (), **settings: Any
     ) -> None:
@@ -84,6 +86,7 @@ class Method:
             if name not in names:
                 raise unknown(f"setting of {self.name}", name, names, more="" if names else "It leaves nothing open.")
         self.config = self.Config(**settings) if config is None else config
+        check_between("seed", seed, 0)
         self.seed, self.layers = seed, tuple(layers)
         if self.layers and self.layered is None:
             raise UsageError(f"--layers says nothing to {self.name}: no setting of it differs from layer to layer.")

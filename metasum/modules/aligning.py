@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.merging import ALIGNMENT
 from metasum.merging.endpoints import AligningMethod, Endpoint
@@ -17,6 +18,7 @@ from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
 
 
+@checked
 def align(
     network: nn.Module,
     to: nn.Module,
@@ -64,6 +66,7 @@ def align(
         return own.align(Endpoint(second, inputs, forward), Endpoint(first, inputs, forward)).eval()
 
 
+@checked
 def same_function(first: nn.Module, second: nn.Module, images: Any, *, forward: Forward | None = None) -> float:
     """The largest difference between the logits of two networks that should compute the same function.
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import MetaSumError, UsageError, worded
 from metasum.merging import METHODS
 from metasum.merging.method import Method
@@ -21,7 +22,6 @@ from metasum.modules.tasks import MergedTasks
 from metasum.plugins import load_entry_points
 from metasum.results.modules import LineBetweenModules, Measured
 from metasum.results.networks import NetworksResult, NetworksRow
-from metasum.types import Parameters
 from metasum.weights.batches import Asked, Batches, Forward, Together, answer_and_labels, device_of
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
@@ -52,13 +52,14 @@ class Compared(NamedTuple):
         }
 
 
+@checked
 def compare(
     networks: Sequence[nn.Module] | Mapping[str, nn.Module],
     data: Any,
     *,
     methods: Sequence[str | Method] | None = None,
     images: Sequence[Any] | None = None,
-    base: nn.Module | Parameters | None = None,
+    base: nn.Module | Mapping[str, Any] | None = None,
     forward: Forward | None = None,
     metric: Metric | None = None,
     keep: Sequence[str] | str = (),

@@ -136,6 +136,8 @@ def base_of(base: Any, first: nn.Module, kept: frozenset[str]) -> Parameters:
     tensors = dict(base.named_parameters()) if isinstance(base, nn.Module) else base
     if not isinstance(tensors, Mapping):
         raise UsageError(f"base is a {type(base).__name__}, and should be a network or its state dict.")
+    if not any(isinstance(own, Tensor) for own in tensors.values()):
+        raise UsageError("base= holds no tensor, and should be a network or its state dict.")
     apart = {*buffers_of(first), *kept}
     named = {name: own for name, own in tensors.items() if isinstance(own, Tensor) and name not in apart}
     for name, own in named.items():

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasum.errors import UsageError
+from metasum.arguments import checked
+from metasum.errors import UsageError, shown
 from metasum.modules.given import check_alike, networks_of
 from metasum.modules.measuring import Metric, measured
 from metasum.results.modules import LineBetweenModules
@@ -21,6 +22,10 @@ from metasum.weights.shared_parts import is_weight
 from metasum.weights.statistics import normalisers, recalibrate_together
 
 
+MOST = 1001  # points; each is a measurement on all data
+
+
+@checked
 def line(
     first: nn.Module,
     second: nn.Module,
@@ -55,8 +60,8 @@ def line(
         UsageError: fewer than three points, or data that `evaluate` refuses.
         ArchitectureError: the networks differ; the first difference is named.
     """
-    if points < 3:
-        raise UsageError(f"a line has at least 3 points: both ends and one between them, not {points}.")
+    if not 3 <= points <= MOST:
+        raise UsageError(f"a line has 3 to {MOST} points, both ends among them, not {shown(points)}.")
     first, second = networks_of([first, second])
     check_alike([first, second])
     device = device_of(first)

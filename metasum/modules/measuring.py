@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.errors import UsageError, reason, told_of, worded
+from metasum.arguments import checked
+from metasum.errors import DivergenceError, MetaSumError, UsageError, reason, told_of, worded
 from metasum.results.modules import Measured
 from metasum.weights.batches import Asked, Batches, Forward, answer_and_labels, described, device_of
 from metasum.weights.guesses import guesses
@@ -24,6 +26,7 @@ Answer: TypeAlias = Callable[[Asked], tuple[Tensor, Any]]
 """From a batch to logits and labels."""
 
 
+@checked
 def evaluate(
     network: nn.Module, data: Any, *, metric: Metric | None = None, forward: Forward | None = None
 ) -> Measured:
@@ -115,4 +118,19 @@ def _by_metric(pairs: Iterable[tuple[Tensor, Tensor]], metric: Metric) -> Measur
             f"a metric is given all outputs at once, and they do not fit together ({reason(error)}): flatten them with "
             "forward=."
         ) from error
-    return Measured(len(together[1]), metric=float(metric(*together)))
+    return Measured(len(together[1]), metric=_number(metric, *together))
+
+
+def _number(metric: Metric, outputs: Tensor, targets: Tensor) -> float:
+    """What a metric says; raises where it fails, or says what is no number."""
+    try:
+        found = float(metric(outputs, targets))
+    except MetaSumError:
+        raise
+    except Exception as error:  # whatever the user's own code raises
+        raise UsageError(
+            f"metric= fails on outputs {described(outputs)} and targets {described(targets)} ({reason(error)})."
+        ) from error
+    if math.isnan(found):
+        raise DivergenceError("metric= answers with NaN, which is no result.")
+    return found

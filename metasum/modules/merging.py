@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import DivergenceError, UsageError, worded
 from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
 from metasum.merging.for_tasks import TaskMethod
@@ -34,12 +35,13 @@ from metasum.weights.statistics import recalibrate_together, side_by_side
 FEW = 8  # images that a network of another architecture is compared with the networks on
 
 
+@checked
 def merge(
-    networks: Sequence[nn.Module],
+    networks: Sequence[nn.Module] | nn.Module,
     method: str | Method = "average",
     *,
     images: Sequence[Any] | None = None,
-    base: nn.Module | Parameters | None = None,
+    base: nn.Module | Mapping[str, Any] | None = None,
     forward: Forward | None = None,
     keep: Sequence[str] | str = (),
     seed: int = 0,

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.modules.given import check_alike, networks_of
 from metasum.weights.batches import Batches, Forward, device_of, run
@@ -50,6 +51,7 @@ class Moments:
         return (self._squares / self._count - self.mean.square()).clamp(min=0).sqrt()
 
 
+@checked
 def repair(
     merged: nn.Module, networks: Sequence[nn.Module], images: Any, *, forward: Forward | None = None
 ) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 
 
@@ -25,7 +26,10 @@ class MergedTasks(nn.Module):
     those of one task alone.
     """
 
+    @checked
     def __init__(self, networks: Sequence[nn.Module]) -> None:
+        if not networks:
+            raise UsageError("networks= takes at least one network.")
         super().__init__()
         self.tasks = nn.ModuleList(networks)
 
@@ -41,6 +45,7 @@ class MergedTasks(nn.Module):
                 module._buffers[name] = first._buffers[own]
         return self
 
+    @checked
     def for_task(self, index: int) -> nn.Module:
         """The network of a task, counted from 0 as the networks were given: no copy, the common tensors are all tasks'.
 

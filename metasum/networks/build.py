@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError, CheckpointError, UsageError, reason, unknown
-from metasum.files import json_text
+from metasum.files import check_folder_name, json_text
 from metasum.networks import functions
 from metasum.networks.augmented import Augmented
 from metasum.networks.beside import BESIDE, beside
@@ -42,6 +43,7 @@ _sources: dict[str, str] = {}  # who registered the others
 """Architectures by name: from the settings and the images' channels to a network with random weights."""
 
 
+@checked
 def register_network(name: str, build: Callable[[NetworkConfig, int], nn.Module]) -> None:
     """Adds an architecture: `--network NAME` trains it, and files of its weights say so.
 
@@ -52,6 +54,7 @@ def register_network(name: str, build: Callable[[NetworkConfig, int], nn.Module]
     Raises:
         UsageError: there is one of this name.
     """
+    check_folder_name("a network called", name)
     if name in NETWORKS:
         raise taken(f"network {name!r}", _sources.get(name, "metasum"))
     NETWORKS[name], _sources[name] = build, registrar()
@@ -117,6 +120,7 @@ def architecture(config: NetworkConfig, in_channels: int) -> str:
     return json_text({**{name: values[name] for name in ARCHITECTURE}, "in_channels": in_channels})
 
 
+@checked
 def load_network(path: Path | str) -> nn.Module:
     """The network in a weights file that metasum wrote, with its statistics, in eval mode.
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from metasum.arguments import checked
 from metasum.errors import ArchitectureError, reason
 from metasum.merging.disk.checkpoint import tensors_in
 
 
+@checked
 def load_checkpoint(network: nn.Module, path: Path | str, *, but: Sequence[str] = ()) -> list[str]:
     """Gives `network` the parameters and buffers in a file, in its own dtypes, on its own device.
 

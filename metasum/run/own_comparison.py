@@ -32,7 +32,7 @@ def folder_of(out: Path, name: str | None, files: Sequence[Path], *, overwrite: 
     Raises:
         UsageError: the name cannot be a folder's, or there is a comparison already that is not to be replaced.
     """
-    name = name or "+".join(file.stem for file in files)
+    name = "+".join(file.stem for file in files) if name is None else name
     check_folder_name("a comparison called", name)
     folder = out / "networks" / name
     if (folder / RESULTS).exists() and not overwrite:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from metasum.arguments import check_fields
 from metasum.baselines.registry import LEARNERS, known_options, learner_named
 from metasum.config import Checked, Option, option, options_of
 from metasum.config.sections import (
@@ -72,6 +73,7 @@ class Request:
     given: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_fields(self)
         learner = self.given.get("learner", COMMON["learner"].default)
         object.__setattr__(
             self, "given", {name: _leaf(name, learner).checked(value) for name, value in self.given.items()}

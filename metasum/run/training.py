@@ -7,6 +7,7 @@ import dataclasses
 import os
 from pathlib import Path
 
+from metasum.arguments import checked
 from metasum.baselines.registry import learner_named
 from metasum.errors import UsageError
 from metasum.learners.learner import Start
@@ -28,6 +29,7 @@ from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset, Sides
 
 
+@checked
 def train(
     request: Request | None = None,
     *,

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
+from metasum.arguments import check_fields
 from metasum.baselines.registry import LEARNERS
 from metasum.config import flag_of, options_of
-from metasum.config.words import Heads
+from metasum.config.words import Device, Heads
 from metasum.errors import UsageError, unknown
 from metasum.merging import METHODS
 from metasum.merging.method import Method
@@ -43,12 +44,11 @@ class SumRequest:
     """Where the datasets lie [default: where the runs found them]."""
     download: bool = False
     """Let torchvision fetch a dataset that is not there."""
-    device: str = "auto"
+    device: Device = "auto"
     """"auto", "cpu", "cuda" or "mps"."""
 
     def __post_init__(self) -> None:
-        if self.heads not in get_args(Heads):
-            raise unknown("--heads", self.heads, get_args(Heads))
+        check_fields(self)
 
     def datasets(self, runs: Sequence[FinishedRun]) -> list[str]:
         """Names of the datasets to measure on, each once.
@@ -70,7 +70,9 @@ class SumRequest:
         """The operator, or the one that all the runs' learners add what they have trained by."""
         learners = [LEARNERS.get(run.plan.learner) for run in runs]
         own = {None if each is None or each.endpoints else each.method for each in learners}
-        return self.operator or (own.pop() if len(own) == 1 else None) or "sum"
+        if self.operator is not None:
+            return self.operator
+        return (own.pop() if len(own) == 1 else None) or "sum"
 
     def methods(self, runs: Sequence[FinishedRun]) -> dict[str, Method]:
         """The methods that the runs' networks are merged by, the operator first.

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, write_json
 from metasum.merging.method import Method
@@ -39,6 +40,7 @@ from metasum.training.progress import Display, SilentDisplay
 from metasum.types import Task
 
 
+@checked
 def sum_runs(
     runs: Sequence[Path | str],
     request: SumRequest | None = None,
@@ -79,7 +81,7 @@ def sum_runs(
     opened = [open_run(Path(run), heads=request.heads) for run in runs]
     check_addable(opened, any_init=request.any_init)
     operator, methods, datasets = request.operator_for(opened), request.methods(opened), request.datasets(opened)
-    name = name or request.name_for(opened)
+    name = request.name_for(opened) if name is None else name
     check_folder_name("--name", name)
     folder = Path(out) / "sums" / name
     heads = datasets if request.heads == "own" else []

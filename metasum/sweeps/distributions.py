@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 
 LARGEST_LIST = 100_000  # values of a q_uniform that a grid still lists
 LARGEST = sys.float_info.max  # a greater integer is no number to calculate with
+LARGEST_RANGE = 2**53  # integers above are not told apart as floats, which samplers take them for
 EDGE = 1e-6  # searched quantiles stay this far from 0 and 1, where a normal distribution is infinite
+SEEN = (EDGE, 0.5, 1 - EDGE)
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def _categorical(name: str, values: Any) -> Parameter:
     if not isinstance(values, list) or not values:
         raise ValueError(f"its values are {shown(values)}, not a list")
     for value in values:
-        if not isinstance(value, str | int | float | bool | None):
+        if not isinstance(value, str | int | float | bool | None) or (isinstance(value, float) and not math.isfinite(value)):
             raise ValueError(f"{shown(value)} cannot be an option's value")
     return Parameter(name, tuple(values))
 
@@ -121,6 +123,8 @@ def _weighted(name: str, values: Any, probabilities: Any) -> Parameter:
 def _int_uniform(name: str, min: float, max: float) -> Parameter:
     if not isinstance(min, int) or not isinstance(max, int) or min >= max:
         raise ValueError(f"{min} to {max} is no range of integers")
+    if max - min >= LARGEST_RANGE or not -LARGEST_RANGE < min < max < LARGEST_RANGE:
+        raise ValueError(f"{shown(min)} to {shown(max)} are more integers than can be told apart")
     return Parameter(name, range(min, max + 1))
 
 
@@ -128,11 +132,14 @@ def _of_scipy(distribution: Callable[[Any, float, float], Any]) -> Callable[...,
     """Makes parameters of a distribution of `scipy.stats` with two numbers."""
 
     def make(name: str, first: float, second: float) -> Parameter:
+        import numpy as np
         from scipy import stats
 
         quantile_function = distribution(stats, first, second).ppf
-        if not math.isfinite(quantile_function(0.5)):
-            raise ValueError(f"no such distribution has the numbers {first:g} and {second:g}")
+        with np.errstate(all="ignore"):
+            finite = np.isfinite(quantile_function(SEEN)).all()
+        if not finite:
+            raise ValueError(f"no such distribution, of finite values, has the numbers {first:g} and {second:g}")
         return Parameter(name, at=lambda quantile: float(quantile_function(quantile)))
 
     return make
@@ -148,7 +155,10 @@ def _rounded(one: Parameter, numbers: Mapping[str, Any]) -> Parameter:
     count = math.ceil((numbers["max"] - numbers["min"]) / q) if numbers["distribution"] == "q_uniform" else None
     if count is not None and count <= LARGEST_LIST:
         choices = tuple(_plain(numbers["min"] + step * q) for step in range(count))
-    return Parameter(one.name, choices, lambda quantile: _plain(round(at(quantile) / q) * q))
+    found = Parameter(one.name, choices, lambda quantile: _plain(round(at(quantile) / q) * q))
+    if not all(math.isfinite(found.at(quantile)) for quantile in SEEN if found.at):
+        raise ValueError(f"its values are no multiples of {q:g}")
+    return found
 
 
 def _plain(value: float) -> float:

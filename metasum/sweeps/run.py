@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder
 from metasum.results.sweep import SweepResult
@@ -21,6 +22,7 @@ from metasum.training.interruption import Interruption
 from metasum.training.progress import Display, SilentDisplay
 
 
+@checked
 def sweep(
     file: Path | str,
     config: SweepConfig | None = None,
@@ -58,7 +60,7 @@ def sweep(
         raise UsageError("a sweep without an account needs the package optuna: pip install 'metasum[sweep]'.")
     config, asked = config or SweepConfig(), read_sweep_file(Path(file))
     count = _count(config, asked)
-    name = config.name or asked.name
+    name = asked.name if config.name is None else config.name
     check_folder_name("--name", name)
     folder = Path(out) / "sweeps" / name
     with open_storage(config.storage, folder, clock=clock) as shared, Interruption() as interruption:

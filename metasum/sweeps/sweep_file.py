@@ -59,9 +59,11 @@ class SweepFile:
 
     def combination(self, number: int) -> dict[str, Any]:
         """The grid's combination `number`; as in W&B's, names are in alphabetical order, and the last moves fastest."""
-        ordered = sorted(self.parameters, key=lambda parameter: parameter.name)
-        found = next(itertools.islice(itertools.product(*(one.choices or () for one in ordered)), number, None))
-        return {parameter.name: value for parameter, value in zip(ordered, found, strict=True)}
+        ordered, found = sorted(self.parameters, key=lambda parameter: parameter.name), {}
+        for one in reversed(ordered):  # counted, not listed: a range may hold more than there is memory
+            number, place = divmod(number, len(one.choices or ()))
+            found[one.name] = (one.choices or ())[place]
+        return {one.name: found[one.name] for one in ordered}
 
     def arguments(self, values: Mapping[str, Any]) -> list[str]:
         """The command's arguments with these values, written as W&B's agent writes them."""

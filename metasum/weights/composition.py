@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
+from metasum.arguments import checked
 from metasum.errors import UsageError, unknown
 from metasum.types import Parameters
 from metasum.weights.parameters import check_same_architecture, layers_of
@@ -43,6 +44,7 @@ def added_(differences: Sequence[Tensor], start: Tensor, scaling: float) -> Tens
     return total_(differences).mul_(scaling).add_(start)
 
 
+@checked
 def sum_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     """θ_1 + θ_2 + …, tensor by tensor; dL/dθ_i is the same for every i.
 
@@ -64,6 +66,7 @@ def _sum(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     return {name: total_([tensor + second[name], *(other[name] for other in others)]) for name, tensor in first.items()}
 
 
+@checked
 def average_parameters(parameter_sets: Sequence[Parameters]) -> dict[str, Tensor]:
     """(θ_1 + … + θ_N) / N, tensor by tensor; dL/dθ_i is the same for every i.
 

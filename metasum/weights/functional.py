@@ -7,7 +7,7 @@ module. In train mode batch normalisation updates the *given* buffers in place; 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
+from metasum.arguments import refusal as refusal_of
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
 from metasum.weights.inputs import Inputs
@@ -55,6 +56,11 @@ def functional_call(
         UsageError: the structure of `network` says that this backend cannot run it; the submodule is named.
     """
     _check_backend(backend)
+    if not isinstance(network, nn.Module):
+        raise refusal_of("network", network, nn.Module)
+    for name, given in (("parameters", parameters), ("buffers", buffers)):
+        if not isinstance(given, Mapping):
+            raise refusal_of(name, given, Parameters)
     check_same_architecture([parameters_of(network), parameters], names=("the network", "the given parameters"))
     check_same_architecture([buffers_of(network), buffers], names=("the network", "the given buffers"))
     why = refusal(network, backend)
@@ -75,6 +81,8 @@ def import_backend(backend: str) -> None:
 
 
 def _check_backend(backend: str) -> None:
+    if not isinstance(backend, str):
+        raise refusal_of("backend", backend, str)
     if backend not in BACKENDS:
         raise unknown("backend", backend, BACKENDS)
 

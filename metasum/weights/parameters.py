@@ -139,6 +139,8 @@ def _describe(parameters: Parameters, name: str) -> str:
     if name not in parameters:
         return "missing"
     tensor = parameters[name]
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from metasum.arguments import checked
 from metasum.errors import DivergenceError, UsageError, told_of, unknown
 from metasum.types import Buffers
 from metasum.weights.batches import Batches, Forward, device_of, run
@@ -83,6 +84,7 @@ class _Weight:
         module.momentum = self.size / self._seen[key]  # type: ignore[assignment]
 
 
+@checked
 def recalibrate(network: nn.Module, images: Any, *, forward: Forward | None = None) -> nn.Module:
     """Recomputes the running statistics of `network` from unlabelled images, in place, and returns it in eval mode.
 

@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from metasum.arguments import checked
 from metasum.errors import UsageError
 from metasum.files import json_text
 from metasum.merging import METHODS
@@ -24,6 +25,7 @@ from metasum.weights.tensor_files.dtypes import FLOATS
 from metasum.weights.tensor_files.output import writing
 
 
+@checked
 def merge_files(
     method: Method | str,
     files: Sequence[Path | str],
