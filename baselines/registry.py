@@ -96,7 +96,6 @@ def register(found: type[Learner] | type[Method] | type[FewShotLearner], *, sour
             one that takes something else.
     """
     from metasum.learners.few_shot import FewShotLearner
-
     from metasum.learners.learner import Learner
 
     if not isinstance(found, type) or not issubclass(found, Learner | Method | FewShotLearner):

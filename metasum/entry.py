@@ -12,4 +12,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("metasum: interrupted; nothing was begun.\n")
         sys.exit(130)
-    run()
+    try:
+        run()
+    except KeyboardInterrupt:  # a second one, while the first one's sentence was being said
+        sys.exit(130)

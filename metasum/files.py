@@ -71,7 +71,9 @@ def _told_as(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}") from error
+        other = isinstance(error.filename, str) and path.name not in error.filename
+        what = f"{error.filename}" if other else f"cannot write {path}"  # in the block, others may be read or written
+        raise StorageError(f"{what}: {error.strerror or error}") from error
 
 
 def _new_file(path: Path) -> tuple[Path, int | None]:

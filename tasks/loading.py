@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from metasum.arguments import checked
@@ -44,7 +45,7 @@ def load_dataset(name: str, *, root: Path, download: bool = False) -> Dataset:
             return dataset_from_torch(name, arrays, source=entry.source)
         return dataset_from_arrays(name, arrays, source=entry.source)
     path = root / f"{name}.npz"
-    if path.is_file():
+    if path.is_file() or os.path.lexists(path):  # a folder, or a link to nothing, is said to be none
         return dataset_from_arrays(name, read_npz(path, f"dataset {name!r} ({path})"), source=str(path))
     if is_folder(root, name):
         return folder_dataset(name, root)

@@ -21,7 +21,6 @@ from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen
 from metasum.weights.statistics import settle_statistics, side_by_side, sources_of
 from metasum.weights.structure import summable_copy
 
-
 MOST_CLONES = 1024
 
 

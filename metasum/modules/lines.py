@@ -21,7 +21,6 @@ from metasum.weights.randomness import same_randomness
 from metasum.weights.shared_parts import is_weight
 from metasum.weights.statistics import normalisers, recalibrate_together
 
-
 MOST = 1001  # points; each is a measurement on all data
 
 

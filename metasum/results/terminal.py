@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import click
 
+from metasum.errors import StorageError
 from metasum.files import json_text
 from metasum.plain_text import plain
 from metasum.results.stdout import results_stream
@@ -23,6 +24,15 @@ NAME = 24  # characters of a name's word that stand in one line
 
 def show(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
     """Prints a result (or what is to be printed as JSON), or the tables and lines that `parts` makes of it."""
+    try:
+        _print(result, as_json=as_json, parts=parts)
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise StorageError(f"cannot write the result to standard output: {error.strerror or error}.") from error
+
+
+def _print(result: R, *, as_json: bool, parts: Callable[[R], Iterable[Part]]) -> None:
     if as_json:
         found = result.to_json() if isinstance(result, Result) else result
         click.echo(json_text(found, indent=2), file=results_stream())

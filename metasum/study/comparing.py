@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 
 from metasum.baselines.registry import LEARNERS, learner_named
 from metasum.errors import CheckpointError
@@ -72,7 +72,7 @@ def compare(
             summary=summarise(rows),
             failed=tuple(failures_of(study, cells, outcomes)),
             tuning=tuning_of(study, study.folder(target), outcomes),
-            first_seed=_curves_of_first_seed(study, outcomes),
+            first_seed=_curves_of_first_seed(study, outcomes, display.note),
             evaluated_on=plan.data.evaluate_on,
             settings=plan.to_json(),
             data={
@@ -91,8 +91,8 @@ def compare(
     return comparison
 
 
-def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurves]:
-    """By learner, of the first seed's runs that were looked into when they ended.
+def _curves_of_first_seed(study: Study, outcomes: Outcomes, note: Callable[[str], None]) -> dict[str, RunCurves]:
+    """By learner, of the first seed's runs that were looked into when they ended; `note` hears of one that has none.
 
     A run that only measures the networks of another has no way of its sum.
     """
@@ -101,8 +101,10 @@ def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurv
         if study.looked_into(result.learner, result.seed):
             run = RunFolder(study.run_path(target, result.learner, result.seed))
             if (run.path / "analysis.json").is_file():
-                with contextlib.suppress(CheckpointError):  # damaged files cost a learner its curves, not the table
+                try:
                     looks[result.learner] = _curves(run)
+                except CheckpointError as error:  # damaged files cost a learner its curves, not the table
+                    note(f"no curves of {result.learner}: {error}")
     return looks
 
 

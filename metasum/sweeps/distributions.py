@@ -105,7 +105,9 @@ def _categorical(name: str, values: Any) -> Parameter:
     if not isinstance(values, list) or not values:
         raise ValueError(f"its values are {shown(values)}, not a list")
     for value in values:
-        if not isinstance(value, str | int | float | bool | None) or (isinstance(value, float) and not math.isfinite(value)):
+        if not isinstance(value, str | int | float | bool | None) or (
+            isinstance(value, float) and not math.isfinite(value)
+        ):
             raise ValueError(f"{shown(value)} cannot be an option's value")
     return Parameter(name, tuple(values))
 

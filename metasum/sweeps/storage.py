@@ -79,13 +79,14 @@ def _database(url: str, clock: Clock) -> BaseStorage:
 
 def _journal(where: str | None, folder: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
+
+    from metasum.sweeps.journal import Journal
 
     path = folder / "journal.log" if where is None else Path(where)
     make_folder(path.parent)
     try:
-        return JournalStorage(JournalFileBackend(str(path)))
-    except (OSError, ValueError, KeyError) as error:
+        return JournalStorage(Journal(path))
+    except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise StorageError(f"{path} cannot be opened as a sweep's journal: {reason(error)}.") from error
 
 

@@ -229,6 +229,7 @@ class Harness(Generic[L, E]):
                 "images": self.images,
                 "seconds": self.seconds,
                 "evaluation_seconds": self.evaluation_seconds,
+                "logged": self.run.logged,
                 **({} if self.patience is None else {"patience": self.patience.state_dict()}),
             }
         )
@@ -243,7 +244,8 @@ class Harness(Generic[L, E]):
         state = self.run.load_checkpoint()
         if state is not None:
             self._restore(state)
-        self.together.agreed(lambda: self.run.forget_metrics_after(self.step))
+        logged = None if state is None else state.get("logged")
+        self.together.agreed(lambda: self.run.forget_metrics_after(self.step, logged=logged))
 
     def _restore(self, state: dict[str, Any]) -> None:
         path = self.run.path / "last.ckpt"

@@ -33,6 +33,8 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.logged = 0
+        """Lines that this process knows of in metrics.jsonl."""
 
     @classmethod
     def create(cls, path: Path, description: Mapping[str, Any], *, overwrite: bool = False) -> RunFolder:
@@ -112,6 +114,7 @@ class RunFolder:
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json_text(record) + "\n")
+            self.logged += 1
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror or error}.") from error
 
@@ -119,14 +122,25 @@ class RunFolder:
         """The records of metrics.jsonl; raises CheckpointError where one is damaged."""
         return read_metrics(self.path / "metrics.jsonl")
 
-    def forget_metrics_after(self, step: int) -> None:
+    def forget_metrics_after(self, step: int, *, logged: int | None = None) -> None:
         """Drops what was logged after `step`, and a last line that a killed process was writing.
 
+        Args:
+            step: of the checkpoint.
+            logged: lines that there were when it was saved; None where it does not say.
+
         Raises:
-            CheckpointError: another line is damaged; the file stays as it is.
+            CheckpointError: another line is damaged, or lines from before the checkpoint are gone; the file stays as
+                it is.
         """
         records = read_metrics(self.path / "metrics.jsonl", torn=True)
         kept = [json_text(record) + "\n" for record in records if record["step"] <= step]
+        if isinstance(logged, int) and len(kept) < logged:
+            raise CheckpointError(
+                f"{self.path / 'metrics.jsonl'} is damaged: of the {logged} lines from before step {step}, where last.ckpt "
+                f"goes on, {len(kept)} are there."
+            )
+        self.logged = len(kept)
         write_text(self.path / "metrics.jsonl", "".join(kept))
 
     def save_weights(self, name: str, tensors: Mapping[str, Tensor], **metadata: str) -> None:

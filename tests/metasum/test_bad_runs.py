@@ -123,6 +123,16 @@ def test_damaged_metrics(metasum, tiny, unfinished, line):
     refused(metasum("report", run), 1, "metrics.jsonl is missing or lacks its lines")
 
 
+@pytest.mark.parametrize("left", [b"", b'{"step": 2, "ki', None], ids=["emptied", "torn", "missing"])
+def test_a_history_that_is_gone_is_told(metasum, tiny, unfinished, left):
+    log = unfinished / "metrics.jsonl"
+    log.unlink()
+    if left is not None:
+        log.write_bytes(left)
+    refused(metasum("train", *tiny, "--resume"), 1, f"{log} is damaged", "lines from before step 6", "0 are there")
+    assert left is None or log.read_bytes() == left
+
+
 def test_a_killed_start_is_no_obstacle(metasum, tiny, tmp_path):
     run = tmp_path / "runs" / "rows+lines" / "metasum-seed0"
     run.mkdir(parents=True)

@@ -1,13 +1,17 @@
 """A flipped bit in a run's weights: one sentence that names the file, from every command that reads it."""
 
+import zipfile
+
 import pytest
 import torch
 from refusal import refused
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from metasum import load_checkpoint
 from metasum.errors import CheckpointError
 from metasum.weights.storage import load_weights, read_metadata, save_weights
+from metasum.weights.tensor_files.archive import check_records
 from metasum.weights.tensor_files.checksum import CHECKSUM
 
 
@@ -84,3 +88,31 @@ def test_any_bit_counts(tmp_path, place):
     path.write_bytes(changed)
     with pytest.raises(CheckpointError, match=r"a\.safetensors is damaged: its checksum"):
         load_weights(path)
+
+
+@pytest.mark.parametrize("command", ["merge", "load"])
+def test_a_flipped_bit_in_a_pytorch_file(metasum, tmp_path, command):
+    """PyTorch writes checksums, and does not look at them."""
+    path, out = tmp_path / "a.pt", tmp_path / "both.safetensors"
+    network = torch.nn.Linear(40, 40)
+    torch.save(network.state_dict(), path)
+    data = path.read_bytes()
+    place = data.index(network.weight.detach().numpy().tobytes()) + 100
+    path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    if command == "merge":
+        refused(metasum("merge", "average", path, path, "-o", out), 1, "a.pt is damaged")
+        assert not out.exists()
+    else:
+        with pytest.raises(CheckpointError, match=r"a\.pt is damaged"):
+            load_checkpoint(network, path)
+
+
+def test_a_pytorch_file_without_checksums_is_read(tmp_path):
+    torch.save({"weight": torch.ones(3)}, tmp_path / "a.pt")
+    with zipfile.ZipFile(tmp_path / "a.pt") as archive:
+        sums = {record.CRC.to_bytes(4, "little") for record in archive.infolist()}
+    data = (tmp_path / "a.pt").read_bytes()
+    for own in sums:
+        data = data.replace(own, bytes(4))
+    (tmp_path / "a.pt").write_bytes(data)
+    check_records(tmp_path / "a.pt")

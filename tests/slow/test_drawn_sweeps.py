@@ -63,7 +63,9 @@ def sweeps(draw):
     asked["parameters"] = draw(st.dictionaries(names, parameters(), min_size=1, max_size=2))
     if draw(st.integers(0, 5)) == 0:
         key = draw(st.sampled_from([*GOOD, "parameters", "run_cap", "early_terminate", "controller", "name", "nobody"]))
-        odd = st.one_of(NUMBERS, VALUES, st.dictionaries(st.sampled_from(["type", "name", "goal", "min_iter"]), NUMBERS))
+        odd = st.one_of(
+            NUMBERS, VALUES, st.dictionaries(st.sampled_from(["type", "name", "goal", "min_iter"]), NUMBERS)
+        )
         asked[key] = draw(odd)
     text = yaml.safe_dump(asked, allow_unicode=True)
     if draw(st.integers(0, 5)) == 0:

@@ -61,7 +61,7 @@ def verdict_of(call, arguments):
 
 def test_tensors_among_them_that_are_none(calls):
     weights = calls.weights()
-    for wrong in ({name: None for name in weights}, {**weights, "head.bias": torch.zeros(3, 3)}, {}):
+    for wrong in (dict.fromkeys(weights), {**weights, "head.bias": torch.zeros(3, 3)}, {}):
         for call in (metasum.sum_parameters, metasum.average_parameters):
             with pytest.raises(MetaSumError, match=r"parameter_sets=|head\.bias|trunk\.0\.weight"):
                 call([weights, wrong])

@@ -30,7 +30,9 @@ class MergeConfig(Checked):
     dtype: Literal["keep", "float32", "float16", "bfloat16", "float64"] = option(
         "keep", "What is written; arithmetic is in float32, or float64 where a file has that."
     )
-    threads: int | None = option(None, "Threads that merge [default: the number of usable cores].", minimum=1, maximum=1024)
+    threads: int | None = option(
+        None, "Threads that merge [default: the number of usable cores].", minimum=1, maximum=1024
+    )
 
     def merges(self, name: str) -> bool:
         """Whether the parameter called so is merged; else it is the first file's."""

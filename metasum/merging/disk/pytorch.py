@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from metasum.errors import CheckpointError, reason
+from metasum.weights.tensor_files.archive import check_records
 from metasum.weights.tensor_files.dtypes import CODES, TensorInfo
 from metasum.weights.tensor_files.wrapping import unwrapped
 
@@ -27,6 +28,7 @@ def load_pytorch(path: Path) -> tuple[dict[str, TensorInfo], dict[str, Tensor], 
         CheckpointError: it is damaged, or holds something other than named tensors.
     """
     try:
+        check_records(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about what is refused below
             value = torch.load(path, weights_only=True, mmap=True, map_location="cpu")

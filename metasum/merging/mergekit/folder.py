@@ -49,6 +49,8 @@ def new_folder(output: Path, *, overwrite: bool) -> Iterator[Path]:
         _put(partial, output)
     except OSError as error:
         raise StorageError(f"cannot write {output}: {error.strerror or error}.") from error
+    except StorageError as error:  # of a file in it, which nobody knows by the folder's hidden name
+        raise StorageError(str(error).replace(str(partial), str(output))) from error
     finally:
         if handle is not None:
             os.close(handle)
@@ -153,7 +155,11 @@ def fill(folder: Path, asked: Asked, config: dict[str, Any] | None) -> None:
     for file in sorted(donor.iterdir()) if donor.is_dir() else ():
         belongs = file.suffix in COPIED or file.stem in LICENCES
         if belongs and file.is_file() and ".index." not in file.name and not file.name.startswith("."):
-            shutil.copyfile(file, folder / file.name)
+            try:
+                content = file.read_bytes()
+            except OSError as error:
+                raise CheckpointError(f"cannot read {file}: {error.strerror or error}.") from error
+            (folder / file.name).write_bytes(content)
     if config is not None:
         write_json(folder / CONFIG, config)
     write_text(folder / "mergekit_config.yml", asked.text)
