@@ -48,7 +48,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 def check_fields(value: Any) -> None:
     """The same of a dataclass's fields, for its `__post_init__`."""
-    kinds = _kinds(type(value))
+    owner: Any = type(value)
+    kinds = _kinds(owner)
     for name in value.__dataclass_fields__:
         if not fits(getattr(value, name), kinds[name]):
             raise refusal(name, getattr(value, name), kinds[name])
@@ -118,9 +119,9 @@ def fits_class_of(value: Any, kind: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool)
     if kind is int:
-        return isinstance(value, Integral) and not isinstance(value, bool)
+        return not isinstance(value, bool) and isinstance(value, Integral)
     if kind is float:
-        return isinstance(value, Real) and not isinstance(value, bool) and _finite(value)
+        return not isinstance(value, bool) and isinstance(value, Real) and _finite(value)
     if kind is Path:
         return isinstance(value, os.PathLike)
     if getattr(kind, "_is_protocol", False):

@@ -15,6 +15,7 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.joint_steps import joint_steps
 from metasum.benchmark.racing import Work, race
 from metasum.benchmark.steps import Step, random_dataset
+from metasum.config.words import Augmentation
 from metasum.results.benchmark import InputRow
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
@@ -57,7 +58,7 @@ def rows_against(step: Step, dataset: Dataset, conditions: Conditions) -> list[I
     ]
 
 
-def _sampler(dataset: Dataset, batch_size: int, augmentation: str, device: torch.device) -> PairSampler:
+def _sampler(dataset: Dataset, batch_size: int, augmentation: Augmentation, device: torch.device) -> PairSampler:
     tasks = [ImageTask(dataset, device=device, augmentation=augmentation) for _ in range(2)]
     return PairSampler([Sides(*tasks)], batch_size=batch_size, generator=torch.Generator().manual_seed(0))
 

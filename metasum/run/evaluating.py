@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from metasum.config.words import HeldOut
 from metasum.errors import CheckpointError, UsageError
 from metasum.networks.build import load_network, read_architecture
 from metasum.plugins import load_entry_points
@@ -23,7 +24,7 @@ def evaluate(
     *,
     statistics: str = "stored",
     calibration_batches: int = 16,
-    evaluate_on: str = "test",
+    evaluate_on: HeldOut = "test",
     data_root: Path | str = ".data",
     download: bool = False,
     device: str = "auto",

@@ -137,8 +137,8 @@ class RunFolder:
         kept = [json_text(record) + "\n" for record in records if record["step"] <= step]
         if isinstance(logged, int) and len(kept) < logged:
             raise CheckpointError(
-                f"{self.path / 'metrics.jsonl'} is damaged: of the {logged} lines from before step {step}, where last.ckpt "
-                f"goes on, {len(kept)} are there."
+                f"{self.path / 'metrics.jsonl'} is damaged: of the {logged} lines from before step {step}, where "
+                f"last.ckpt goes on, {len(kept)} are there."
             )
         self.logged = len(kept)
         write_text(self.path / "metrics.jsonl", "".join(kept))

@@ -138,7 +138,7 @@ def check_same_architecture(parameter_sets: Sequence[Parameters], *, names: Sequ
 def _describe(parameters: Parameters, name: str) -> str:
     if name not in parameters:
         return "missing"
-    tensor = parameters[name]
+    tensor: object = parameters[name]
     if not isinstance(tensor, Tensor):
         return f"a {type(tensor).__name__}"
     return f"{list(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -1,4 +1,4 @@
-"""A disk that is full at any moment, or read-only: one sentence names a file that the user knows, and nothing is lost."""
+"""A disk that is full at any moment, or read-only: one sentence names what the user knows, and nothing is lost."""
 
 import os
 import random

@@ -183,7 +183,7 @@ def may_say_so(path):
     """Whether somebody could have written the damaged file: JSON has no checksum of its numbers."""
     try:
         lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        return path.suffix in (".json", ".jsonl") and [json.loads(line) for line in lines] != None
+        return path.suffix in (".json", ".jsonl") and bool([json.loads(line) for line in lines])
     except (OSError, ValueError, RecursionError):
         return False
 

@@ -1,4 +1,4 @@
-"""Every long command, ended at any moment by any signal: the same command goes on, and its numbers are what they were."""
+"""Long commands, ended at any moment by any signal: the same command goes on, and its numbers are what they were."""
 
 import multiprocessing
 import os

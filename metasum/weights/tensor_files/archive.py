@@ -1,4 +1,4 @@
-"""Checksums of PyTorch's files, which are zip archives: PyTorch writes them, and does not compare them when it reads."""
+"""Checksums of PyTorch's files, which are zip archives: PyTorch writes them, and does not compare them itself."""
 
 from __future__ import annotations
 
