@@ -16,7 +16,6 @@ import time
 from pathlib import Path
 
 import metasum
-from metasum.errors import MetaSumError
 from metasum.merging import METHODS
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
@@ -76,7 +75,7 @@ def main(runs, seed, out, *methods):
             started = time.perf_counter()
             try:
                 found[heads][name] = row(name, networks, base, data, keep)
-            except MetaSumError as error:
+            except metasum.MetaSumError as error:
                 found[heads][name] = {"refused": str(error)}
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
             found[heads][name] |= {"with search": round(time.perf_counter() - started, 1), "peak GiB": round(peak, 2)}
