@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -75,13 +75,11 @@ def loaded(folder: Path, seed: int) -> nn.Module:
     return network.eval()
 
 
-def merge(folder: Path, seeds: Sequence[int]) -> None:
+def merge_all(networks: Mapping[int, nn.Module], images: DataLoader, tested: DataLoader | TensorDataset) -> None:
     """A line of JSON for each network, and for each method and choice of networks, with accuracies on test images."""
-    networks = {seed: loaded(folder, seed) for seed in seeds}
-    images, tested = DataLoader(mnist("train"), BATCH), mnist("test")
     for seed, network in networks.items():
         say(networks=[seed], accuracy=metasum.evaluate(network, tested).accuracy)
-    for chosen in [*combinations(seeds, 2), *([tuple(seeds)] if len(seeds) > 2 else [])]:
+    for chosen in [*combinations(networks, 2), *([tuple(networks)] if len(networks) > 2 else [])]:
         for method in METHODS:
             started = time.perf_counter()
             network = merged([networks[seed] for seed in chosen], method, images)
@@ -114,7 +112,8 @@ def main() -> None:
         for seed in seeds:
             train(Path(folder), int(seed))
     else:
-        merge(Path(folder), [int(seed) for seed in seeds])
+        networks = {int(seed): loaded(Path(folder), int(seed)) for seed in seeds}
+        merge_all(networks, DataLoader(mnist("train"), BATCH), mnist("test"))
 
 
 if __name__ == "__main__":

@@ -47,5 +47,13 @@ METHODS: Registry[type[Method]] = Registry(
     more="`metasum methods` lists them.",
 )
 
+GROUPS = {
+    "one-start": "Networks trained or fine-tuned from one start; no data",
+    "images": "Networks from one start, and unlabelled images of what each was trained on",
+    "matching": "Networks from any starts: channels are matched first, or kept side by side",
+    "anchors": "No merge, but what one could reach: the task of each input has to be known",
+}
+"""Kinds of methods, and when to use them; `Method.group` says which one a method is of."""
+
 ALIGNMENT = "weight-matching"
 """What networks are aligned by where nobody says how: it needs no images."""
