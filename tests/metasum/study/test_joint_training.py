@@ -152,9 +152,8 @@ def test_runs_of_other_lengths_are_equalled_in_images(asked):
 def test_a_process_of_its_own_trains_the_same(asked, tmp_path):
     wanted = asked("joint-training")
     (row,) = experiment(wanted, TARGETS).rows
-    (apart,) = experiment(
-        wanted.__class__(**vars(wanted) | {"out": tmp_path / "apart"}), TARGETS, engine=Processes(2)
-    ).rows
+    elsewhere = dataclasses.replace(wanted, out=tmp_path / "apart")
+    (apart,) = experiment(elsewhere, TARGETS, engine=Processes(2)).rows
     assert apart.accuracy == row.accuracy
 
 
