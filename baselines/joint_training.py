@@ -32,8 +32,8 @@ class JointTraining(nn.Module):
         head: names of the parameters that each dataset has for itself [default: none]; all of them start alike.
     """
 
-    name: ClassVar[str] = "joint-training"
-    summary: ClassVar[str] = "One network trained on all targets of an experiment together."
+    name = "joint-training"
+    summary = "One network trained on all targets of an experiment together."
     no_merge: ClassVar[str | None] = SharingLearner.no_merge
     like: ClassVar[str] = IndependentLearner.name
     """The learner whose networks it stands beside: it takes the settings, and sees as many images as all of them."""

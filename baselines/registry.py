@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 TRAINED, ANCHORED, TWO_STARTS, ALL = "trained", "anchors", "two-starts", "all"
 GROUPS = {
-    TRAINED: "Ways of training networks that are to be added",
-    **{name: f"Trained alone, then merged. {told}" for name, told in METHOD_GROUPS.items() if name != ANCHORED},
-    TWO_STARTS: "Trained alone from two initialisations, then merged",
-    ANCHORED: "No sum or merge, but what one could reach",
+    TRAINED: "ways of training networks that are to be added",
+    **{name: f"merged, {told}" for name, told in METHOD_GROUPS.items() if name != ANCHORED},
+    TWO_STARTS: "merged, networks that were trained from two initialisations",
+    ANCHORED: "no sum or merge, but what one could reach",
 }
 """Kinds of learners, in words. The name of one stands for all its learners where several are asked for, ALL for all."""
 

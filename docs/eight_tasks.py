@@ -39,7 +39,7 @@ ROWS = {
 
 
 def make() -> nn.Module:
-    """Three hidden layers; matrices, as the papers' networks have, and no running statistics. 26 outputs, for letters."""
+    """Three hidden layers: matrices, as the papers have, and no running statistics. 26 outputs, for letters."""
     layers: list[nn.Module] = [nn.Flatten()]
     for inputs in (1024, WIDTH, WIDTH):
         layers += [nn.Linear(inputs, WIDTH), nn.ReLU()]

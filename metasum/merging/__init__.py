@@ -48,10 +48,10 @@ METHODS: Registry[type[Method]] = Registry(
 )
 
 GROUPS = {
-    "one-start": "Networks trained or fine-tuned from one start; no data",
-    "images": "Networks from one start, and unlabelled images of what each was trained on",
-    "matching": "Networks from any starts: channels are matched first, or kept side by side",
-    "anchors": "No merge, but what one could reach: the task of each input has to be known",
+    "one-start": "networks from one start, no data",
+    "images": "networks from one start, and unlabelled images",
+    "matching": "networks from any starts, channels matched",
+    "anchors": "no merge, but what one could reach: the task of an input is known",
 }
 """Kinds of methods, and when to use them; `Method.group` says which one a method is of."""
 
