@@ -83,7 +83,7 @@ def silent(sentence: str) -> None:
     multiple=True,
     required=True,
     metavar="FILE.npz,…",
-    help="Labelled data to measure on; a file for each checkpoint, in their order, where methods have to know the task. "
+    help="Labelled data to measure on; a file for each checkpoint, in order, where methods have to know the task. "
     "Can be repeated.",
 )
 @click.option(
