@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import metasum
 
 BATCH, EPOCHS, WARM_UP = 2000, 50, 5
+METHODS = ("average", "weight-matching", "activation-matching", "merge-many", "c2m3")
 
 
 def make(hidden: int = 128, layers: int = 10) -> nn.Module:
@@ -66,21 +67,23 @@ def train(folder: Path, seed: int) -> None:
     sys.stdout.flush()
 
 
-METHODS = ("average", "weight-matching", "activation-matching", "merge-many", "c2m3")
-
-
 def loaded(folder: Path, seed: int) -> nn.Module:
     network = make()
     network.load_state_dict(torch.load(folder / f"{seed}.pt", weights_only=True))
     return network.eval()
 
 
-def merge_all(networks: Mapping[int, nn.Module], images: DataLoader, tested: DataLoader | TensorDataset) -> None:
+def merge_all(
+    networks: Mapping[int, nn.Module],
+    images: DataLoader,
+    tested: DataLoader | TensorDataset,
+    methods: Sequence[str] = METHODS,
+) -> None:
     """A line of JSON for each network, and for each method and choice of networks, with accuracies on test images."""
     for seed, network in networks.items():
         say(networks=[seed], accuracy=metasum.evaluate(network, tested).accuracy)
     for chosen in [*combinations(networks, 2), *([tuple(networks)] if len(networks) > 2 else [])]:
-        for method in METHODS:
+        for method in methods:
             started = time.perf_counter()
             network = merged([networks[seed] for seed in chosen], method, images)
             seconds = time.perf_counter() - started

@@ -1,6 +1,6 @@
-"""metasum's VGG16 at a quarter of its width on CIFAR-10, merged by every way of matching: docs/reproductions.md.
+"""metasum's VGG16 at a quarter of its width on CIFAR-10, merged by ways of matching: docs/reproductions.md.
 
-python docs/deep_vgg.py train FOLDER SEED…      a network for each seed, some three minutes each on one core
+python docs/deep_vgg.py train FOLDER SEED…      a network for each seed, a minute each on one core
 python docs/deep_vgg.py merge FOLDER SEED…      what each method makes of all of them, measured on test images
 """
 
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from deep_mlp import merge_all, say
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from metasum.networks.vgg import VGG16
 
-BATCH, EPOCHS, WIDTH = 125, 3, 0.25
+BATCH, EPOCHS, WIDTH, SEEN = 125, 1, 0.25, 5000
 
 
 def make() -> nn.Module:
@@ -68,7 +68,9 @@ def main() -> None:
             say(seed=int(seed), seconds=round(time.process_time() - started))
         return
     networks = {int(seed): loaded(Path(folder, f"{seed}.pt")) for seed in seeds}
-    merge_all(networks, DataLoader(cifar10("train"), 500), DataLoader(cifar10("test"), 500))
+    methods = ("average", "weight-matching", "activation-matching")
+    images = DataLoader(Subset(cifar10("train"), range(SEEN)), 500)
+    merge_all(networks, images, DataLoader(cifar10("test"), 500), methods)
 
 
 if __name__ == "__main__":
