@@ -21,7 +21,7 @@ from metasum.weights.parameters import parameters_of
 
 
 class JointTraining(nn.Module):
-    """L = Σ_i CE(f(θ; x_i), y_i): a batch of each dataset in each step, all of them in one pass.
+    """L = Σ_i CE(f(θ; x_i), y_i) / N: a batch of each of N datasets in each step, all of them in one pass.
 
     With heads of their own every dataset has a last layer h_i on the trunk that they share, and running statistics of
     its own, as in `two-head`; each batch is then a pass by itself.
@@ -55,7 +55,7 @@ class JointTraining(nn.Module):
         else:
             outputs = [network(batch.images) for network, batch in zip(self.networks, batches, strict=True)]
         losses = [cross_entropy(logits, batch.labels) for logits, batch in zip(outputs, batches, strict=True)]
-        backward(torch.stack(losses).sum())
+        backward(torch.stack(losses).mean())
         return {name: loss.detach() for name, loss in zip(self._datasets, losses, strict=True)}
 
     def for_dataset(self, name: str) -> nn.Module:

@@ -51,8 +51,9 @@ def train_jointly(
 ) -> JointTrainingResult:
     """One network, or with own heads one trunk, trained on all targets, from the initialisation that theirs have.
 
-    Each step has a batch of every target, as large as in its own run; there are so many steps that it sees as many
-    images as the targets' networks do. A finished run is taken as it is, one begun goes on.
+    A step's batch is as large as in the first target's own run, and in equal parts of all targets; there are so many
+    steps that it sees as many images as the targets' networks do together. A finished run is taken as it is, one begun
+    goes on.
 
     Args:
         path: the run's folder; it is made.
@@ -76,10 +77,12 @@ def train_jointly(
         return course.go(run, troubles)
 
 
-def joint_steps(plans: Sequence[Plan]) -> int:
-    """So many that, with each one's batch in every step, as many images are seen as in all these runs."""
+def joint_batches(plans: Sequence[Plan]) -> tuple[list[int], int]:
+    """Images of each target in a step, one at least, and how many steps see as many images as all these runs."""
+    share, rest = divmod(plans[0].data.batch_size, len(plans))
+    sizes = [max(1, share + (place < rest)) for place in range(len(plans))]
     images = sum(plan.optimisation.steps * plan.data.batch_size for plan in plans)
-    return max(1, round(images / sum(plan.data.batch_size for plan in plans)))
+    return sizes, max(1, round(images / sum(sizes)))
 
 
 class _Course:
@@ -90,7 +93,8 @@ class _Course:
     ) -> None:
         self._plans, self._kind, self._display = plans, kind, display
         first = next(iter(plans.values()))
-        self._plan = plan = first.having(steps=joint_steps(list(plans.values())))
+        self._sizes, steps = joint_batches(list(plans.values()))
+        self._plan = plan = first.having(steps=steps)
         self._fabric = make_fabric(plan.optimisation.device, plan.optimisation.precision)
         network = initial_network(plan.network, in_channels=plan.data.in_channels)
         check_fits(network, plan.network, plan.data.in_channels)
@@ -124,8 +128,7 @@ class _Course:
     def go(self, run: RunFolder, troubles: TrackerTroubles | None) -> JointTrainingResult:
         """Trains and measures; what is left to do of a run that was stopped."""
         plan, fabric, display = self._plan, self._fabric, self._display
-        sizes = [own.data.batch_size for own in self._plans.values()]
-        shape = tuple(self._black(sum(sizes)).shape)
+        shape = tuple(self._black(sum(self._sizes)).shape)
         layout, why = checked_layout(
             plan.optimisation.memory_format,
             tuple(self._joint.networks),
@@ -140,7 +143,7 @@ class _Course:
         with tracked(plan.tracking, run, display.note, job_type="joint training", troubles=troubles) as tracker:
             harness = Harness(
                 self._joint,
-                JointSampler(list(self._tasks.values()), batch_sizes=sizes, generator=generator),
+                JointSampler(list(self._tasks.values()), batch_sizes=self._sizes, generator=generator),
                 evaluator=JointEvaluator(self._tasks, plan.evaluation.calibration_batches, fabric.autocast),
                 config=plan,
                 fabric=fabric,
@@ -175,7 +178,7 @@ class _Course:
             targets=tuple(self._plans),
             seed=plan.seed,
             steps=harness.steps,
-            batch_sizes=tuple(own.data.batch_size for own in self._plans.values()),
+            batch_sizes=tuple(self._sizes),
             seconds=round(harness.seconds, 2),
             images_per_second=round(harness.images_per_second, 1),
             peak_bytes=peak_bytes(harness.fabric.device),

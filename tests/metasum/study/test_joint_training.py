@@ -17,7 +17,7 @@ from metasum.results.experiment import ExperimentResult
 from metasum.results.joint_training import JointTrainingResult
 from metasum.results.kinds import read_result
 from metasum.run.plan import resolve
-from metasum.strangers.joint_training import joint_steps, train_jointly
+from metasum.strangers.joint_training import joint_batches, train_jointly
 from metasum.study.comparing import compare
 from metasum.study.engine.processes import Processes
 from metasum.study.experimenting import experiment, experiment_study
@@ -104,7 +104,7 @@ def test_it_sees_as_many_images_as_all_the_networks_and_is_taken_as_it_is_when_f
     folder = joint_run(wanted) / "joint-training-seed0"
     run = read_result(folder / "result.json")
     assert isinstance(run, JointTrainingResult)
-    assert (run.steps, run.batch_sizes) == (6, (8, 8))
+    assert (run.steps, run.batch_sizes) == (12, (4, 4)), "two networks took six steps of eight images each"
     assert read_json(folder / "config.json")["settings"]["learner"] == "joint-training"
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert experiment(wanted, TARGETS).rows == (row,)
@@ -145,7 +145,9 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_network(asked, tmp_path):
 
 def test_runs_of_other_lengths_are_equalled_in_images(asked):
     made, _ = plans(asked, rows=6, third=10)
-    assert joint_steps(list(made.values())) == 8
+    assert joint_batches(list(made.values())) == ([4, 4], 16)
+    assert joint_batches([*made.values(), made["rows"]]) == ([3, 3, 2], 22)
+    assert joint_batches([made["rows"]] * 9) == ([1] * 9, 48), "an image of each at least"
 
 
 @pytest.mark.slow
@@ -163,7 +165,7 @@ def test_a_pair_has_anchors_of_its_own(asked):
 
 
 @pytest.mark.parametrize("head", [frozenset(), frozenset({"7.weight", "7.bias"})])
-def test_a_step_has_the_gradient_of_all_losses_added(head):
+def test_a_step_has_the_gradient_of_the_mean_of_all_losses(head):
     def batch(seed):
         generator = torch.Generator().manual_seed(seed)
         images = torch.randn(6, 1, 8, 8, generator=generator, dtype=torch.float64)
@@ -175,7 +177,7 @@ def test_a_step_has_the_gradient_of_all_losses_added(head):
     networks = [small_network(0, norm=False) for _ in batches]
     for name, network, own in zip("abc", networks, batches, strict=True):
         loss = cross_entropy(network(own.images), own.labels)
-        loss.backward()
+        (loss / 3).backward()
         assert terms[name].item() == pytest.approx(loss.item())
     trunk = [parameters[0].grad for parameters in [list(network.parameters()) for network in networks]]
     assert torch.allclose(next(joint.parameters()).grad, sum(trunk))
