@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from metasum.networks.vgg import VGG16
 
-BATCH, EPOCHS, WIDTH, SEEN = 125, 1, 0.25, 5000
+BATCH, STEPS, WIDTH, SEEN = 125, 300, 0.25, 2000
 
 
 def make() -> nn.Module:
@@ -36,18 +36,15 @@ def trained(seed: int) -> nn.Module:
     torch.manual_seed(seed)
     network, (images, labels) = make(), cifar10("train").tensors
     optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
-    steps = EPOCHS * (len(images) // BATCH)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=steps)
-    for _ in range(EPOCHS):
-        for own in torch.randperm(len(images)).split(BATCH):
-            batch = images[own]
-            batch = torch.where(torch.rand(len(own), 1, 1, 1) < 0.5, batch.flip(3), batch)
-            optimizer.zero_grad()
-            with torch.autocast("cpu", torch.bfloat16):
-                logits = network(batch)
-            nn.functional.cross_entropy(logits.float(), labels[own]).backward()
-            optimizer.step()
-            schedule.step()
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=STEPS)
+    for own in torch.randperm(len(images))[: STEPS * BATCH].split(BATCH):
+        batch = torch.where(torch.rand(BATCH, 1, 1, 1) < 0.5, images[own].flip(3), images[own])
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = network(batch)
+        nn.functional.cross_entropy(logits.float(), labels[own]).backward()
+        optimizer.step()
+        schedule.step()
     return network.eval()
 
 

@@ -126,7 +126,7 @@ def methods(names: tuple[str, ...], as_json: bool) -> None:
     ]
     parts: list[Part]
     if names:
-        parts = [part for row in rows for part in _about(row, list(options_of(chosen[row["name"]].Config)))]
+        parts = [part for row in rows for part in _about(row, options_of(chosen[str(row["name"])].Config))]
     else:
         short = [row | {"needs": [own for own in row["needs"] if own not in IMPLIED]} for row in rows]
         grouped = {words: [row for row in short if row["group"] == name] for name, words in GROUPS.items()}
