@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from metasum.networks.vgg import VGG16
 
-BATCH, STEPS, WIDTH, SEEN = 125, 300, 0.25, 2000
+BATCH, STEPS, WIDTH, SEEN, TESTED = 125, 250, 0.25, 2000, 4000
 
 
 def make() -> nn.Module:
@@ -67,7 +67,7 @@ def main() -> None:
     networks = {int(seed): loaded(Path(folder, f"{seed}.pt")) for seed in seeds}
     methods = ("average", "weight-matching", "activation-matching")
     images = DataLoader(Subset(cifar10("train"), range(SEEN)), 500)
-    merge_all(networks, images, DataLoader(cifar10("test"), 500), methods)
+    merge_all(networks, images, DataLoader(Subset(cifar10("test"), range(TESTED)), 500), methods)
 
 
 if __name__ == "__main__":
