@@ -46,7 +46,9 @@ out_flag = click.option(
 )
 download_flag = click.option("--download", is_flag=True, help="Let torchvision fetch a dataset that is not there.")
 learners_flag = click.option(
-    "--learners", metavar="A,B,…", help="Learners to run, separated by commas [default: all; `metasum learners`]."
+    "--learners",
+    metavar="A,B,…",
+    help="Learners to run, or groups of them, separated by commas [default: all; see `metasum learners`].",
 )
 seeds_flag = click.option(
     "--seeds",
