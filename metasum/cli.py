@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from metasum import __version__
 from metasum.commands.benchmark import benchmark
 from metasum.commands.few_shot import few_shot
 from metasum.commands.listings import learners, methods, tasks
@@ -27,7 +28,7 @@ from metasum.results.stdout import kept_for_results
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="metasum")
+@click.version_option(__version__)
 def metasum() -> None:
     """Train neural networks so that their weights can be added.
 

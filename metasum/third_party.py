@@ -14,10 +14,11 @@ from typing import Any
 
 from metasum.errors import UsageError
 
-INSTALLING = (
-    'python -m pip install --config-settings "--build-option=build_ext" learn2learn==0.2.0 "metasum[learn2learn]"'
-)
-"""The line that installs learn2learn, for those who installed metasum without it."""
+INSTALLING = 'python -m pip install --no-deps --config-settings "--build-option=build_ext" learn2learn==0.2.0 tqdm'
+"""Installs learn2learn: with the build option, and with what is used of its dependencies and metasum does not bring.
+
+All of them are forty packages more, one of which holds numpy below 2.
+"""
 LATER = ("learn2learn.data", "learn2learn.gym", "learn2learn.text", "learn2learn.vision")
 """Parts that learn2learn's own first lines import, with gym and all of torchvision: more seconds than PyTorch takes."""
 
