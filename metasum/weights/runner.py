@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from metasum.config.words import installed_backends
 from metasum.errors import UsageError
@@ -104,4 +105,4 @@ def _inside_a_transform(*inputs: Any) -> bool:
     """Whether PyTorch traces or vectorises this call, so that values cannot be compared."""
     if torch.compiler.is_compiling():
         return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors_in(inputs))
+    return any(is_functorch_wrapped_tensor(tensor) for tensor in tensors_in(inputs))
