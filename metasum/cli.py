@@ -132,5 +132,7 @@ def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
         raise error
     unheard = not _talks() and not isinstance(error, MetaSumError)  # of the others' sentences the first says each
     sentence = plain(" ".join(sentence[:LONGEST].splitlines()))
-    print(f"metasum: {sentence}", file=sys.__stderr__ if unheard else sys.stderr)
+    stream = sys.__stderr__ if unheard else sys.stderr
+    if stream is not None:  # without one, print would take stdout, which is a result's
+        print(f"metasum: {sentence}", file=stream)
     sys.exit(code)
