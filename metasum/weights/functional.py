@@ -16,6 +16,7 @@ from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
 from metasum.arguments import refusal as refusal_of
+from metasum.config.words import usual_backend
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
 from metasum.weights.inputs import Inputs
@@ -30,7 +31,7 @@ def functional_call(
     parameters: Parameters,
     buffers: Buffers,
     *inputs: Any,
-    backend: str = "learn2learn",
+    backend: str | None = None,
     **named_inputs: Any,
 ) -> Any:
     """`network(*inputs, **named_inputs)` as if it had these parameters and buffers.
@@ -43,7 +44,7 @@ def functional_call(
         parameters: every parameter by name; gradients flow to them.
         buffers: every buffer by name; changed in place by batch normalisation in train mode.
         inputs: what the network is called with, for instance images `[N, C, H, W]`; and by name, `named_inputs`.
-        backend: "learn2learn", "torch" or "higher".
+        backend: "learn2learn", "torch" or "higher" [default: the first of them that is installed].
 
     Example:
         >>> parameters = {name: 0.9 * own for name, own in model.named_parameters()}
@@ -53,8 +54,10 @@ def functional_call(
 
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
-        UsageError: the structure of `network` says that this backend cannot run it; the submodule is named.
+        UsageError: the structure of `network` says that this backend cannot run it; the submodule is named. Or the
+            backend is not installed.
     """
+    backend = usual_backend() if backend is None else backend
     _check_backend(backend)
     if not isinstance(network, nn.Module):
         raise refusal_of("network", network, nn.Module)
@@ -73,7 +76,7 @@ def import_backend(backend: str) -> None:
     """Imports the library behind a backend, which takes seconds the first time.
 
     Raises:
-        UsageError: there is no such backend.
+        UsageError: there is no such backend, or it is not installed.
     """
     _check_backend(backend)
     if backend != "torch":
