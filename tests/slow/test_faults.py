@@ -7,8 +7,6 @@ import shutil
 import sys
 
 import pytest
-from every_command import commands as every_command
-from every_command import cut, files_read, numbers, prepared
 from refusal import refused
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -143,85 +141,3 @@ def test_a_file_that_cannot_be_read(metasum, tiny, finished, data_root, name, ki
         if command == "resume":
             continue
         no_surprise(metasum(*commands(finished, data_root)[command]), (name, kind, command))
-
-
-ALL_PLACES = int(os.environ.get("ALL_PLACES", "200"))
-"""Damages that are tried of all files of all commands."""
-
-
-@pytest.fixture
-def world(metasum, tmp_path):
-    """A folder in which every command has been run once."""
-    root = tmp_path / "world"
-    root.mkdir()
-    prepared(root)
-    for name, words in every_command(root).items():
-        if name == "train --resume":
-            cut(root)
-        words = [word for word in words if word != "--resume"] if name == "meta-train" else words
-        outcome = metasum(*words)
-        assert outcome.code == 0, (name, outcome.err)
-    cut(root)
-    return root
-
-
-def in_place_of(path, draw):
-    """Damages a file, or puts something else in its place; returns how."""
-    kind = draw.choice([*DAMAGES, "directory", "unreadable"])
-    whole = path.read_bytes()
-    path.unlink()
-    if kind == "directory":
-        path.mkdir()
-    elif kind == "unreadable":
-        path.symlink_to(path)
-    else:
-        path.write_bytes(kind(whole or b"x", draw))
-    return getattr(kind, "__name__", kind)
-
-
-def may_say_so(path):
-    """Whether somebody could have written the damaged file: JSON has no checksum of its numbers."""
-    try:
-        lines = path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]
-        return path.suffix in (".json", ".jsonl") and bool([json.loads(line) for line in lines])
-    except (OSError, ValueError, RecursionError):
-        return False
-
-
-@pytest.mark.parametrize("half", [0, 1])
-def test_any_file_of_any_command(metasum, world, tmp_path, half):
-    kept, draw, read, whole = tmp_path / "kept", random.Random(half), {}, {}
-    shutil.copytree(world, kept)
-    for name in list(every_command(world))[half::2]:
-        with files_read(world) as found:
-            outcome = metasum(*every_command(world)[name])
-        assert outcome.code == 0, (name, outcome.err)
-        there = {path.relative_to(world) for path in found}
-        read[name] = sorted(path for path in there if (kept / path).is_file() and path.suffix not in (".py", ".pyc"))
-        whole[name] = numbers(outcome.out)
-        shutil.rmtree(world)
-        shutil.copytree(kept, world)
-    faults = []
-    for _ in range(ALL_PLACES // 2):
-        name = draw.choice([name for name in read if read[name]])
-        path = world / draw.choice(read[name])
-        how = in_place_of(path, draw)
-        outcome = metasum(*every_command(world)[name])
-        fault = fault_of(outcome, path, whole[name])
-        if fault:
-            faults.append(f"{name}, {path.relative_to(world)}, {how}: {fault}\n{outcome.err[-500:]}")
-        shutil.rmtree(world)
-        shutil.copytree(kept, world)
-    assert not faults, "\n".join(faults)
-    count = len({path for paths in read.values() for path in paths})
-    print(f"{ALL_PLACES // 2} damages of {count} files of {len(read)} commands were tried", file=sys.__stderr__)
-
-
-def fault_of(outcome, path, whole):
-    said = [line for line in outcome.err.splitlines() if line.startswith("metasum: ")]
-    if "Traceback" in outcome.err or LAST_RESORT in outcome.err:
-        return "a surprise"
-    if outcome.code:
-        named = path.name in outcome.err or path.parent.name in outcome.err
-        return None if named and len(said) == 1 else "it is not told which file, or not once"
-    return None if may_say_so(path) or numbers(outcome.out) == whole else "other numbers"
