@@ -1,6 +1,6 @@
 """metasum's VGG16 at a quarter of its width on CIFAR-10, merged by ways of matching: docs/reproductions.md.
 
-python docs/deep_vgg.py train FOLDER SEED…      a network for each seed, half a minute each on one core
+python docs/deep_vgg.py train FOLDER SEED…      a network for each seed, a minute each on one core
 python docs/deep_vgg.py merge FOLDER SEED…      what each method makes of all of them, measured on test images
 """
 
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from metasum.networks.vgg import VGG16
 
-BATCH, STEPS, WIDTH, SEEN, TESTED = 125, 100, 0.25, 2000, 4000
+BATCH, STEPS, WIDTH, SEEN, TESTED = 125, 400, 0.25, 5000, 10_000
 
 
 def make() -> nn.Module:
