@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 
 from metasum.networks.vgg import VGG16
 
-BATCH, STEPS, WIDTH, SEEN, TESTED = 125, 250, 0.25, 2000, 4000
+BATCH, STEPS, WIDTH, SEEN, TESTED = 125, 400, 0.25, 5000, 10_000
 
 
 def make() -> nn.Module:
