@@ -370,6 +370,22 @@ def test_an_index_of_another_name(metasum, folder, name):
         refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "o.safetensors"), 1, "with 2 .json indices")
 
 
+@pytest.mark.parametrize(
+    ("other", "words"), [("torn", "torn.safetensors is damaged"), ("wide", "do not fit together: 'w'")]
+)
+def test_files_are_refused_before_pytorch_is_waited_for(folder, other, words):
+    save(folder / "a.safetensors", {"w": torch.ones(2, 3)})
+    save(folder / "wide.safetensors", {"w": torch.ones(2, 4)})
+    (folder / "torn.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:-1])
+    arguments = ["metasum", "merge", "average", "a.safetensors", f"{other}.safetensors", "-o", "out.safetensors"]
+    code = f"import sys; sys.modules['torch'] = sys.modules['numpy'] = None; sys.argv = {arguments}; "
+    run = subprocess.run(
+        [sys.executable, "-c", code + "from metasum.cli import main; main()"], capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert words in run.stderr
+
+
 def test_settings_that_a_method_does_not_have_are_refused_from_python_too():
     with pytest.raises(UsageError, match="unknown setting of task-arithmetic 'weights'; known: scaling"):
         TaskArithmetic(weights=(1.0, 2.0))
