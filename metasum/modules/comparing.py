@@ -22,7 +22,8 @@ from metasum.plugins import load_entry_points
 from metasum.results.modules import LineBetweenModules, Measured
 from metasum.results.networks import NetworksResult, NetworksRow
 from metasum.types import Parameters
-from metasum.weights.batches import Asked, Batches, Forward, Together, answer_and_labels, device_of
+from metasum.weights.batches import Asked, Batches, Forward, Together, device_of
+from metasum.weights.calling import answer_and_labels
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
 from metasum.weights.statistics import normalisers
