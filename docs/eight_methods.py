@@ -1,6 +1,6 @@
 """Eight networks, each of a dataset of its own, merged by every method.
 
-    python docs/eight_methods.py RUNS SEED OUT.json [METHOD …]
+    python docs/eight_methods.py RUNS SEED OUT.json [CHOSEN.json] [METHOD …]
 
 RUNS holds the folders that `metasum train --evaluate-on validation` left for the eight datasets (docs/results.md has
 the commands). Merging sees 256 unlabelled training images of each. Settings that a method has candidates for are chosen
@@ -14,6 +14,7 @@ import resource
 import sys
 import time
 from pathlib import Path
+from statistics import fmean
 
 import metasum
 from metasum.merging import METHODS
@@ -39,47 +40,55 @@ def labelled(task, limit):
     return [(batch.images, batch.labels) for batch in task.evaluation(limit)]
 
 
-def row(name, networks, base, data, keep):
+def merged(name, settings, networks, base, data, keep):
+    """A network for each dataset, all the same one without heads of their own."""
+    method = METHODS[name](seed=0, **settings)
+    found = metasum.merge(networks, method, images=data.merging, base=base, keep=keep)
+    each = hasattr(found, "for_task")
+    return [found.for_task(index) if each else found for index in range(len(DATASETS))]
+
+
+def accuracies(networks, loaders):
+    """Of each dataset, by its name."""
+    pairs = zip(networks, loaders, strict=True)
+    return dict(zip(DATASETS, (metasum.evaluate(own, loader).accuracy for own, loader in pairs), strict=True))
+
+
+def row(name, asked, data, chosen):
     """What one method makes of the networks, with the settings that validation images prefer."""
-
-    def accuracies(loaders, settings):
-        method = METHODS[name](seed=0, **settings)
-        found = metasum.compare(networks, loaders, methods=[method], images=data.merging, base=base, keep=keep)
-        [one] = [row for row in found.rows if row.what in ("merged", "task known")]
-        return (
-            one.mean,
-            {dataset: one.on[key].value for dataset, key in zip(DATASETS, one.on, strict=True)},
-            one.seconds,
-        )
-
     candidates = METHODS[name].candidates
     tried = [dict(zip(candidates, values, strict=True)) for values in itertools.product(*candidates.values())]
-    chosen = max(tried, key=lambda settings: accuracies(data.validation, settings)[0]) if len(tried) > 1 else {}
-    mean, on, seconds = accuracies(data.test, chosen)
-    return {"mean": mean, "on": on, "seconds": seconds, "chosen": chosen}
+    if chosen is None:
+        chosen = max(tried, key=lambda s: fmean(accuracies(merged(name, s, *asked), data.validation).values()))
+    started = time.perf_counter()
+    networks = merged(name, chosen, *asked)
+    seconds = round(time.perf_counter() - started, 1)
+    on = accuracies(networks, data.test)
+    return {"mean": fmean(on.values()), "on": on, "seconds": seconds, "chosen": chosen}
 
 
-def main(runs, seed, out, *methods):
+def main(runs, seed, out, *options):
+    """As options: FILE.json of another seed, whose choices are taken; or names of methods."""
+    chosen = next((json.loads(Path(file).read_text()) for file in options if file.endswith(".json")), {})
+    methods = [name for name in options if not name.endswith(".json")] or list(METHODS)
     data, found = Data(), {}
     folders = [Path(runs) / f"{name}+cifar10" / f"independent-seed{seed}" for name in DATASETS]
     networks = [metasum.load_network(folder / "target.safetensors") for folder in folders]
     base = metasum.load_network(folders[0] / "initial.safetensors").state_dict()
     for heads, keep in (("summed", ()), ("own", OWN)):
-        anchors = metasum.compare(networks, data.test, methods=["average"], images=data.merging, keep=keep)
-        found[heads] = {
-            row.name: {"mean": row.mean, "on": dict(zip(DATASETS, (m.value for m in row.on.values()), strict=True))}
-            for row in anchors.rows
-            if row.name in ("ensemble", "each alone, on its own data")
-        }
-        for name in methods or METHODS:
-            started = time.perf_counter()
+        rows = found[heads] = {}
+        if heads == "summed":
+            rows["alone"] = {"on": (on := accuracies(networks, data.test)), "mean": fmean(on.values())}
+            both = metasum.merge(networks, "side-by-side")
+            rows["ensemble"] = {"on": (on := accuracies([both] * len(DATASETS), data.test)), "mean": fmean(on.values())}
+        for name in methods:
+            own = chosen.get(heads, {}).get(name, {}).get("chosen")
             try:
-                found[heads][name] = row(name, networks, base, data, keep)
+                rows[name] = row(name, (networks, base, data, keep), data, own)
             except metasum.MetaSumError as error:
-                found[heads][name] = {"refused": str(error)}
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-            found[heads][name] |= {"with search": round(time.perf_counter() - started, 1), "peak GiB": round(peak, 2)}
-            sys.stderr.write(f"{heads} {name} {found[heads][name].get('mean')}\n")
+                rows[name] = {"refused": str(error)}
+            rows[name]["peak GiB"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+            sys.stderr.write(f"{heads} {name} {rows[name].get('mean', rows[name].get('refused'))}\n")
             Path(out).write_text(json.dumps(found, indent=1))
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:  # a name `as` itself is public
     from metasum.errors import MetaSumError as MetaSumError
     from metasum.learners.networks import MetaSum as MetaSum

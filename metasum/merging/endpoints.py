@@ -58,6 +58,7 @@ class WideningMethod(Method, ABC):
     """A method whose result is another architecture than the networks'; it merges no files."""
 
     needs_networks = True
+    any_start = True
 
     @classmethod
     def against_own_heads(cls) -> str:

@@ -209,7 +209,10 @@ def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> Netwo
     if method.knows_task and not asked.own:
         raise UsageError(
             f"{method.name} has to know which network's data an input is of: give "
-            + worded("data= a loader for each, in a list.", "--on a file of the Keras layout for each, no --images.")
+            + worded(
+                "data= a loader for each, in a list.",
+                "--on a file for each checkpoint, in their order, and --images, too, or files of the Keras layout.",
+            )
         )
     started = time.perf_counter()
     networks, count = list(asked.networks.values()), len(asked.data)
