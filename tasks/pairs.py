@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from metasum.arguments import check_fields
 from metasum.config import Checked, option
@@ -39,10 +39,15 @@ class TaskPair:
         return f"{self.target}+{self.support}"
 
 
+EMBEDDED = Recipe(width=0.125, steps=200, learning_rate=2e-3)
 BUILT_IN_PAIRS = (
-    TaskPair("digits", "letters", Recipe(steps=300), "the embedded pair, what runs with no options", "metasum"),
+    TaskPair("digits", "letters", EMBEDDED, "the embedded pair, what runs with no options", "metasum"),
     TaskPair(
-        "printed-digits", "letters", Recipe(steps=300), "step 2 offline: colour digits stand in for SVHN", "metasum"
+        "printed-digits",
+        "letters",
+        replace(EMBEDDED, steps=800),
+        "step 2 offline: colour digits stand in for SVHN",
+        "metasum",
     ),
     TaskPair("mnist", "cifar10", Recipe(), "step 1 of the experiment", "metasum"),
     TaskPair("svhn", "cifar10", Recipe(), "step 2 of the experiment", "metasum"),

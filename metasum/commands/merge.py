@@ -125,11 +125,9 @@ def merge(given: dict[str, Any], **values: Any) -> None:
         raise UsageError("FILE… is missing: name the checkpoints to merge.")
     else:
         method = _method(values, {name: value for name, value in given.items() if name not in of_files})
-    import torch
-
     from metasum.training.memory import peak_bytes, reset_peak
 
-    reset_peak(torch.device("cpu"))
+    reset_peak()
     note = silent if values["quiet"] else say
     if values["model"] is not None:
         merged = _merge_networks(method, settings, values, note)
@@ -138,7 +136,7 @@ def merge(given: dict[str, Any], **values: Any) -> None:
         merged = merge_yaml(settings, values) if in_yaml else _merge_files(method, settings, values)
         for told in merged.notes or ():
             note(told)
-    result = dataclasses.replace(merged, peak_bytes=peak_bytes(torch.device("cpu")))
+    result = dataclasses.replace(merged, peak_bytes=peak_bytes())
     show(result, as_json=values["as_json"], parts=merge_parts)
 
 

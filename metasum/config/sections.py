@@ -54,7 +54,12 @@ class NetworkConfig(Checked):
         minimum=1,
         maximum=224,
     )
-    width: float = option(UNSET, "Factor on every channel count and hidden size.", filled=RECIPE, above=0)
+    width: float = option(
+        UNSET,
+        "Factor on every channel count and hidden size.",
+        filled=f"{RECIPE}; with --init, as in that file",
+        above=0,
+    )
     norm: Literal["batch", "group", "none"] = option("batch", "Normalisation after each convolution.")
     dropout: float = option(0.25, "Share of hidden units dropped in training (vgg16).", minimum=0, below=1)
     tangent: bool = option(False, "Train the network's tangent at its initialisation, linear in the weights.")

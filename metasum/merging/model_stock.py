@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SINGULAR = 1e-6
+BLOCK = 1 << 16  # entries of a network's differences that are in float64 at once
 
 
 class ModelStock(TensorMethod):
@@ -47,12 +48,31 @@ def trusts(vectors: list[Tensor], smallest: float) -> Tensor:
     """How far each row's mean is trusted, t, `[m, 1]`, float64, from N >= 2 networks' differences, `[m, n]`."""
     import torch
 
-    wide = [vector.double() for vector in vectors]
-    cosines = []
-    for one, other in itertools.combinations(wide, 2):
-        lengths = one.norm(dim=1) * other.norm(dim=1)
-        cosines.append(((one * other).sum(1) / lengths.clamp(min=smallest)).clamp(-1, 1))
+    products = _products(vectors)
+    lengths = [products[index, index].sqrt() for index in range(len(vectors))]
+    cosines = [
+        (products[one, other] / (lengths[one] * lengths[other]).clamp(min=smallest)).clamp(-1, 1)
+        for one, other in itertools.combinations(range(len(vectors)), 2)
+    ]
     cosine, others = torch.stack(cosines).mean(0), len(vectors) - 1
     denominator = 1 + others * cosine
     singular = denominator.abs() < SINGULAR
     return (len(vectors) * cosine / denominator.masked_fill(singular, torch.inf))[:, None]
+
+
+def _products(vectors: list[Tensor]) -> dict[tuple[int, int], Tensor]:
+    """Inner products of the rows of every two `[m, n]`, and of each with itself, by their places: `[m]`, float64.
+
+    What is wide is one block at a time, which stays in the processor's cache.
+    """
+    import torch
+
+    rows, columns = vectors[0].shape
+    pairs = list(itertools.combinations_with_replacement(range(len(vectors)), 2))
+    found = {pair: torch.zeros(rows, dtype=torch.float64, device=vectors[0].device) for pair in pairs}
+    high, wide = max(1, BLOCK // max(1, columns)), min(columns, BLOCK)
+    for top, left in itertools.product(range(0, rows, high), range(0, columns, wide or 1)):
+        block = [vector[top : top + high, left : left + wide].double() for vector in vectors]
+        for one, other in pairs:
+            found[one, other][top : top + high] += (block[one] * block[other]).sum(1)
+    return found

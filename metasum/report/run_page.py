@@ -106,7 +106,7 @@ def _analysis_figures(result: RunResult, analysis: Analysis) -> Figures:
     return [
         (
             "Along the line between the two networks",
-            "α θ_target + (1 - α) θ_support, statistics recalibrated at each point, on at most 1,000 images"
+            "α θ_target + (1 - α) θ_support, statistics recalibrated at each point, on at most 500 images"
             f"{heads_told(result.heads)}.",
             line_curves(curves, ends=("the support", "the target")),
         ),

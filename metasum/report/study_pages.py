@@ -18,7 +18,7 @@ from metasum.results.experiment_tables import opinions_table, target_table, unio
 from metasum.results.heads import heads_told
 from metasum.results.surroundings import tuning_table
 
-LINE = "First seed, statistics recalibrated at each point, on at most 1,000 images"
+LINE = "First seed, statistics recalibrated at each point, on at most 500 images"
 
 
 def write_comparison_report(folder: Path) -> Path:

@@ -36,7 +36,7 @@ def _sum_figures(result: SumResult) -> Figures:
         figures.append(
             (
                 f"Along the line from {line.ends[0]} to {line.ends[1]}",
-                "Statistics recalibrated on each dataset at each point, on at most 1,000 images"
+                "Statistics recalibrated on each dataset at each point, on at most 500 images"
                 f"{heads_told(result.heads)}.",
                 line_curves(curves, ends=line.ends, among=[f"on {name}" for name in result.accuracy.datasets]),
             )

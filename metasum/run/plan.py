@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +23,7 @@ from metasum.config.sections import (
 from metasum.errors import CheckpointError, UsageError
 from metasum.learners.learner import Learner, Start
 from metasum.networks import functions
-from metasum.networks.build import architecture, check_network_name
+from metasum.networks.build import architecture, check_network_name, read_architecture
 from metasum.networks.fitting import check_network_settings
 from metasum.run.request import COMMON, SECTIONS, Request
 from metasum.tasks.images import check_seen
@@ -111,7 +113,7 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
     check_read(request, learner)
     check_network_name(request["network"])
     classes = max(data.num_classes for data in datasets)
-    recipe = learner.suited(dataclasses.asdict(pair_of(request["target"], request["support"]).recipe), request.given)
+    recipe = learner.suited(_recipe(request), request.given)
     values = fill(learner, {**recipe, "num_classes": classes, **request.given, **learner.preset})
     if values["num_classes"] < classes:
         raise UsageError(f"--num-classes {values['num_classes']} is too few: the datasets have {classes} classes.")
@@ -128,6 +130,16 @@ def resolve(request: Request, datasets: Sides[Dataset]) -> Plan:
             f"--statistics {plan.evaluation.statistics}: merged networks have recalibrated ones, or each its own."
         )
     return plan
+
+
+def _recipe(request: Request) -> dict[str, Any]:
+    """The pair's recipe; networks that start from a file of metasum's are as wide as that one."""
+    recipe = dataclasses.asdict(pair_of(request["target"], request["support"]).recipe)
+    init = request.given.get("init")
+    if init is not None:
+        with contextlib.suppress(CheckpointError):  # whatever is wrong with it is said where it is read
+            recipe["width"] = read_architecture(Path(init))["width"]
+    return recipe
 
 
 def check_read(request: Request, learner: type[Learner]) -> None:

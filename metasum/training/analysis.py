@@ -18,8 +18,8 @@ from metasum.weights.guesses import guesses
 from metasum.weights.parameters import parameters_of
 from metasum.weights.statistics import recalibrate
 
-POINTS = 7  # along the line, both ends included
-LINE_BATCHES, LINE_IMAGES = 2, 1000  # of each dataset, for each point of the line
+POINTS = 5  # along the line, both ends included
+LINE_BATCHES, LINE_IMAGES = 1, 500  # of each dataset, for each point of the line
 MISTAKES = 12
 
 
@@ -52,7 +52,7 @@ def interpolate(
 ) -> Line:
     """Accuracy along α θ_first + (1 - α) θ_second, with statistics recalibrated on each dataset at each point.
 
-    It is measured on at most 1,000 held-out images of each task, which goes by its name. With `heads`, a network for
+    It is measured on at most 500 held-out images of each task, which goes by its name. With `heads`, a network for
     each task, only the rest lies between the two, and each task is measured with its own network's head.
     """
     alphas = [index / (POINTS - 1) for index in range(POINTS)]

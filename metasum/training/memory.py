@@ -7,8 +7,10 @@ import ctypes
 import gc
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 
 def keep_freed_memory() -> None:
@@ -26,9 +28,11 @@ def keep_freed_memory() -> None:
         mallopt(mmap_max, 0)
 
 
-def reset_peak(device: torch.device) -> None:
+def reset_peak(device: torch.device | None = None) -> None:
     """Starts the count of `peak_bytes` anew; on the CPU on Linux only, elsewhere a process's own peak stays."""
-    if device.type == "cuda":
+    if _on_gpu(device):
+        import torch
+
         torch.cuda.reset_peak_memory_stats(device)
     elif sys.platform.startswith("linux"):
         gc.collect()
@@ -39,12 +43,14 @@ def reset_peak(device: torch.device) -> None:
             Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
-def peak_bytes(device: torch.device) -> int:
+def peak_bytes(device: torch.device | None = None) -> int:
     """Most memory held at once, in bytes: of the GPU's allocator where one is used, else of this process so far.
 
-    0 on Windows, which has no `getrusage`.
+    0 on Windows, which has no `getrusage`. Without a device it is the CPU's, and PyTorch is not imported for it.
     """
-    if device.type == "cuda":
+    if _on_gpu(device):
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "win32":
         return 0
@@ -59,10 +65,16 @@ def held_bytes(device: torch.device) -> int:
 
     0 where the system does not say (it does on Linux).
     """
-    if device.type == "cuda":
+    if _on_gpu(device):
+        import torch
+
         return int(torch.cuda.memory_allocated(device))
     with contextlib.suppress(OSError):
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0
+
+
+def _on_gpu(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"

@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from metasum.errors import CheckpointError, StorageError
 from metasum.weights.parameters import buffers_of, check_same_architecture, parameters_of
 from metasum.weights.tensor_files.checksum import CHECKSUM, checksum_of, compare
-from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo
+from metasum.weights.tensor_files.dtypes import WRITTEN, TensorInfo, code_of, dtype_of
 from metasum.weights.tensor_files.output import writing
-
-_CODES = {dtype: code for code, dtype in WRITTEN.items()}
 
 
 def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
@@ -26,7 +24,7 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping
     Raises:
         StorageError: the file could not be written, or a tensor is of a kind that such files do not hold.
     """
-    unheld = next((name for name, tensor in tensors.items() if tensor.dtype not in _CODES), None)
+    unheld = next((name for name, tensor in tensors.items() if code_of(tensor.dtype) is None), None)
     if unheld is not None:
         raise StorageError(f"cannot write {path}: {unheld!r} is {tensors[unheld].dtype}, which such files do not hold.")
     infos = _infos(tensors)
@@ -38,7 +36,8 @@ def save_weights(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping
 
 
 def _infos(tensors: Mapping[str, Tensor]) -> dict[str, TensorInfo]:
-    return {name: TensorInfo(_CODES[tensor.dtype], tuple(tensor.shape)) for name, tensor in tensors.items()}
+    coded = {name: (code_of(tensor.dtype), tensor) for name, tensor in tensors.items()}
+    return {name: TensorInfo(code, tuple(tensor.shape)) for name, (code, tensor) in coded.items() if code is not None}
 
 
 def _bytes(tensor: Tensor) -> Tensor:
@@ -73,8 +72,9 @@ def shapes_in(path: Path) -> dict[str, Tensor]:
     """
     with _opened(path) as file:
         slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-        found = {name: (each.get_shape(), WRITTEN.get(each.get_dtype())) for name, each in slices.items()}
-    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in found.items()}
+        found = {name: (each.get_shape(), each.get_dtype()) for name, each in slices.items()}
+    dtypes = {code: dtype_of(code) for _, code in found.values() if code in WRITTEN}
+    return {name: torch.empty(shape, dtype=dtypes.get(code), device="meta") for name, (shape, code) in found.items()}
 
 
 @contextmanager

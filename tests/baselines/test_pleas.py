@@ -1,11 +1,9 @@
 """PLeaS: layers against a solver of least squares, its limits, and what it gains over activation matching."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from apart import trained
 from reordered import in_another_order
 from torch import nn
 
@@ -15,9 +13,6 @@ from metasum.baselines.pleas import PLeaS
 from metasum.errors import DivergenceError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
-from metasum.tasks.loading import load_dataset
-from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import accuracy
 from metasum.weights.composition import average_parameters
 from metasum.weights.parameters import with_parameters
 
@@ -120,16 +115,3 @@ def test_what_is_infinite_is_said():
         first.last.bias[0] = torch.inf
     with pytest.raises(DivergenceError, match="PLeaS"):
         merge(PLeaS(), ends_of(first, second), {})
-
-
-@pytest.mark.parametrize("seeds", [(1, 2), (3, 4)])
-def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds):
-    task = ImageTask(load_dataset("digits", root=Path()))
-    ends = [Endpoint(trained(seed, task), list(task.calibration(4))) for seed in seeds]
-
-    def right(parameters):
-        network = metasum.recalibrate(with_parameters(ends[0].network, parameters), task.calibration(4))
-        return accuracy(network, task.evaluation())
-
-    average = right(average_parameters([end.parameters for end in ends]))
-    assert right(merge(PLeaS(), ends, {})) > average + 0.15

@@ -1,15 +1,12 @@
 """Weight matching: permuting changes nothing, matching finds the way back, and it beats the plain average."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from apart import trained
 from tiny import small_network
 from torch import nn
 
-from metasum import recalibrate
 from metasum.baselines.weight_matching import WeightMatching, match
 from metasum.config.sections import NetworkConfig
 from metasum.errors import ArchitectureError
@@ -18,11 +15,7 @@ from metasum.merging.memory import merge
 from metasum.networks.build import build_network
 from metasum.networks.channels import Axis, channel_groups
 from metasum.networks.permuting import permute_network, permuted
-from metasum.tasks.loading import load_dataset
-from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import accuracy
-from metasum.weights.composition import average_parameters
-from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.parameters import parameters_of
 
 
 def network_of(kind, seed=0, **changes):
@@ -152,19 +145,6 @@ def test_no_single_permutation_can_be_bettered():
                 swapped = order.clone()
                 swapped[[i, j]] = order[[j, i]]
                 assert likeness([*orders[:which], swapped, *orders[which + 1 :]]) <= best + 1e-9
-
-
-@pytest.mark.parametrize("seeds", [(1, 2), (3, 4)])
-def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds):
-    task = ImageTask(load_dataset("digits", root=Path()))
-    ends = [Endpoint(trained(seed, task), list(task.calibration(1))) for seed in seeds]
-
-    def right(parameters):
-        network = recalibrate(with_parameters(ends[0].network, parameters), task.calibration(4))
-        return accuracy(network, task.evaluation())
-
-    average = right(average_parameters([end.parameters for end in ends]))
-    assert right(merge(WeightMatching(seed=0), ends, ends[0].parameters)) > average + 0.15
 
 
 def refusing(network):

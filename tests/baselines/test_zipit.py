@@ -1,11 +1,9 @@
 """ZipIt! against matrices written out, its limits, networks that keep their later layers, and what it is good for."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-from apart import trained
 from reordered import in_another_order, randomised
 from torch import nn
 
@@ -15,11 +13,7 @@ from metasum.baselines.zipping import zipped
 from metasum.errors import DivergenceError, UsageError
 from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
-from metasum.tasks.loading import load_dataset
-from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import accuracy
-from metasum.weights.composition import average_parameters
-from metasum.weights.parameters import parameters_of, with_parameters
+from metasum.weights.parameters import with_parameters
 
 IMAGES = torch.randn(48, 1, 12, 12, generator=torch.Generator().manual_seed(0))
 SETTINGS = [(0.3, 0.125), (1.0, 1.0), (0.0, 0.5), (1e-4, 0.0)]
@@ -268,18 +262,3 @@ def test_a_permuted_copy_with_kept_layers_gives_each_its_function(build):
     for index, own in enumerate((network, other)):
         expected = metasum.recalibrate(copy.deepcopy(own), [IMAGES])
         metasum.same_function(expected, merged.for_task(index), [IMAGES])
-
-
-@pytest.mark.parametrize(("seeds", "norm"), [((1, 2), True), ((3, 4), True), ((1, 2), False)])
-def test_it_beats_the_plain_average_of_networks_from_different_initialisations(seeds, norm):
-    task = ImageTask(load_dataset("digits", root=Path()))
-    ends = [Endpoint(trained(seed, task, norm), list(task.calibration(4))) for seed in seeds]
-
-    def right(parameters):
-        network = with_parameters(ends[0].network, parameters)
-        if norm:
-            network = metasum.recalibrate(network, task.calibration(4))
-        return accuracy(network, task.evaluation())
-
-    average = right(average_parameters([end.parameters for end in ends]))
-    assert right(merge(ZipIt(), ends, parameters_of(ends[0].network))) > average + 0.15

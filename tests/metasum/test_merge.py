@@ -210,7 +210,7 @@ INPUTS = {
 @pytest.mark.parametrize("piece", [None, 17])
 def test_every_kind_of_input(tmp_path, files, kind, located, piece, monkeypatch):
     if not located:  # as where there is no /proc
-        monkeypatch.setattr("metasum.merging.disk.checkpoint.locate", lambda path, tensors: {})
+        monkeypatch.setattr("metasum.merging.disk.pytorch.locate", lambda path, tensors: {})
     inputs = [INPUTS[kind](tmp_path / f"in{seed}", state_of(seed)) for seed in (1, 2)]
     result = merged("average", inputs, tmp_path / "out.safetensors", piece=piece)
     same(result, merged_in_memory("average", [state_of(1), state_of(2)], state_of(0)))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from checkpoints import save, save_sharded, state_of
 from refusal import refused
 from safetensors.torch import load_file
 
+import metasum
 from metasum import merge_files
 from metasum.commands.bars import bar
 from metasum.config import options_of
@@ -368,6 +370,24 @@ def test_an_index_of_another_name(metasum, folder, name):
     if len(inputs) == 2:
         (folder / "many" / name).with_name("model.safetensors.index.json").write_text("{}")
         refused(metasum("merge", "sum", "a.safetensors", "many", "-o", "o.safetensors"), 1, "with 2 .json indices")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"), [("torn", "torn.safetensors is damaged"), ("wide", "do not fit together: 'w'")]
+)
+def test_files_are_refused_before_pytorch_is_waited_for(folder, other, words):
+    save(folder / "a.safetensors", {"w": torch.ones(2, 3)})
+    save(folder / "wide.safetensors", {"w": torch.ones(2, 4)})
+    (folder / "torn.safetensors").write_bytes((folder / "a.safetensors").read_bytes()[:-1])
+    files = [str(folder / f"{name}.safetensors") for name in ("a", other)]
+    arguments = ["metasum", "merge", "average", *files, "-o", str(folder / "out.safetensors")]
+    code = f"import sys; sys.modules['torch'] = sys.modules['numpy'] = None; sys.argv = {arguments}; "
+    code += "from metasum.cli import main; main()"
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(metasum.__file__).parents[1]
+    )
+    assert run.returncode == 1
+    assert words in run.stderr
 
 
 def test_settings_that_a_method_does_not_have_are_refused_from_python_too():

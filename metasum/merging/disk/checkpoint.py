@@ -7,18 +7,17 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from metasum.errors import CheckpointError
 from metasum.files import read_json
-from metasum.merging.disk.pytorch import bytes_of, load_pytorch, locate
 from metasum.weights.tensor_files.checksum import CHECKSUM, compare_file
-from metasum.weights.tensor_files.dtypes import DTYPES, TensorInfo
+from metasum.weights.tensor_files.dtypes import TensorInfo, dtype_of
 from metasum.weights.tensor_files.header import read_header
 from metasum.weights.tensor_files.wrapping import without_prefix
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _turn = threading.Lock()
 
@@ -41,6 +40,8 @@ class Place(NamedTuple):
             CheckpointError: they cannot be read.
         """
         if self.mapped is not None:
+            from metasum.merging.disk.pytorch import bytes_of
+
             into.copy_(bytes_of(self.mapped, start, len(into)))
             return
         view = into.numpy().data
@@ -101,12 +102,14 @@ def opened(path: Path) -> Iterator[Checkpoint]:
 
 def tensors_in(path: Path) -> tuple[dict[str, Tensor], str]:
     """All tensors of a checkpoint, in memory, and what `Checkpoint.note` says; raises as `opened` does."""
+    import torch
+
     tensors = {}
     with opened(path) as checkpoint:
         for name, place in checkpoint.places.items():
             content = torch.empty(place.info.bytes, dtype=torch.uint8)
             place.read(0, content)
-            tensors[name] = content.view(DTYPES[place.info.code]).view(place.info.shape)
+            tensors[name] = content.view(dtype_of(place.info.code)).view(place.info.shape)
         return tensors, checkpoint.note
 
 
@@ -160,6 +163,8 @@ def _single(path: Path, stack: ExitStack) -> Checkpoint:
 
 
 def _pytorch_places(path: Path, file: BinaryIO) -> tuple[dict[str, Place], list[str]]:
+    from metasum.merging.disk.pytorch import load_pytorch, locate
+
     infos, tensors, keys = load_pytorch(path)
     offsets = locate(path, tensors)
     places = {

@@ -6,8 +6,6 @@ import enum
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
-
 from metasum.errors import ArchitectureError
 from metasum.merging.disk.checkpoint import Checkpoint
 from metasum.merging.disk.config import MergeConfig
@@ -95,10 +93,10 @@ def _planned(
     statistics: set[str],
     dtype: str,
 ) -> Planned:
+    import torch  # not before every file is known to fit
+
     info, merged = first.places[name].info, chosen(name)
-    written = (
-        info if dtype == "keep" or info.code not in FLOATS else TensorInfo(CODES[getattr(torch, dtype)], info.shape)
-    )
+    written = info if dtype == "keep" or info.code not in FLOATS else TensorInfo(CODES[dtype], info.shape)
     if info.code not in FLOATS or (not merged and written == info):
         fate = Fate.COMPARED if merged and must_be_alike(name, info) else Fate.TAKEN
         return Planned(Part(name, (info.bytes,), torch.uint8), info, fate)

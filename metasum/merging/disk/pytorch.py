@@ -14,7 +14,7 @@ from torch import Tensor
 
 from metasum.errors import CheckpointError, reason
 from metasum.weights.tensor_files.archive import check_records
-from metasum.weights.tensor_files.dtypes import CODES, TensorInfo
+from metasum.weights.tensor_files.dtypes import DTYPES, TensorInfo, code_of
 from metasum.weights.tensor_files.wrapping import unwrapped
 
 
@@ -51,9 +51,10 @@ def _info(path: Path, name: Any, tensor: Any) -> TensorInfo:
         raise CheckpointError(f"{path} has an entry {name!r}, which is no tensor's name.")
     if not isinstance(tensor, Tensor):
         raise CheckpointError(f"{path} has an entry {name!r} that is no tensor; save its state_dict by itself.")
-    if tensor.dtype not in CODES or tensor.layout != torch.strided or tensor.device.type != "cpu":
+    code = code_of(tensor.dtype)
+    if code not in DTYPES or tensor.layout != torch.strided or tensor.device.type != "cpu":
         raise CheckpointError(f"{path}: {name!r} is {tensor.layout}, {tensor.dtype}, which cannot be merged.")
-    return TensorInfo(CODES[tensor.dtype], tuple(tensor.shape))
+    return TensorInfo(code, tuple(tensor.shape))
 
 
 def locate(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -8,8 +8,6 @@ from typing import NamedTuple
 from metasum.machine import usable_cores
 from metasum.merging.disk.checkpoint import Checkpoint
 from metasum.merging.disk.plan import Fate, Planned
-from metasum.merging.disk.spans import OnDisk, Reader, check_integers, write
-from metasum.merging.disk.workers import Workers
 from metasum.merging.tensors import TensorMethod
 from metasum.weights.tensor_files.output import Output
 
@@ -78,6 +76,9 @@ def write_sections(
         MetaSumError: a value is too large for the dtype that it is to be written in.
         Cancelled: `cancelled` said so.
     """
+    from metasum.merging.disk.spans import OnDisk, Reader, check_integers, write
+    from metasum.merging.disk.workers import Workers
+
     threads = threads or usable_cores()
     amount = sum(section.amount for section in sections)
     tell = None if progress is None else lambda done: progress(done, amount)

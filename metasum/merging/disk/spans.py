@@ -16,7 +16,7 @@ from metasum.merging.disk.plan import Fate, Planned
 from metasum.merging.disk.workers import Workers
 from metasum.merging.tensors import Chunk, Formula, Part, Tensors
 from metasum.weights.composition import average_
-from metasum.weights.tensor_files.dtypes import DTYPES
+from metasum.weights.tensor_files.dtypes import dtype_of
 from metasum.weights.tensor_files.output import Output
 
 
@@ -67,7 +67,7 @@ class Reader:
     def _values(self, span: Span, place: Place, slot: int) -> Tensor:
         count, dtype = span.stop - span.start, span.planned.part.dtype
         values = self.buffer(slot, dtype, count)
-        stored = torch.uint8 if dtype == torch.uint8 else DTYPES[place.info.code]
+        stored = torch.uint8 if dtype == torch.uint8 else dtype_of(place.info.code)
         self._workers.advance(count * stored.itemsize)
         if stored == dtype:
             place.read(span.start * stored.itemsize, values.view(torch.uint8))
@@ -129,7 +129,7 @@ def write(planned: Sequence[Planned], formula: Formula, reader: Reader, target: 
             values = formula(chunk) if fate == Fate.MERGED else average_(chunk.values)
             if not values.sum().isfinite():  # quick, and right unless the sum alone is too large
                 _check_result(values, part, finite=finite)
-        stored = torch.uint8 if part.dtype == torch.uint8 else DTYPES[info.code]
+        stored = torch.uint8 if part.dtype == torch.uint8 else dtype_of(info.code)
         if stored != part.dtype:
             written = reader.buffer("written", stored, len(values)).copy_(values)
             _check_range(part, values, written)

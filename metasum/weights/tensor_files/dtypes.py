@@ -1,39 +1,62 @@
-"""What tensors in files are made of, as safetensors spells it."""
+"""What tensors in files are made of, as safetensors spells it: without PyTorch, which takes seconds to import."""
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
-FLOATS: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2": torch.float8_e5m2,
+
+class Stored(NamedTuple):
+    """A dtype in a file."""
+
+    name: str
+    """PyTorch's."""
+    itemsize: int
+    """Bytes of one value."""
+
+
+FLOATS = {
+    "F64": Stored("float64", 8),
+    "F32": Stored("float32", 4),
+    "F16": Stored("float16", 2),
+    "BF16": Stored("bfloat16", 2),
+    "F8_E4M3": Stored("float8_e4m3fn", 1),
+    "F8_E5M2": Stored("float8_e5m2", 1),
 }
 """Those that are merged."""
-
-OTHERS: dict[str, torch.dtype] = {
-    "BOOL": torch.bool,
-    "U8": torch.uint8,
-    "I8": torch.int8,
-    "I16": torch.int16,
-    "U16": torch.uint16,
-    "I32": torch.int32,
-    "U32": torch.uint32,
-    "I64": torch.int64,
-    "U64": torch.uint64,
+OTHERS = {
+    "BOOL": Stored("bool", 1),
+    "U8": Stored("uint8", 1),
+    "I8": Stored("int8", 1),
+    "I16": Stored("int16", 2),
+    "U16": Stored("uint16", 2),
+    "I32": Stored("int32", 4),
+    "U32": Stored("uint32", 4),
+    "I64": Stored("int64", 8),
+    "U64": Stored("uint64", 8),
 }
 """Those that are taken from the first file."""
-
 DTYPES = FLOATS | OTHERS
-WRITTEN: dict[str, torch.dtype] = DTYPES | {"C64": torch.complex64}
+WRITTEN = DTYPES | {"C64": Stored("complex64", 8)}
 """Those that files can hold; complex numbers are in no merge."""
-CODES = {dtype: code for code, dtype in DTYPES.items()}
+CODES = {stored.name: code for code, stored in WRITTEN.items()}
+"""By PyTorch's names."""
+
+
+def dtype_of(code: str) -> torch.dtype:
+    """PyTorch's, for one of the codes in `WRITTEN`."""
+    import torch
+
+    found: torch.dtype = getattr(torch, WRITTEN[code].name)
+    return found
+
+
+def code_of(dtype: torch.dtype) -> str | None:
+    """The code of one of PyTorch's; None where files cannot hold it."""
+    return CODES.get(str(dtype).removeprefix("torch."))
 
 
 class TensorInfo(NamedTuple):
@@ -57,4 +80,4 @@ class TensorInfo(NamedTuple):
         return self.entries * self.itemsize
 
     def __str__(self) -> str:
-        return f"{list(self.shape)} {str(WRITTEN[self.code]).removeprefix('torch.')}"
+        return f"{list(self.shape)} {WRITTEN[self.code].name}"

@@ -9,12 +9,14 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from metasum.files import NO_LINK, replacing
 from metasum.weights.tensor_files.dtypes import TensorInfo
 from metasum.weights.tensor_files.header import write_header
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 STRETCH = 128 * 2**20  # bytes
 _turn = threading.Lock()

@@ -130,3 +130,10 @@ def test_slots_multiply_the_recipes_learning_rate_and_leave_a_given_one_alone():
     recipe = rate()
     assert [rate(learner="slots"), rate(learner="slots", slots=8)] == [2 * recipe, 8 * recipe]
     assert rate(learner="slots", slots=8, learning_rate=recipe) == recipe
+
+
+def test_a_start_from_a_file_is_as_wide_as_that_file(finished):
+    init = str(finished / "initial.safetensors")
+    assert resolve(settings(target="a", support="b", init=init), DATASETS).network.width == 0.04
+    assert resolve(settings(target="a", support="b", init=init, width=0.5), DATASETS).network.width == 0.5
+    assert resolve(settings(target="a", support="b", init="missing.safetensors"), DATASETS).network.width == 0.25
