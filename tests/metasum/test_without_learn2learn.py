@@ -127,4 +127,4 @@ def test_in_python_the_first_backend_that_is_here_is_taken(monkeypatch):
 def test_a_module_that_only_it_can_run_is_told_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     with pytest.raises(UsageError, match=r"no backend can run this network .*learn2learn is not installed"):
-        MetaSum(Checkpointed(), example=torch.randn(6, 3, dtype=torch.float64))
+        MetaSum(Checkpointed(), example=torch.randn(6, 3))
