@@ -12,8 +12,6 @@ from tiny import blob_arrays, images, small_network, write_npz
 from metasum import MetaSum, functional_call, third_party
 from metasum.errors import UsageError
 
-pytestmark = pytest.mark.timeout(1200)  # several trainings in one process
-
 SCRIPT = """
 import contextlib, io, json, sys
 sys.modules["learn2learn"] = None  # what `import learn2learn` then says is that there is none
@@ -70,6 +68,8 @@ def answers(tmp_path_factory):
     return json.loads(run.stdout)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", ["train", "meta-train", "compare"])
 def test_torch_runs_what_nobody_chose_a_backend_for_and_it_is_said_once(answers, command):
     code, _, err = answers[command]
@@ -77,12 +77,16 @@ def test_torch_runs_what_nobody_chose_a_backend_for_and_it_is_said_once(answers,
     assert err.count("learn2learn is not installed") == err.count(third_party.INSTALLING) == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_nothing_is_said_where_it_makes_no_difference(answers):
     code, _, err = answers["reads none"]
     assert code == 0, err
     assert "learn2learn" not in err
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_the_run_says_which_backend_it_had(answers):
     run = json.loads(answers["train"][1])["run"]
     with open(f"{run}/config.json", encoding="utf-8") as file:
@@ -90,6 +94,8 @@ def test_the_run_says_which_backend_it_had(answers):
     assert "[default: torch]" in " ".join(answers["help"][1].split())
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("command", ["asked", "few-shot", "omniglot", "benchmark asked"])
 def test_what_needs_it_is_refused_in_one_sentence_with_the_line_that_installs_it(answers, command):
     code, out, err = answers[command]
@@ -99,6 +105,8 @@ def test_what_needs_it_is_refused_in_one_sentence_with_the_line_that_installs_it
     assert sentence.endswith(f"not installed: {third_party.INSTALLING}")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_benchmark_leaves_its_rows_out_and_says_so(answers):
     code, out, err = answers["benchmark"]
     assert code == 0, err
@@ -119,4 +127,4 @@ def test_in_python_the_first_backend_that_is_here_is_taken(monkeypatch):
 def test_a_module_that_only_it_can_run_is_told_why(monkeypatch):
     monkeypatch.setitem(sys.modules, "learn2learn", None)
     with pytest.raises(UsageError, match=r"no backend can run this network .*learn2learn is not installed"):
-        MetaSum(Checkpointed(), example=torch.randn(6, 3, dtype=torch.float64))
+        MetaSum(Checkpointed(), example=torch.randn(6, 3))
