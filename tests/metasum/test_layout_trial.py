@@ -151,9 +151,13 @@ def test_nothing_is_tried_where_nothing_is_open(trials, monkeypatch):
 
 def test_networks_whose_passes_take_long_are_not_tried(trials, monkeypatch):
     made = trials(CONTIGUOUS)
-    monkeypatch.setattr(layout_trial, "LARGEST", 10**6)
-    assert chosen_layout(AUTO, [small()], WHERE) == (CHANNELS_LAST, None)
-    assert not made
+    layers = [nn.Conv2d(2, 2, 3, padding=1) for _ in range(10)]  # that are alike count each
+    pass_of_one = 3 * 2 * 4 * 32 * 32 * 2 * 2 * 9
+    where = WHERE._replace(images=(4, 2, 32, 32))
+    for largest, found in ((10 * pass_of_one, CONTIGUOUS), (10 * pass_of_one - 1, CHANNELS_LAST)):
+        monkeypatch.setattr(layout_trial, "LARGEST", largest)
+        assert chosen_layout(AUTO, [nn.Sequential(*layers)], where) == (found, None)
+    assert len(made) == 1
 
 
 def test_a_run_says_its_layout_and_goes_on_in_it(metasum, tiny, tmp_path, trials, monkeypatch):
