@@ -25,6 +25,7 @@ class ChannelMatching(AligningMethod):
     """
 
     needs_networks = True
+    any_start = True
     two_starts = True
 
     @abstractmethod
@@ -48,6 +49,7 @@ class JointMatching(AligningMethod):
     """
 
     needs_networks = True
+    any_start = True
     two_starts = True
 
     @abstractmethod

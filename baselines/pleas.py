@@ -51,6 +51,7 @@ class PLeaS(NetworkMethod):
     candidates = {"pleas_ridge": (0.0001, 0.01, 1.0)}
     needs_images = True
     needs_networks = True
+    any_start = True
     two_starts = True
 
     def prepared(self, endpoints: Sequence[Endpoint]) -> Sequence[Endpoint]:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from metasum.config import Checked, NoSettings
 from metasum.learners.learner import Learner, Start
-from metasum.learners.networks import MetaSum
 from metasum.types import Sides
 
 
@@ -35,10 +34,10 @@ class SharingLearner(Learner):
         return self.compose(images, operator=operator)
 
 
-def share_parameters(networks: MetaSum, names: set[str]) -> None:
-    """Makes the named parameters of the support the target's very own, in place."""
-    support = dict(networks.support.named_modules())
-    for path, module in networks.target.named_modules():
+def share_parameters(network: nn.Module, other: nn.Module, names: set[str]) -> None:
+    """Makes the named parameters of a network the very own of another one of the same architecture, in place."""
+    theirs = dict(other.named_modules())
+    for path, module in network.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             if f"{path}.{name}".lstrip(".") in names:
-                setattr(support[path], name, parameter)
+                setattr(theirs[path], name, parameter)

@@ -58,7 +58,8 @@ class Surgery(TaskMethod):
     def networks(self, endpoints: Sequence[Endpoint], initial: Parameters) -> list[nn.Module]:
         import torch
 
-        from metasum.weights.batches import PIECE, answer, limited
+        from metasum.weights.batches import PIECE, limited
+        from metasum.weights.calling import answer
         from metasum.weights.composition import average_parameters
         from metasum.weights.parameters import parameters_of, with_parameters
         from metasum.weights.statistics import recalibrate

@@ -45,7 +45,7 @@ class TwoHeadLearner(SharingLearner):
 
     def __init__(self, networks: MetaSum, config: Any, *, seed: int = 0) -> None:
         super().__init__(networks, config, seed=seed)
-        share_parameters(networks, trunk_of(networks.target, config.shared_until))
+        share_parameters(networks.target, networks.support, trunk_of(networks.target, config.shared_until))
 
 
 def trunk_of(network: nn.Module, shared_until: str | None) -> set[str]:

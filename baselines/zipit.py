@@ -62,6 +62,7 @@ class ZipIt(PreparingMethod):
     candidates = {"zip_alpha": (0.0001, 0.3, 1.0), "zip_beta": (0.0, 0.125, 1.0)}
     needs_images = True
     needs_networks = True
+    any_start = True
     two_starts = True
 
     def prepared(self, endpoints: Sequence[Endpoint]) -> list[Endpoint]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import metasum
 
 BATCH, EPOCHS, WARM_UP = 2000, 50, 5
+METHODS = ("average", "weight-matching", "activation-matching", "merge-many", "c2m3")
 
 
 def make(hidden: int = 128, layers: int = 10) -> nn.Module:
@@ -66,23 +67,23 @@ def train(folder: Path, seed: int) -> None:
     sys.stdout.flush()
 
 
-METHODS = ("average", "weight-matching", "activation-matching", "merge-many", "c2m3")
-
-
 def loaded(folder: Path, seed: int) -> nn.Module:
     network = make()
     network.load_state_dict(torch.load(folder / f"{seed}.pt", weights_only=True))
     return network.eval()
 
 
-def merge(folder: Path, seeds: Sequence[int]) -> None:
+def merge_all(
+    networks: Mapping[int, nn.Module],
+    images: DataLoader,
+    tested: DataLoader | TensorDataset,
+    methods: Sequence[str] = METHODS,
+) -> None:
     """A line of JSON for each network, and for each method and choice of networks, with accuracies on test images."""
-    networks = {seed: loaded(folder, seed) for seed in seeds}
-    images, tested = DataLoader(mnist("train"), BATCH), mnist("test")
     for seed, network in networks.items():
         say(networks=[seed], accuracy=metasum.evaluate(network, tested).accuracy)
-    for chosen in [*combinations(seeds, 2), *([tuple(seeds)] if len(seeds) > 2 else [])]:
-        for method in METHODS:
+    for chosen in [*combinations(networks, 2), *([tuple(networks)] if len(networks) > 2 else [])]:
+        for method in methods:
             started = time.perf_counter()
             network = merged([networks[seed] for seed in chosen], method, images)
             seconds = time.perf_counter() - started
@@ -114,7 +115,8 @@ def main() -> None:
         for seed in seeds:
             train(Path(folder), int(seed))
     else:
-        merge(Path(folder), [int(seed) for seed in seeds])
+        networks = {int(seed): loaded(Path(folder), int(seed)) for seed in seeds}
+        merge_all(networks, DataLoader(mnist("train"), BATCH), mnist("test"))
 
 
 if __name__ == "__main__":

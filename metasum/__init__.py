@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+__version__ = "0.2.0"
+
 if TYPE_CHECKING:  # a name `as` itself is public
+    from metasum.errors import MetaSumError as MetaSumError
     from metasum.learners.networks import MetaSum as MetaSum
     from metasum.merging.disk.config import MergeConfig as MergeConfig
     from metasum.merging.disk.files import merge_files as merge_files
@@ -35,6 +38,7 @@ if TYPE_CHECKING:  # a name `as` itself is public
 _HOMES = {
     "MergeConfig": "metasum.merging.disk.config",
     "MetaSum": "metasum.learners.networks",
+    "MetaSumError": "metasum.errors",
     "SumRequest": "metasum.strangers.request",
     "SweepConfig": "metasum.sweeps.config",
     "align": "metasum.modules.aligning",
@@ -66,3 +70,7 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'metasum' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})  # an interpreter completes names that nothing has used yet

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import click
 
+from metasum import __version__
 from metasum.commands.benchmark import benchmark
 from metasum.commands.few_shot import few_shot
 from metasum.commands.listings import learners, methods, tasks
@@ -27,7 +28,7 @@ from metasum.results.stdout import kept_for_results
 
 
 @click.group(cls=TolerantGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(package_name="metasum")
+@click.version_option(__version__)
 def metasum() -> None:
     """Train neural networks so that their weights can be added.
 
@@ -131,5 +132,7 @@ def _fail(sentence: str, code: int, error: BaseException) -> NoReturn:
         raise error
     unheard = not _talks() and not isinstance(error, MetaSumError)  # of the others' sentences the first says each
     sentence = plain(" ".join(sentence[:LONGEST].splitlines()))
-    print(f"metasum: {sentence}", file=sys.__stderr__ if unheard else sys.stderr)
+    stream = sys.__stderr__ if unheard else sys.stderr
+    if stream is not None:  # without one, print would take stdout, which is a result's
+        print(f"metasum: {sentence}", file=stream)
     sys.exit(code)

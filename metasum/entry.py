@@ -10,6 +10,7 @@ def main() -> None:
     try:
         from metasum.cli import main as run
     except KeyboardInterrupt:
-        sys.stderr.write("metasum: interrupted; nothing was begun.\n")
+        if sys.stderr is not None:
+            sys.stderr.write("metasum: interrupted; nothing was begun.\n")
         sys.exit(130)
     run()

@@ -29,7 +29,16 @@ def worded(python: str, command: str) -> str:
 
 
 class MetaSumError(Exception):
-    """Something failed while running. The command line prints the sentence and exits with 1."""
+    """Something failed, through no fault of the code; all of metasum's errors are of this kind.
+
+    The command line prints its sentence and exits with `exit_code`.
+
+    Example:
+        >>> try:
+        ...     merged = metasum.merge([net_a, net_b], "regmean")
+        ... except metasum.MetaSumError as error:
+        ...     print(error)  # "regmean looks at images of each network's data: …"
+    """
 
     exit_code = 1
 

@@ -27,6 +27,8 @@ class Entry(Generic[T]):
     """Who registered it, for listings."""
     told: str | None = None
     """One sentence for listings [default: the object's own `summary`]."""
+    group: str = ""
+    """Which of several kinds it is, for listings and for who asks for all of a kind."""
 
     def load(self) -> T:
         """The object itself."""

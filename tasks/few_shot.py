@@ -89,7 +89,7 @@ def load_few_shot(name: str, *, root: Path, download: bool = False) -> FewShotDa
     if name in _PUBLISHED:
         try:
             return _PUBLISHED[name](root, download)
-        except (DatasetError, MemoryError):
+        except (DatasetError, UsageError, MemoryError):
             raise
         except Exception as error:
             told = f"dataset {name!r} could not be read from {root} ({reason(error)})"

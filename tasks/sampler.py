@@ -1,4 +1,4 @@
-"""Episodes: one batch of the target and one of the support, for ever."""
+"""What a step is given, for ever: a batch of the target and one of the support, or one of each of several datasets."""
 
 from __future__ import annotations
 
@@ -62,6 +62,33 @@ class PairSampler(Iterator[Episode]):
             raise CheckpointError("the checkpoint's sampler drew from other pairs.")
         self._generator.set_state(state["generator"])
         for stream, saved in zip(streams, state["streams"], strict=True):
+            stream.load_state_dict(saved)
+
+
+class JointSampler(Iterator[tuple[Batch, ...]]):
+    """Yields a batch of every task, in their order; each task's images come as in `PairSampler`.
+
+    Args:
+        tasks: one or more.
+        batch_sizes: images of each in a step.
+        generator: a CPU generator, from which the draws of each task are seeded.
+    """
+
+    def __init__(self, tasks: Sequence[ImageTask], *, batch_sizes: Sequence[int], generator: torch.Generator) -> None:
+        self._streams = [_Stream(task, n, _child(generator)) for task, n in zip(tasks, batch_sizes, strict=True)]
+
+    def __next__(self) -> tuple[Batch, ...]:
+        return tuple(stream.next() for stream in self._streams)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the sampler stands: tensors only."""
+        return {"streams": [stream.state_dict() for stream in self._streams]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues from where another sampler of the same tasks stood; raises CheckpointError if it is of others."""
+        if len(self._streams) != len(state["streams"]):
+            raise CheckpointError("the checkpoint's sampler drew from other datasets.")
+        for stream, saved in zip(self._streams, state["streams"], strict=True):
             stream.load_state_dict(saved)
 
 

@@ -49,7 +49,7 @@ class MetaNetworksLearner(WrittenLearner):
             network = getattr(networks, side)
             if isinstance(network, Augmented):  # with fast weights of its own, which are not trained but written
                 setattr(networks, side, network.slow())
-        share_parameters(networks, set(parameters_of(networks.target)))
+        share_parameters(networks.target, networks.support, set(parameters_of(networks.target)))
         self._names = augmented_names(networks.target, within=last_parts(networks.target))
         first = parameters_of(networks.target)[self._names[0]]
         with torch.random.fork_rng(devices=[]):

@@ -67,7 +67,7 @@ class MetaTransferLearner(WrittenLearner):
         if not isinstance(head, nn.Linear):
             raise ArchitectureError("meta-transfer needs a network that ends in a linear layer.")
         names = {f"{self._last}.weight", f"{self._last}.bias"}
-        share_parameters(networks, set(parameters_of(networks.target)) - names)
+        share_parameters(networks.target, networks.support, set(parameters_of(networks.target)) - names)
         scale_shift, classifier = dict[str, ScaleShift](), dict[str, nn.Linear]()
         for side in ("target", "support"):
             scale_shift[side] = ScaleShift(networks.target).to(head.weight)

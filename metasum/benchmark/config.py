@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Literal, get_args
+from typing import Literal
 
 from metasum.config import Checked, option
-from metasum.config.words import Backend, Device, MemoryFormat, Precision
+from metasum.config.words import Backend, Device, MemoryFormat, Precision, installed_backends
 from metasum.results.benchmark import Setting
 
 MEASUREMENTS = ("step", "optimizer", "input", "memory", "evaluation")
 Measurement = Literal["step", "optimizer", "input", "memory", "evaluation", "all"]
-BACKENDS: tuple[Backend, ...] = get_args(Backend)
 
 _OF_ALL = frozenset({"measure", "width", "memory_format", "device"})
 READ: dict[str, frozenset[str]] = {
@@ -36,7 +35,7 @@ class BenchmarkConfig(Checked):
         "Whose step; several, or all (`metasum learners`). Of one with a meta-learnt start, a step of meta-training.",
     )
     networks: tuple[int, ...] = option((2,), "How many networks joint MetaSum trains and adds; several.", minimum=2)
-    backends: tuple[Backend, ...] = option(BACKENDS, "Backends to time; several.")
+    backends: tuple[Backend, ...] = option(installed_backends(), "Backends to time; several.")
     usual_shapes: bool = option(
         True, "Time the same loss as it is usually written, too (joint MetaSum and meta-training, at their defaults)."
     )

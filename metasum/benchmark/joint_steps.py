@@ -10,7 +10,7 @@ from metasum.benchmark.learner_steps import LearnerSteps, run_plan
 from metasum.benchmark.many_networks import ManyNetworks
 from metasum.benchmark.racing import Work
 from metasum.benchmark.steps import Passes, Step, TimedLearner
-from metasum.benchmark.usual_shapes import USUAL_SHAPES, joint_loss
+from metasum.benchmark.usual_shapes import USUAL_SHAPES, installed, joint_loss
 from metasum.config import flag_of
 from metasum.errors import UsageError
 from metasum.learners.joint import JointLearner
@@ -51,7 +51,7 @@ class JointSteps(LearnerSteps):
 
     def usual(self) -> Mapping[str, Work]:
         steps = {}
-        for name, shape in USUAL_SHAPES.items():
+        for name, shape in installed(USUAL_SHAPES).items():
             pair = self.conditions.network(), self.conditions.network()
             loss = functools.partial(joint_loss, *pair, shape(*pair), self.conditions.batches)
             steps[name] = Passes(loss, list(pair), self.conditions.fabric)

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 from torch import nn
 
 from metasum.benchmark.conditions import Conditions
-from metasum.benchmark.config import BACKENDS
 from metasum.benchmark.racing import Work
 from metasum.benchmark.steps import CLASSES, LEARNING_RATE, Step, TimedLearner, random_pair
 from metasum.config import options_of
-from metasum.learners.learner import Learner
+from metasum.config.words import usual_backend
+from metasum.learners.learner import Learner, settings_read_by
 from metasum.results.benchmark import Setting
 from metasum.run.parts import new_learner
 from metasum.run.plan import Plan, resolve
@@ -60,9 +60,9 @@ class LearnerSteps:
         return self.conditions.setting.batch_size * len(self.conditions.batches)
 
     def own(self, backends: Sequence[str]) -> dict[str, Step]:
-        """The learner's step in each of the backends, by their names; under the first name where it reads none."""
+        """The learner's step in each of the backends, by their names; under the usual one's where it reads none."""
         if not reads_backend(self.plan.learner_class):
-            return {BACKENDS[0]: self.step()}
+            return {usual_backend(): self.step()}
         return {backend: self.step(backend) for backend in backends}
 
     def usual(self) -> Mapping[str, Work]:
@@ -104,7 +104,7 @@ class LearnerSteps:
 
 def reads_backend(learner: type[Learner]) -> bool:
     """Whether the learner has a setting `backend`."""
-    return any(leaf.name == "backend" for leaf in options_of(learner.Config))
+    return "backend" in settings_read_by(learner)
 
 
 def run_plan(learner: str, own: Mapping[str, Any] = MappingProxyType({})) -> Plan:

@@ -15,6 +15,7 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.learner_steps import LearnerSteps
 from metasum.benchmark.racing import Work
 from metasum.benchmark.steps import Passes, Step, random_batch
+from metasum.benchmark.usual_shapes import PLAIN, installed
 from metasum.learners.learner import Learner
 from metasum.learners.meta import MetaLearner, split_batch
 from metasum.run.meta_training import make_shared_networks
@@ -55,7 +56,7 @@ class MetaSteps(LearnerSteps):
         parts = [split_batch(batch, own.inner_steps + 1) for batch in self._pair]
         return {
             name: Passes(functools.partial(loss, model, parts, own.inner_lr), [model], fabric)
-            for name, loss in USUAL_LOOPS.items()
+            for name, loss in installed(USUAL_LOOPS).items()
         }
 
 
@@ -85,7 +86,7 @@ def higher_loss(model: nn.Module, parts: list[list[Batch]], inner_lr: float) -> 
 
 
 USUAL_LOOPS: dict[str, Callable[[nn.Module, list[list[Batch]], float], Tensor]] = {
-    "plain learn2learn": learn2learn_loss,
+    PLAIN: learn2learn_loss,
     "plain higher": higher_loss,
 }
 

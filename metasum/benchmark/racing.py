@@ -85,4 +85,4 @@ class MatrixProduct:
         self.operations = 2 * size**3
 
     def __call__(self) -> None:
-        self._left @ self._right
+        _ = self._left @ self._right

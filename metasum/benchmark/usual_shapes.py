@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -12,6 +13,8 @@ from metasum import third_party
 from metasum.types import Batch
 
 Logits = Callable[[Tensor], Tensor]
+W = TypeVar("W")
+PLAIN = "plain learn2learn"  # how a loss is called in learn2learn's own words
 
 
 def joint_loss(target: Logits, support: Logits, summed: Logits, batches: list[Batch]) -> Tensor:
@@ -59,7 +62,12 @@ class TwoStateDicts(nn.Module):
 
 
 USUAL_SHAPES: dict[str, Callable[[nn.Module, nn.Module], Logits]] = {
-    "plain learn2learn": with_learn2learn,
+    PLAIN: with_learn2learn,
     "plain higher": with_higher,
     "two state dicts": TwoStateDicts,
 }
+
+
+def installed(ways: Mapping[str, W]) -> dict[str, W]:
+    """Of ways to write a loss those whose library is here."""
+    return {name: way for name, way in ways.items() if name != PLAIN or third_party.has_learn2learn()}

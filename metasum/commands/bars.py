@@ -10,7 +10,7 @@ from contextlib import contextmanager
 @contextmanager
 def bar(title: str, *, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
     """A progress bar on a terminal's stderr."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or sys.stderr is None or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

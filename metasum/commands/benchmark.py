@@ -11,6 +11,7 @@ from metasum.commands.shared import PluginCommand, json_flag, plugin_flag
 from metasum.plain_text import plain
 from metasum.results.benchmark_tables import benchmark_parts
 from metasum.results.terminal import show
+from metasum.third_party import INSTALLING, has_learn2learn
 
 
 def _settings() -> Iterator[tuple[str, type[Any]]]:
@@ -46,5 +47,7 @@ def benchmark(given: dict[str, Any], *, as_json: bool) -> None:
     from metasum.training.memory import keep_freed_memory
 
     keep_freed_memory()
+    if "backends" not in given and not has_learn2learn():
+        click.echo(f"learn2learn is not installed, its rows are left out ({INSTALLING})", err=True)
     result = run_benchmark(given, say=lambda text: click.echo(plain(f"{text} …"), err=True))
     show(result, as_json=as_json, parts=benchmark_parts)

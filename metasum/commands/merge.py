@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -194,10 +195,9 @@ def _layers(texts: Sequence[str], kind: type[Method]) -> list[tuple[str, Any]]:
     pairs = []
     for text in texts:
         pattern, _, value = text.rpartition("=")
-        try:
+        numbers: tuple[float, ...] = ()
+        with contextlib.suppress(ValueError):
             numbers = tuple(float(word) for word in value.split(","))
-        except ValueError:
-            numbers = ()
         if not pattern or not numbers or (option and not option.many and len(numbers) > 1):
             raise UsageError(f"--layers takes PATTERN=VALUE, for instance '*.bias=0.5', not {text!r}.")
         pairs.append((pattern, numbers if option and option.many else numbers[0]))

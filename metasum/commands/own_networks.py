@@ -79,7 +79,12 @@ def silent(sentence: str) -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE FILE…")
 @own_network_flags(required=True)
 @click.option(
-    "--on", multiple=True, required=True, metavar="FILE.npz,…", help="Labelled data to measure on. Can be repeated."
+    "--on",
+    multiple=True,
+    required=True,
+    metavar="FILE.npz,…",
+    help="Labelled data to measure on; a file for each checkpoint, in order, where methods have to know the task. "
+    "Can be repeated.",
 )
 @click.option(
     "--images",

@@ -58,6 +58,7 @@ def train(given: dict[str, Any], **values: Any) -> None:
     from metasum.run.request import Request
     from metasum.run.training import train as run_training
 
+    shared.tell_backend(given, [Request(given)["learner"]], quiet=values["quiet"])
     result = run_training(Request(given), report=values["report"], **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=run_parts)
 
@@ -85,9 +86,11 @@ def meta_train(given: dict[str, Any], **values: Any) -> None:
       metasum meta-train --meta-datasets letters,cifar10 --name here
       metasum train --learner metasum-meta --init runs/meta/here/initial.safetensors
     """  # noqa: D301 (click reads the backspace)
+    from metasum.learners.meta import MetaLearntLearner
     from metasum.run.meta_training import meta_train as run_meta_training
     from metasum.run.request import Request
 
+    shared.tell_backend(given, [MetaLearntLearner.name], quiet=values["quiet"])
     result = run_meta_training(Request(given), **_run_arguments(values))
     show(result, as_json=values["as_json"], parts=meta_parts)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, get_args
@@ -14,6 +14,7 @@ from metasum.config.flags import SettingsCommand
 from metasum.config.words import Device
 from metasum.errors import MetaSumError
 from metasum.results.surroundings import Failed
+from metasum.third_party import INSTALLING, has_learn2learn
 
 if TYPE_CHECKING:
     from metasum.study.engine.sequential import Engine
@@ -46,7 +47,9 @@ out_flag = click.option(
 )
 download_flag = click.option("--download", is_flag=True, help="Let torchvision fetch a dataset that is not there.")
 learners_flag = click.option(
-    "--learners", metavar="A,B,…", help="Learners to run, separated by commas [default: all; `metasum learners`]."
+    "--learners",
+    metavar="A,B,…",
+    help="Learners to run, or groups of them, separated by commas [default: all; see `metasum learners`].",
 )
 seeds_flag = click.option(
     "--seeds",
@@ -138,6 +141,19 @@ def engine_of(given: Mapping[str, Any], values: Mapping[str, Any]) -> Engine:
     device = given.get("device", "auto")
     flags = {name: values[name] for name in ("scheduler", "out", "plugins")}
     return engine_for(values["jobs"], device=device, **flags)
+
+
+def tell_backend(given: Mapping[str, Any], learners: Iterable[str], *, quiet: bool) -> None:
+    """Says, once a command, what runs summed networks where nobody chose it and learn2learn is not here."""
+    from metasum.baselines.registry import LEARNERS
+    from metasum.learners.learner import settings_read_by
+
+    if quiet or "backend" in given or has_learn2learn():
+        return
+    if any("backend" in settings_read_by(LEARNERS[name]) for name in learners if name in LEARNERS):
+        click.echo(
+            f"learn2learn is not installed: torch runs summed networks, with the same results ({INSTALLING})", err=True
+        )
 
 
 def complain(failed: Sequence[Failed]) -> None:

@@ -23,6 +23,7 @@ _study_flags = shared.flags(
 
 def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
     """What such a command hands on: what is asked for, an engine and a display; freed memory is kept from here on."""
+    from metasum.baselines.registry import LEARNERS
     from metasum.run.request import Request
     from metasum.study.engine.display import study_display_for
     from metasum.study.request import StudyRequest
@@ -30,6 +31,7 @@ def _study_arguments(given: dict[str, Any], values: dict[str, Any]) -> dict[str,
 
     keep_freed_memory()
     learners = shared.words(values["learners"])
+    shared.tell_backend(given, LEARNERS if learners is None else learners, quiet=values["quiet"])
     asked = StudyRequest(
         request=Request(given),
         learners=None if learners is None else tuple(learners),

@@ -13,7 +13,8 @@ from torch import nn
 
 from metasum.baselines.meta_transfer.pretraining import Pretraining
 from metasum.few_shot.measuring import FewShotEvaluator, episode_shares, mean_of
-from metasum.few_shot.request import FewShotPlan, FewShotRequest, Loop
+from metasum.few_shot.plan import FewShotPlan, Loop
+from metasum.few_shot.request import FewShotRequest
 from metasum.learners.few_shot import FewShotLearner
 from metasum.learners.trainable import Trainable
 from metasum.results.accuracy import EpisodeAccuracy

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from metasum import third_party
 from metasum.baselines.registry import FEW_SHOT
 from metasum.errors import MetaSumError
 from metasum.few_shot.cells import Ask, Choice, GoOn, Learn, Pretrain, Try, accuracy_of, shares_of
@@ -39,9 +40,10 @@ def plan_study(
     out: Path = Path("runs"),
     download: bool = False,
 ) -> FewShotStudy:
-    """The study, with all checks that need no training; arguments as `few_shot` has them."""
+    """The study, with all checks that need no training; arguments and errors as `few_shot` has them."""
     names = list(FEW_SHOT) if learners is None else list(learners)
     request.check(names)
+    third_party.learn2learn()  # it draws the episodes: where it is missing, that is said before data is loaded
     asked, questions = request.section(EpisodesConfig), request.section(QuestionsConfig)
     root = Path(asked.data_root)
     dataset = load_few_shot(asked.dataset, root=root, download=download)

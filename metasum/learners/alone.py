@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 
 from metasum.config import option
+from metasum.config.words import usual_backend
 from metasum.learners.joint import JointLearner, WeightsConfig
 from metasum.learners.learner import OperatorConfig, Start
 from metasum.learners.regularised import RegularisationConfig
@@ -20,7 +21,7 @@ class AloneConfig(RegularisationConfig, OperatorConfig, WeightsConfig):
     reading = "cross-entropy"
     symmetric = False
     sum_weight = 0.0
-    backend = "learn2learn"
+    backend = usual_backend()
     pool = ()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from metasum.config import Checked, option, options_of
-from metasum.config.words import Backend, Operator
+from metasum.config.words import Backend, Operator, usual_backend
 from metasum.learners.networks import MetaSum
 from metasum.learners.trainable import Backward, Terms
 from metasum.networks.heads import with_trunk
@@ -55,7 +55,9 @@ class PlainOperatorConfig(Checked):
 class BackendConfig(Checked):
     """Which library runs the third network while training."""
 
-    backend: Backend = option("learn2learn", "Library that runs the network with summed parameters.")
+    backend: Backend = option(
+        usual_backend(), "Library that runs the network with summed parameters; learn2learn where it is installed."
+    )
 
 
 class Learner(nn.Module):

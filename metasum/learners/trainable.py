@@ -25,9 +25,11 @@ class Trainable(Protocol):
 
         Adds one step's gradients through `backward` and returns its loss terms by name (scalars, detached).
         """
+        ...
 
     def parameter_groups(self) -> list[list[nn.Parameter]]:
         """What the optimiser moves; gradients are clipped group by group."""
+        ...
 
     def before_measuring(self) -> None:
         """Called, in all processes together, before networks are measured or saved."""

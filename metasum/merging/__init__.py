@@ -47,5 +47,13 @@ METHODS: Registry[type[Method]] = Registry(
     more="`metasum methods` lists them.",
 )
 
+GROUPS = {
+    "one-start": "networks from one start, no data",
+    "images": "networks from one start, and unlabelled images",
+    "matching": "networks from any starts, channels matched",
+    "anchors": "no merge, but what one could reach: the task of an input is known",
+}
+"""Kinds of methods, and when to use them; `Method.group` says which one a method is of."""
+
 ALIGNMENT = "weight-matching"
 """What networks are aligned by where nobody says how: it needs no images."""

@@ -46,7 +46,7 @@ class Endpoint(NamedTuple):
             UsageError: it cannot be run on it.
             DivergenceError: it answers with NaN.
         """
-        from metasum.weights.batches import answer
+        from metasum.weights.calling import answer
         from metasum.weights.guesses import check_answer
 
         logits = answer(self.network, batch, self.forward)
@@ -58,6 +58,7 @@ class WideningMethod(Method, ABC):
     """A method whose result is another architecture than the networks'; it merges no files."""
 
     needs_networks = True
+    any_start = True
 
     @classmethod
     def against_own_heads(cls) -> str:

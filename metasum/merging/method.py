@@ -73,6 +73,8 @@ class Method:
     """Whether networks without a channel in common, each with its own statistics, compute in it what they did alone."""
     compared: ClassVar[bool] = True
     """Whether there is a learner of its name, which trains networks alone and merges them so."""
+    any_start: ClassVar[bool] = False
+    """Whether it is made for networks of several initialisations, whose channels it brings together."""
     two_starts: ClassVar[bool] = False
     """Whether that learner is compared on networks of two initialisations, too."""
 
@@ -94,6 +96,15 @@ class Method:
     def no_merge(cls) -> str | None:
         """What its rows in tables are, where they are no merge; None where they are."""
         return "task known" if cls.knows_task else None
+
+    @classmethod
+    def group(cls) -> str:
+        """Which kind of method it is, by what it can be used for: see `metasum.merging.GROUPS`."""
+        if cls.no_merge() is not None:
+            return "anchors"
+        if cls.any_start:
+            return "matching"
+        return "images" if cls.needs_images else "one-start"
 
     @classmethod
     def needs(cls) -> list[str]:

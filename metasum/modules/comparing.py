@@ -22,7 +22,8 @@ from metasum.plugins import load_entry_points
 from metasum.results.modules import LineBetweenModules, Measured
 from metasum.results.networks import NetworksResult, NetworksRow
 from metasum.types import Parameters
-from metasum.weights.batches import Asked, Batches, Forward, Together, answer_and_labels, device_of
+from metasum.weights.batches import Asked, Batches, Forward, Together, device_of
+from metasum.weights.calling import answer_and_labels
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness
 from metasum.weights.statistics import normalisers
@@ -208,7 +209,10 @@ def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> Netwo
     if method.knows_task and not asked.own:
         raise UsageError(
             f"{method.name} has to know which network's data an input is of: give "
-            + worded("data= a loader for each, in a list.", "--on a file of the Keras layout for each, no --images.")
+            + worded(
+                "data= a loader for each, in a list.",
+                "--on a file for each checkpoint, in their order, and --images, too, or files of the Keras layout.",
+            )
         )
     started = time.perf_counter()
     networks, count = list(asked.networks.values()), len(asked.data)

@@ -12,7 +12,8 @@ from metasum.errors import UsageError
 from metasum.modules.given import check_alike, networks_of
 from metasum.modules.measuring import Metric, measured
 from metasum.results.modules import LineBetweenModules
-from metasum.weights.batches import Batches, Forward, Together, answer_and_labels, device_of
+from metasum.weights.batches import Batches, Forward, Together, device_of
+from metasum.weights.calling import answer_and_labels
 from metasum.weights.copies import copy_of
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.parameters import buffers_of, find_norms_again, parameters_of

@@ -11,7 +11,8 @@ from torch.nn.functional import cross_entropy
 
 from metasum.errors import UsageError, reason, told_of, worded
 from metasum.results.modules import Measured
-from metasum.weights.batches import Asked, Batches, Forward, answer_and_labels, described, device_of
+from metasum.weights.batches import Asked, Batches, Forward, described, device_of
+from metasum.weights.calling import answer_and_labels
 from metasum.weights.guesses import guesses
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.randomness import same_randomness

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from metasum.errors import UsageError
 from metasum.modules.given import check_alike, networks_of
-from metasum.weights.batches import Batches, Forward, device_of, run
+from metasum.weights.batches import Batches, Forward, device_of
+from metasum.weights.calling import run
 from metasum.weights.copies import copy_of
 from metasum.weights.listening import listening
 from metasum.weights.modes import in_eval_mode

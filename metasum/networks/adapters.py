@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metasum.weights.batches import Forward, answer
+from metasum.weights.batches import Forward
+from metasum.weights.calling import answer
 
 
 class LowRankAdapter(nn.Module):

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.channels import channel_groups, noise_for
 from metasum.networks.grouped import grouped_layer, replace_layer
-from metasum.weights.batches import Forward, answer
+from metasum.weights.batches import Forward
+from metasum.weights.calling import answer
 from metasum.weights.parameters import check_same_architecture, parameters_of
 
 BESIDE = "side_by_side"

@@ -24,7 +24,8 @@ from metasum.networks.following.mode import Following
 from metasum.networks.following.notes import Notes, tensors_in
 from metasum.networks.following.numbers import Numbering
 from metasum.networks.following.symmetries import Exchange, Symmetries
-from metasum.weights.batches import Forward, cut, run
+from metasum.weights.batches import Forward, cut
+from metasum.weights.calling import run
 from metasum.weights.modes import in_eval_mode
 
 SIZES = (32, 8, 16, 28, 64, 96, 128, 224, 299)  # of images, in the order in which they are tried

@@ -48,7 +48,7 @@ def grouped_layer(like: nn.Conv2d | nn.Linear, weight: Tensor, bias: Tensor | No
         layer = copy.deepcopy(like)
         layer.in_channels, layer.out_channels, layer.groups = into, out, groups
     layer.weight = nn.Parameter(weight.detach().clone())
-    layer.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+    layer.register_parameter("bias", None if bias is None else nn.Parameter(bias.detach().clone()))
     return layer.train(like.training)
 
 

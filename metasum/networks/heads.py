@@ -17,7 +17,8 @@ from torch.nn.utils.parametrize import ParametrizationList
 from metasum.errors import ArchitectureError
 from metasum.networks.channels import noise_for
 from metasum.types import Parameters
-from metasum.weights.batches import answer, device_of
+from metasum.weights.batches import device_of
+from metasum.weights.calling import answer
 from metasum.weights.listening import listening
 from metasum.weights.modes import in_eval_mode
 from metasum.weights.parameters import parameters_of, with_parameters

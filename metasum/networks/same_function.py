@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from metasum.errors import ArchitectureError, DivergenceError, UsageError
-from metasum.weights.batches import Forward, answer, described, size_of
+from metasum.weights.batches import Forward, described, size_of
+from metasum.weights.calling import answer
 from metasum.weights.listening import listening
 from metasum.weights.parameters import check_same_architecture, parameters_of
 

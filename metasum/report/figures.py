@@ -144,7 +144,8 @@ def accuracy_dots(
     """
     figure, axes = canvas("accuracy (%)", "", height=1.2 + 0.3 * len(rows))
     for (key, label), mark, style in zip(series.items(), MARKS, line_styles(), strict=False):
-        means = [100 * (row[key].mean or 0) for row in rows.values()]
+        shares = [row[key].mean for row in rows.values()]
+        means = [math.nan if share is None else 100 * share for share in shares]
         deviations = [100 * (row[key].std or 0) for row in rows.values()]
         look: dict[str, Any] = {"fmt": "o", "color": style["color"], "markersize": 5}
         if not coloured:

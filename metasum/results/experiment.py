@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self
 
 from metasum.config.words import Heads
 from metasum.results.accuracy import Spread, retention
+from metasum.results.joint_training import JointTrainingResult
 from metasum.results.pictures import Line
 from metasum.results.run import RunResult
 from metasum.results.strangers import UNION, Opinions, StrangersAccuracy, UnionAccuracy, union_apart
@@ -27,12 +28,13 @@ MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statisti
 class TargetAccuracy(Value):
     """Accuracies in [0, 1] on one target; its JSON has the retention, too."""
 
-    before: float
-    after: float
-    """Of the sum with the support that it was trained with."""
+    before: float | None
+    """Of the target's network alone; None of one network that was trained on all targets: there is no other."""
+    after: float | None
+    """Of the sum with the support that it was trained with; None likewise."""
     stranger: float
     """Of the sum with the networks that it never met: with every network's own statistics, where no channel is shared;
-    else recalibrated on this dataset."""
+    else recalibrated on this dataset. Or of the one network."""
     stranger_union_statistics: float
     """With one recalibrated set of statistics for all datasets."""
     stranger_recalibrated: float | None = None
@@ -45,7 +47,7 @@ class TargetAccuracy(Value):
     @property
     def retention(self) -> float | None:
         """What the stranger leaves of `before`."""
-        return retention(self.before, self.stranger)
+        return None if self.before is None else retention(self.before, self.stranger)
 
     def plain(self) -> dict[str, Any]:
         measures = {measure: getattr(self, measure) for measure in MEASURES}
@@ -119,6 +121,22 @@ class ExperimentRow(_UnionAmongTargets):
             accuracy=accuracy,
             union=met.union,
             opinions=opinions,
+            no_merge=no_merge,
+        )
+
+    @classmethod
+    def of_one(cls, result: JointTrainingResult, *, no_merge: str | None) -> Self:
+        """From one network that was trained on all targets together."""
+        return cls(
+            learner=result.learner,
+            seed=result.seed,
+            seconds=result.seconds,
+            peak_bytes=result.peak_bytes,
+            accuracy={
+                target: TargetAccuracy(None, None, found.after, found.sum_union_statistics)
+                for target, found in result.accuracy.datasets.items()
+            },
+            union=result.accuracy.union,
             no_merge=no_merge,
         )
 

@@ -113,8 +113,9 @@ def summary_table(result: ExperimentResult) -> Table[ExperimentSummary]:
     """All of that in one, for programs, with the means over the targets."""
 
     def mean(measure: str) -> Column[ExperimentSummary]:
-        def over_targets(row: ExperimentSummary) -> float:
-            return fmean(getattr(row.accuracy[target], measure).mean for target in result.targets)
+        def over_targets(row: ExperimentSummary) -> float | None:
+            means = [getattr(row.accuracy[target], measure).mean for target in result.targets]
+            return None if None in means else fmean(means)
 
         return Column(f"mean_{measure}", over_targets, SHARE)
 

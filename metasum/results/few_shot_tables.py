@@ -42,8 +42,8 @@ def learners_table(result: FewShotResult) -> Table[FewShotRun]:
     patient = any(row.best_step is not None for row in result.rows)
     if patient:
         steps = [
-            Column("best step", lambda row: row.best_step, NUMBER),
-            Column("stopped at", lambda row: row.steps, NUMBER),
+            Column[FewShotRun]("best step", lambda row: row.best_step, NUMBER),
+            Column[FewShotRun]("stopped at", lambda row: row.steps, NUMBER),
         ]
     less: Medium | None = "page" if patient else None  # a line of the terminal has room for either
     return Table(

@@ -11,6 +11,7 @@ from metasum.results.comparison import ComparisonResult
 from metasum.results.evaluation import EvaluationResult
 from metasum.results.experiment import ExperimentResult
 from metasum.results.few_shot import FewShotResult, FewShotRun, PretrainingResult, SecondDatasetResult
+from metasum.results.joint_training import JointTrainingResult
 from metasum.results.merge import MergeResult
 from metasum.results.meta import MetaResult
 from metasum.results.networks import NetworksResult
@@ -25,6 +26,7 @@ KINDS: dict[str, type[Result]] = {
     for cls in (
         RunResult,
         MetaResult,
+        JointTrainingResult,
         SumResult,
         EvaluationResult,
         ComparisonResult,

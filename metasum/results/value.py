@@ -66,7 +66,7 @@ class Value:
         def before(given: Any) -> Any:
             return cls.arranged(given) if isinstance(given, Mapping) else given
 
-        schema: dict[str, Any] = {**handler(source)}
+        schema: Any = {**handler(source)}
         ref = schema.pop("ref", None)  # by which pydantic finds it for another field: with what is done before, then
         return core_schema.no_info_before_validator_function(before, schema, ref=ref)
 

@@ -132,7 +132,9 @@ class Course:
         harness = Harness(
             self._learner,
             PairSampler([self._tasks], batch_size=plan.data.batch_size, generator=generator),
-            evaluator=Evaluator(*self._tasks, settings=plan.evaluation, autocast=fabric.autocast),
+            evaluator=Evaluator(
+                self._tasks.target, self._tasks.support, settings=plan.evaluation, autocast=fabric.autocast
+            ),
             config=plan,
             fabric=fabric,
             run=run,

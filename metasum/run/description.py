@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from metasum import __version__
 from metasum.baselines.registry import LEARNERS
 from metasum.config import Option, options_of
 from metasum.errors import CheckpointError, UsageError
@@ -27,7 +28,7 @@ from metasum.types import Dataset
 # they change no weight that is not checked
 MAY_DIFFER_ON_RESUME = {"data_root", "device", "devices", "num_nodes", "fsdp", "monitor", "tracking", "source", "init"}
 MAY_DIFFER_ON_RESUME |= {"pool", "memory_format"}
-PACKAGES = ("metasum", "torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
+PACKAGES = ("torch", "torchvision", "learn2learn", "higher", "lightning-fabric", "numpy")
 
 
 FORMAT = 2
@@ -64,7 +65,11 @@ def describe_dataset(dataset: Dataset) -> DatasetFacts:
 def describe_surroundings() -> dict[str, Any]:
     """What numbers depend on beside settings and data: "versions", "machine"."""
     return {
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {
+            "python": platform.python_version(),
+            "metasum": __version__,
+            **{name: _version(name) for name in PACKAGES},
+        },
         "machine": {"system": platform.platform(), "threads": torch.get_num_threads()},
     }
 

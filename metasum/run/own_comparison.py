@@ -58,7 +58,8 @@ def compare_checkpoints(
     Args:
         files: two or more checkpoints.
         own: the networks, and what they keep.
-        on: labelled .npz files; of the Keras layout the test half is read.
+        on: labelled .npz files; of the Keras layout the test half is read. As many as checkpoints, with `images` or
+            training halves, they are the checkpoints' own tasks, in their order.
         folder: where results are left; it is made.
         images: a .npz file for each checkpoint, of what it was trained on [default: the training halves of `on`, where
             these are in the Keras layout and as many as the checkpoints].
@@ -79,7 +80,10 @@ def compare_checkpoints(
     asked = networks if own.keep and len(on) == len(files) else networks[:1] * len(on)
     data = {str(path): own.data(path, "test", net, labelled=True) for path, net in zip(on, asked, strict=True)}
     own_data = False
-    if not images and len(on) == len(files) and all(each.has_other_half for each in data.values()):
+    if len(on) == len(files) and images:
+        own_data = True
+        note("each file of --on is taken as data of the task of the checkpoint in its place.")
+    elif len(on) == len(files) and all(each.has_other_half for each in data.values()):
         images, own_data = on, True
         note("methods that look at data, and statistics, are given the training halves of the files in --on.")
     result = compare(

@@ -6,13 +6,13 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from metasum import __version__
 from metasum.errors import UsageError
 from metasum.files import json_text
 from metasum.merging.disk.config import MergeConfig
@@ -156,7 +156,7 @@ def _metadata(
         **({"base": {"name": str(base), "bytes": _size(base)}} if base else {}),
         **({"images": [str(path) for path in images]} if images else {}),
         "settings": given | {"dtype": settings.dtype},
-        "metasum": version("metasum"),
+        "metasum": __version__,
     }
     return {"format": "pt", "merge": json_text(what, ensure_ascii=False)}
 

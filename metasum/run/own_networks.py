@@ -15,7 +15,8 @@ from metasum.networks import functions
 from metasum.networks.checkpoints import load_checkpoint
 from metasum.results.evaluation import EvaluationResult
 from metasum.run.array_files import ArrayFile
-from metasum.weights.batches import Batches, cut, device_of, run
+from metasum.weights.batches import Batches, cut, device_of
+from metasum.weights.calling import run
 from metasum.weights.parameters import check_finite
 from metasum.weights.randomness import same_randomness
 from metasum.weights.statistics import normalisers, recalibrate_together

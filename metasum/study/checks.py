@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from metasum.baselines.registry import LEARNERS, learner_named
+from metasum.baselines.registry import ANCHORS, LEARNERS, learner_named
 from metasum.config import flag_of, options_of
 from metasum.config.sections import ProcessesConfig
 from metasum.errors import ArchitectureError, UsageError
@@ -27,16 +27,16 @@ from metasum.training.tracking import check_tracking
 
 def study_of(asked: StudyRequest, *, learners: Sequence[str], targets: Sequence[str], place: Path) -> Study:
     """The study that is asked for, its own results in `place`; raises UsageError for names or seeds that make none."""
-    doubled = next((name for name in learners if list(learners).count(name) > 1), None)
-    if doubled or not learners:
-        raise UsageError(f"--learners names {doubled!r} twice." if doubled else "--learners names nobody.")
+    if not learners:
+        raise UsageError("--learners names nobody.")
     if asked.seeds < 1:
         raise UsageError(f"--seeds must be at least 1, not {asked.seeds}.")
     first = asked.request["seed"]
     return Study(
         request=for_runs(asked.request, place),
         targets=tuple(targets),
-        learners=tuple(learners),
+        learners=tuple(name for name in learners if name not in ANCHORS),
+        anchors=tuple(name for name in learners if name in ANCHORS),
         seeds=tuple(range(first, first + asked.seeds)),
         tuned=asked.tuned,
         out=asked.out,
@@ -63,20 +63,25 @@ def check(study: Study, engine: Engine) -> dict[str, Plan]:
 
 
 def trained_by(study: Study) -> list[str]:
-    """Names of the learners that train or merge in a study: those that were asked for, and whose networks they take."""
+    """Names of the learners that train or merge in a study: those that were asked for, and whose networks they take.
+
+    And those whose settings joint training takes.
+    """
     endpoints = (learner_named(name).endpoints for name in study.learners)
-    return list(dict.fromkeys([*study.learners, *(name for name in endpoints if name is not None)]))
+    like = (ANCHORS.named(name).like for name in study.anchors)
+    return list(dict.fromkeys([*study.learners, *(name for name in endpoints if name is not None), *like]))
 
 
 def _check_read(study: Study) -> None:
     """Raises UsageError for a setting that was given and that none of the learners reads."""
-    request, learners = study.request, [learner_named(name) for name in study.learners]
+    names = [*study.learners, *(ANCHORS.named(name).like for name in study.anchors)]
+    request, learners = study.request, [learner_named(name) for name in names]
     for leaf in options_of(ProcessesConfig):
         if request.given.get(leaf.name, leaf.default) != leaf.default:
             raise UsageError(f"{leaf.flag} says nothing here: each run of a study has one process.")
     for name, value in request.given.items():
         if name != "learner" and not any(_reads(learner, name, value) for learner in learners):
-            told = ", ".join(study.learners)
+            told = ", ".join([*study.learners, *study.anchors])
             raise UsageError(f"{flag_of(name)} says nothing to any of the learners {told}.")
 
 
@@ -146,7 +151,7 @@ def of_one_shape(study: Study) -> Study:
     if "num_classes" not in study.request.given:
         classes = max(data.num_classes for both in pairs.values() for data in both)
         study = dataclasses.replace(study, request=study.request.having(num_classes=classes))
-    first = study.learners[0]
+    first = trained_by(study)[0]
     plans = {t: resolve(study.run_request(t, first, study.seeds[0]), both) for t, both in pairs.items()}
     if len({plan.network.width for plan in plans.values()}) > 1:
         told = ", ".join(f"{plan.network.width:g} for {target}" for target, plan in plans.items())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from functools import partial
 
-from metasum.baselines.registry import LEARNERS, learner_named
+from metasum.baselines.registry import ANCHORS, learner_named
 from metasum.errors import CheckpointError
 from metasum.files import make_folder, write_json, write_text
 from metasum.plugins import load_entry_points
@@ -15,6 +16,7 @@ from metasum.results.exports import as_csv
 from metasum.results.pictures import Analysis
 from metasum.results.run import RunResult
 from metasum.run.description import describe_dataset, describe_surroundings
+from metasum.study.asking import learners_asked
 from metasum.study.checks import check, study_of
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
@@ -53,8 +55,7 @@ def compare(
     target, support = asked.request["target"], asked.request["support"]
     own_heads = asked.request["heads"] == "own"
     place = asked.out / f"{target}+{support}" / f"comparison{OWN_HEADS if own_heads else ''}"
-    every = (name for name in LEARNERS if not own_heads or learner_named(name).against_own_heads() is None)
-    names = tuple(every) if asked.learners is None else asked.learners
+    names = learners_asked(asked.learners, but=partial(_refusal, own_heads=own_heads))
     with data_kept():
         study = study_of(asked, learners=names, targets=(target,), place=place)
         plan = check(study, engine)[target]
@@ -89,6 +90,14 @@ def compare(
         write_comparison_report(place)
     track_study(asked.request, place, comparison, note=display.note, troubles=study.troubles)
     return comparison
+
+
+def _refusal(name: str, *, own_heads: bool) -> str | None:
+    """What keeps a learner out of a comparison, in a sentence; None if nothing."""
+    if name in ANCHORS:
+        return f"{name!r} is trained on all targets of `metasum experiment`; a comparison has anchors of a pair."
+    reason = learner_named(name).against_own_heads() if own_heads else None
+    return None if reason is None else f"--heads own: learner {name!r} {reason}."
 
 
 def _curves_of_first_seed(study: Study, outcomes: Outcomes) -> dict[str, RunCurves]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metasum.baselines.registry import LEARNERS, learner_named
+from metasum.baselines.registry import ANCHORS, learner_named
 from metasum.config import flag_of, options_of
 from metasum.errors import UsageError
 from metasum.files import check_folder_name, make_folder, write_json, write_text
@@ -19,10 +19,12 @@ from metasum.results.pictures import Line
 from metasum.run.description import describe_dataset, describe_surroundings
 from metasum.run.plan import Plan
 from metasum.run.request import Request
+from metasum.study.asking import learners_asked
 from metasum.study.checks import check, of_one_shape, study_of
 from metasum.study.engine.cell import Cell
 from metasum.study.engine.display import SilentStudy, StudyDisplay
 from metasum.study.engine.sequential import Engine, Sequential
+from metasum.study.joint_training import joint_training_cells, jointly_trained
 from metasum.study.kept import data_kept, dataset
 from metasum.study.request import OWN_HEADS, Study, StudyRequest
 from metasum.study.strangers import Measurement, measurement_name, operator_of, strangers_cells, strangers_failures
@@ -64,7 +66,7 @@ def experiment(
     with data_kept():
         study = experiment_study(asked, targets)
         plans = check(study, engine)
-        cells = [*training_cells(study), *strangers_cells(study)]
+        cells = [*training_cells(study), *strangers_cells(study), *joint_training_cells(study)]
         outcomes = engine.run(cells, display=display)
         result = _result(study, plans, cells, outcomes)
     make_folder(study.place)
@@ -85,7 +87,7 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
     """
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise UsageError(f"--targets takes two or more different datasets, not {', '.join(targets) or 'none'}.")
-    names = _learners(asked, len(targets))
+    names = learners_asked(asked.learners, but=lambda name: refusal(name, len(targets), asked.request))
     label = f"{'+'.join(targets)}+{asked.request['support']}{OWN_HEADS if asked.request['heads'] == 'own' else ''}"
     check_folder_name("--targets", label)
     if asked.request["statistics"] not in (None, RECALIBRATE):
@@ -94,7 +96,7 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
             "where they have no channel in common; leave it out."
         )
     study = study_of(asked, learners=names, targets=targets, place=asked.out / "experiments" / label)
-    for name in names:
+    for name in study.learners:
         numbered = learner_named(name).numbered
         if numbered in asked.request.given:
             raise UsageError(f"{flag_of(str(numbered))}: an experiment numbers its targets by itself.")
@@ -103,24 +105,10 @@ def experiment_study(asked: StudyRequest, targets: Sequence[str]) -> Study:
     return of_one_shape(study)
 
 
-def _learners(asked: StudyRequest, targets: int) -> tuple[str, ...]:
-    """Those asked for, or all whose target networks are their own and can be added.
-
-    Raises:
-        UsageError: an unknown learner, one that differs from another in its support's initialisation only, or one
-            that cannot make one network of so many.
-    """
-    if asked.learners is None:
-        return tuple(name for name in LEARNERS if refusal(name, targets, asked.request) is None)
-    for name in asked.learners:
-        reason = refusal(name, targets, asked.request)
-        if reason is not None:
-            raise UsageError(reason)
-    return asked.learners
-
-
 def refusal(name: str, targets: int, request: Request) -> str | None:
     """What keeps a learner's target networks, so many, from being added, in a sentence; None if nothing."""
+    if name in ANCHORS:
+        return None
     facts = learner_named(name)
     if facts.start is Start.OWN:
         return (
@@ -154,6 +142,8 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
             rows.append(ExperimentRow.of(own, measured.accuracy, measured.opinions, no_merge=anchor))
             if study.looked_into(learner, seed) and measured.line is not None:
                 lines[learner] = measured.line
+    joint, failed = jointly_trained(study, outcomes)
+    rows += (ExperimentRow.of_one(found, no_merge=ANCHORS.named(found.learner).no_merge) for found in joint)
     names = (*study.targets, study.support)
     first = plans[study.targets[0]]
     return ExperimentResult(
@@ -162,7 +152,7 @@ def _result(study: Study, plans: dict[str, Plan], cells: Sequence[Cell], outcome
         heads=study.request["heads"],
         rows=tuple(rows),
         summary=summarise(rows),
-        failed=(*failures_of(study, cells, outcomes), *strangers_failures(study, outcomes)),
+        failed=(*failures_of(study, cells, outcomes), *strangers_failures(study, outcomes), *failed),
         tuning={
             **{target: tuning_of(study, study.folder(target), outcomes) for target in study.targets},
             "strangers": tuning_of(study, study.place, outcomes),

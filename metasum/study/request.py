@@ -48,6 +48,8 @@ class Study:
     """What all runs share. Each learner takes of it what it reads."""
     targets: tuple[str, ...]
     learners: tuple[str, ...]
+    anchors: tuple[str, ...] = ()
+    """Names of what is trained on all targets together, and stands beside the learners."""
     seeds: tuple[int, ...]
     tuned: bool
     out: Path

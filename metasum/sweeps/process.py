@@ -132,7 +132,7 @@ class TrialProcess:
 def numbers_of(result: RunResult | MetaResult) -> dict[str, float]:
     """A result's numbers under the names that a sweep's metric can have."""
     plain = result.plain()
-    numbers = {name: value for name, value in plain.items() if isinstance(value, int | float)}
+    numbers: dict[str, float] = {name: value for name, value in plain.items() if isinstance(value, int | float)}
     return numbers | scalars({"kind": "evaluation", "accuracy": plain["accuracy"]})
 
 

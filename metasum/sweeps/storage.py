@@ -25,6 +25,7 @@ class Clock(Protocol):
 
     def monotonic(self) -> float:
         """Seconds since some moment."""
+        ...
 
     def sleep(self, seconds: float, /) -> None:
         """Waits."""

@@ -36,7 +36,9 @@ def analyse(final: FinalEvaluation, tasks: Sides[Task], names: Sides[str]) -> An
     return Analysis(
         confusion={side: Confusions(as_rows(before), as_rows(after)) for side, before, after in pairs},
         mistakes=mistakes(final.measured_alone.target, final.summed.target, tasks.target),
-        interpolation=interpolate(*final.alone, dict(zip(names, tasks, strict=True)), heads=heads),
+        interpolation=interpolate(
+            final.alone.target, final.alone.support, dict(zip(names, tasks, strict=True)), heads=heads
+        ),
     )
 
 

@@ -110,7 +110,7 @@ class RichDisplay(Display):
 def display_for(*, quiet: bool, stream: TextIO | None = None) -> Display:
     """The display that suits `stream` [default: stderr]."""
     stream = stream or sys.stderr
-    if quiet:
+    if quiet or stream is None:  # as with 2>&-
         return SilentDisplay()
     return RichDisplay(stream) if stream.isatty() else LineDisplay(stream)
 

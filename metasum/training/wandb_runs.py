@@ -69,6 +69,7 @@ def open_wandb(
         troubles: whether W&B has been out of reach before.
     """
     import wandb
+    from wandb.errors import CommError
 
     mode: Any = "offline" if troubles.offline and wandb_mode(config) == "online" else wandb_mode(config)
     if mode == "online" and not _has_key(wandb):
@@ -90,7 +91,7 @@ def open_wandb(
         arguments["id"] = _run_id(folder)
     try:
         return wandb.init(mode=mode, **arguments)
-    except wandb.errors.CommError as error:
+    except CommError as error:
         note(f"W&B does not answer ({reason(error)}): tracking offline, in {folder / 'wandb'}.")
         troubles.offline = True
         wandb.teardown()  # its service holds on to the run's id

@@ -78,8 +78,9 @@ def _graph_leaves(roots: list[Tensor]) -> Iterator[Tensor]:
         if node is None or node in seen:
             continue
         seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
+        variable = getattr(node, "variable", None)
+        if variable is not None:
+            yield variable
         waiting.extend(following for following, _ in node.next_functions)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.func import functional_call as torch_functional_call
 
 from metasum import third_party
+from metasum.config.words import usual_backend
 from metasum.errors import UsageError, unknown
 from metasum.types import Buffers, Parameters
 from metasum.weights.inputs import Inputs
@@ -29,7 +30,7 @@ def functional_call(
     parameters: Parameters,
     buffers: Buffers,
     *inputs: Any,
-    backend: str = "learn2learn",
+    backend: str | None = None,
     **named_inputs: Any,
 ) -> Any:
     """`network(*inputs, **named_inputs)` as if it had these parameters and buffers.
@@ -42,7 +43,7 @@ def functional_call(
         parameters: every parameter by name; gradients flow to them.
         buffers: every buffer by name; changed in place by batch normalisation in train mode.
         inputs: what the network is called with, for instance images `[N, C, H, W]`; and by name, `named_inputs`.
-        backend: "learn2learn", "torch" or "higher".
+        backend: "learn2learn", "torch" or "higher" [default: the first of them that is installed].
 
     Example:
         >>> parameters = {name: 0.9 * own for name, own in model.named_parameters()}
@@ -52,8 +53,10 @@ def functional_call(
 
     Raises:
         ArchitectureError: `parameters` or `buffers` are not those of `network`, by name, shape and dtype.
-        UsageError: the structure of `network` says that this backend cannot run it; the submodule is named.
+        UsageError: the structure of `network` says that this backend cannot run it; the submodule is named. Or the
+            backend is not installed.
     """
+    backend = usual_backend() if backend is None else backend
     _check_backend(backend)
     check_same_architecture([parameters_of(network), parameters], names=("the network", "the given parameters"))
     check_same_architecture([buffers_of(network), buffers], names=("the network", "the given buffers"))
@@ -67,7 +70,7 @@ def import_backend(backend: str) -> None:
     """Imports the library behind a backend, which takes seconds the first time.
 
     Raises:
-        UsageError: there is no such backend.
+        UsageError: there is no such backend, or it is not installed.
     """
     _check_backend(backend)
     if backend != "torch":

@@ -6,7 +6,9 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
+from metasum.config.words import installed_backends
 from metasum.errors import UsageError
 from metasum.types import Buffers, Parameters
 from metasum.weights.copies import copy_of
@@ -25,11 +27,12 @@ class Runner:
     Args:
         network: the one that is to be run.
         backend: "learn2learn", "torch" or "higher", which is refused where it is wrong; None takes the first of these
-            that is right.
+            that is installed and right.
 
     Raises:
-        UsageError: an unknown backend; or the network's structure says that the one asked for (any, for None)
-            cannot run it. One sentence names the submodule and, where there is one, the backend to take.
+        UsageError: a backend that is unknown or not installed; or the network's structure says that the one asked for
+            (any, for None) cannot run it. One sentence names the submodule and, where there is one, the backend to
+            take.
     """
 
     def __init__(self, network: nn.Module, backend: str | None = None) -> None:
@@ -37,6 +40,7 @@ class Runner:
             import_backend(backend)
         self._asked = backend
         self._faults = {name: f"cannot: {why}" for name in BACKENDS if (why := refusal(network, name))}
+        self._faults |= {name: "is not installed" for name in BACKENDS if name not in installed_backends()}
         self._probed: set[bool] = set()
         self.backend = self._choice()
         import_backend(self.backend)
@@ -101,4 +105,4 @@ def _inside_a_transform(*inputs: Any) -> bool:
     """Whether PyTorch traces or vectorises this call, so that values cannot be compared."""
     if torch.compiler.is_compiling():
         return True
-    return any(torch._C._functorch.is_functorch_wrapped_tensor(tensor) for tensor in tensors_in(inputs))
+    return any(is_functorch_wrapped_tensor(tensor) for tensor in tensors_in(inputs))

@@ -18,7 +18,8 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from metasum.errors import DivergenceError, UsageError, told_of, unknown
 from metasum.types import Buffers
-from metasum.weights.batches import Batches, Forward, device_of, run
+from metasum.weights.batches import Batches, Forward, device_of
+from metasum.weights.calling import run
 from metasum.weights.parameters import buffers_of
 from metasum.weights.randomness import same_randomness
 

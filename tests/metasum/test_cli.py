@@ -2,6 +2,7 @@
 
 import io
 import json
+import sys
 
 import click
 import pytest
@@ -10,10 +11,12 @@ from refusal import nothing_written, refused
 from metasum import settings
 from metasum.baselines.registry import LEARNERS
 from metasum.cli import metasum as group
+from metasum.commands.bars import bar
 from metasum.config import options_of
 from metasum.errors import UsageError
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.run.request import COMMON, Request, run_settings
+from metasum.study.engine.display import SilentStudy, study_display_for
 from metasum.training.progress import LineDisplay, RichDisplay, SilentDisplay, display_for
 
 
@@ -219,3 +222,15 @@ def test_quiet_says_nothing():
     assert isinstance(display, SilentDisplay)
     drive(display)
     assert stream.getvalue() == ""
+
+
+def test_without_a_standard_error_nothing_is_shown_and_stdout_stays_a_results(metasum, monkeypatch):
+    """As with `2>&-`, where Python has None in its place."""
+    assert metasum("evaluate", "nothing.safetensors", "--on", "digits", "--json").err
+    monkeypatch.setattr(sys, "stderr", None)
+    assert isinstance(display_for(quiet=False), SilentDisplay)
+    assert isinstance(study_display_for(quiet=False), SilentStudy)
+    with bar("merging", quiet=False) as advance:
+        assert advance is None
+    outcome = metasum("evaluate", "nothing.safetensors", "--on", "digits", "--json")
+    assert (outcome.code, outcome.out) == (1, "")

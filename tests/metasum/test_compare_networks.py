@@ -72,6 +72,26 @@ def test_three_networks_a_base_and_chosen_methods(metasum, folder):
     assert metasum("compare-networks", "a.pt", "b.pt", "c.pt", *OWN, *flags, "--overwrite").code == 0
 
 
+def test_methods_that_know_the_task_answer_where_there_is_a_file_for_each_checkpoint(metasum, folder):
+    for name, seed in (("x", 0), ("y", 1)):
+        (x, y), _ = blob_arrays(seed)
+        np.savez(f"{name}.npz", x=x, y=y)
+    flags = ("--base", "c.pt", "--methods", "emr,tall-masks,surgery,average", "--json", "--name")
+    given = ("--on", "x.npz,y.npz", "--images", "a.npz,b.npz")
+    outcome = metasum("compare-networks", "a.pt", "b.pt", *OWN, *flags, "given", *given)
+    assert outcome.code == 0, outcome.err
+    assert "each file of --on is taken as data of the task of the checkpoint in its place" in outcome.err
+    result = json.loads(outcome.out)
+    assert (result["left_out"], result["datasets"]) == ({}, ["x.npz", "y.npz"])
+    known = {row["name"]: row["on"] for row in result["rows"] if row["what"] == "task known"}
+    assert set(known) == {"emr", "tall-masks", "surgery"}
+    halves = metasum("compare-networks", "a.pt", "b.pt", *OWN, *flags, "halves", "--on", "a.npz,b.npz")
+    assert json.loads(halves.out)["left_out"] == {}
+    plain = json.loads(metasum("compare-networks", "a.pt", "b.pt", *OWN, *flags, "plain", "--on", "x.npz,y.npz").out)
+    assert set(plain["left_out"]) == {"emr", "tall-masks", "surgery"}
+    assert "--on a file for each checkpoint, in their order, and --images, too" in plain["left_out"]["emr"]
+
+
 def test_heads_of_their_own(metasum, folder):
     flags = ("--on", "a.npz,b.npz", "--keep", "6.*", "--methods", "average", "--json")
     outcome = metasum("compare-networks", "a.pt", "b.pt", *OWN, *flags)

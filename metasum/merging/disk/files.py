@@ -6,10 +6,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from metasum import __version__
 from metasum.errors import UsageError
 from metasum.files import json_text
 from metasum.merging import METHODS
@@ -137,6 +137,6 @@ def _told(
         "settings": {**given, "dtype": settings.dtype},
         **{name: value for name, value in chosen.items() if value},
         **({"statistics": f"{statistics} tensors averaged"} if statistics else {}),
-        "metasum": version("metasum"),
+        "metasum": __version__,
     }
     return {"format": "pt", **files[0].metadata, "merge": json_text(what, ensure_ascii=False)}

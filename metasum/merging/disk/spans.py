@@ -145,7 +145,8 @@ def _check_numbers(chunk: Chunk, reader: Reader) -> bool:
     What is infinite may stay so: attention masks are.
     """
     finite = True
-    for path, values in zip(reader.paths, [*chunk.values, *([] if chunk.base is None else [chunk.base])], strict=True):
+    every: list[Tensor] = [*chunk.values, *([] if chunk.base is None else [chunk.base])]
+    for path, values in zip(reader.paths, every, strict=True):
         if values.sum().isfinite():  # quick, and right unless the sum alone is too large
             continue
         if values.isnan().any():

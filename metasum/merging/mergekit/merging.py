@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 
+from metasum import __version__
 from metasum.files import json_text
 from metasum.merging.disk.checkpoint import Checkpoint, opened
 from metasum.merging.disk.config import MergeConfig
@@ -88,7 +88,7 @@ def _told(asked: Asked, checkpoints: Mapping[Path, Checkpoint], seed: int) -> di
         "files": [{"name": str(model), "bytes": own.bytes} for model, own in checkpoints.items()],
         "config": asked.text,
         "settings": {"dtype": asked.dtype, "seed": seed},
-        "metasum": version("metasum"),
+        "metasum": __version__,
     }
     first = checkpoints.get(asked.donor, checkpoints[asked.models[0]])
     return {"format": "pt", **first.metadata, "merge": json_text(what, ensure_ascii=False)}

@@ -56,7 +56,8 @@ class Course:
     def run(self, interruption: Interruption) -> None:
         """Runs cells until all have ended; raises Interrupted where it is to stop, when all have saved their state."""
         self._client.subscribe_topic(self._terms.ground.text, lambda event: self._news.put(("event", event[1])))
-        self._check(self._client.run(unsuited, self._terms.ground, on_error="return").values())
+        found: Any = self._client.run(unsuited, self._terms.ground, on_error="return")
+        self._check(found.values())
         while not self._schedule.over:
             if interruption.requested:
                 self._display.note("stopping: what runs saves its state (Ctrl-C again does not wait for that)")

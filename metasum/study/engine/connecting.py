@@ -8,7 +8,7 @@ import secrets
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from metasum.errors import MetaSumError, UsageError, reason
 from metasum.files import make_folder, write_text
@@ -40,8 +40,9 @@ def connected(scheduler: str, *, jobs: int) -> Iterator[Client]:
         where = scheduler
         if scheduler == LOCAL:
             # workers without processes: every cell has one, as everywhere
-            sizes = {"n_workers": shares(jobs)[0], "threads_per_worker": 1, "memory_limit": 0}
-            cluster = stack.enter_context(LocalCluster(processes=False, dashboard_address=None, **sizes))
+            sizes: dict[str, Any] = {"n_workers": shares(jobs)[0], "threads_per_worker": 1, "memory_limit": 0}
+            nothing: Any = None  # no dashboard, which its types do not know
+            cluster: Any = stack.enter_context(LocalCluster(processes=False, dashboard_address=nothing, **sizes))
             where = cluster.scheduler_address
         elif "://" not in scheduler:
             where = _address_in(Path(scheduler))

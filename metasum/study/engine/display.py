@@ -174,6 +174,6 @@ class _CellLine(Display):
 def study_display_for(*, quiet: bool, stream: TextIO | None = None) -> StudyDisplay:
     """The display that suits `stream` [default: stderr]."""
     stream = stream or sys.stderr
-    if quiet:
+    if quiet or stream is None:  # as with 2>&-
         return SilentStudy()
     return LiveStudy(stream) if stream.isatty() else StudyLines(stream)

@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from users import AnswersAnObject, TwoInputs, classes, inputs, seeded
 
 from metasum.errors import UsageError
-from metasum.weights.batches import Batches, answer, asked, cut, limited, logits_in, moved, size_of
+from metasum.weights.batches import Batches, asked, cut, limited, moved, size_of
+from metasum.weights.calling import answer, logits_in
 
 X, Z, Y = inputs(0), inputs(1, size=3), classes()
 
