@@ -94,7 +94,7 @@ class _Course:
         datasets: Mapping[str, Dataset],
         kind: type[JointTraining],
         display: Display,
-        layout_before: str | None,
+        before: str | None,
     ) -> None:
         self._plans, self._kind, self._display = plans, kind, display
         first = next(iter(plans.values()))
@@ -123,7 +123,7 @@ class _Course:
             tuple(self._black(sum(self._sizes)).shape), self._fabric.device, plan.optimisation.precision
         )
         asked, networks = plan.optimisation.memory_format, tuple(self._joint.networks)
-        self._layout, why = chosen_layout(asked, networks, trained, before=layout_before)
+        self._layout, why = chosen_layout(asked, networks, trained, before=before)
         if why is not None:
             display.note(why)
         self._description = describe(settings, data, initial_checksum=start, layout=self._layout)
