@@ -20,7 +20,7 @@ from metasum.baselines.registry import FEW_SHOT, LEARNERS
 from metasum.merging import METHODS
 from metasum.networks.build import NETWORKS
 from metasum.tasks import registry as tasks
-from metasum.training import layout
+from metasum.training import layout, layout_trial
 
 KNOWN_TO_FAIL = torch.nn.Conv2d(4, 8, 1, stride=2, bias=False)
 
@@ -69,8 +69,9 @@ def _channels_last_fault(tmp_path_factory: pytest.TempPathFactory) -> str | None
 
 @pytest.fixture(autouse=True)
 def _layouts_known(_channels_last_fault: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests that are not about layouts check none of theirs: one stands for all."""
+    """Tests that are not about layouts check and try none of theirs: one stands for all."""
     monkeypatch.setattr(layout, "ask_probe", lambda request: (_channels_last_fault, True))
+    monkeypatch.setattr(layout_trial, "tried", lambda network, where: layout.CHANNELS_LAST)
 
 
 class Outcome(NamedTuple):
@@ -116,6 +117,7 @@ def finished_once(tmp_path_factory: pytest.TempPathFactory, _channels_last_fault
     request = settings(**TINY, data_root=str(folder / "data"))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(layout, "ask_probe", lambda request: (_channels_last_fault, True))
+        patched.setattr(layout_trial, "tried", lambda network, where: layout.CHANNELS_LAST)
         train(request, out=folder / "runs")
         train(request.having(learner="independent"), out=folder / "runs", report=False)
         train(request.having(target="lines", support="rows"), out=folder / "runs", report=False)

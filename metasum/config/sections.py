@@ -6,7 +6,7 @@ import dataclasses
 from typing import Literal
 
 from metasum.config.field import UNSET, Checked, option
-from metasum.config.words import Augmentation, Device, Heads, HeldOut, MemoryFormat, Precision, Schedule, Statistics
+from metasum.config.words import Augmentation, Device, Heads, HeldOut, Layout, Precision, Schedule, Statistics
 from metasum.errors import UsageError
 
 RECIPE = "the pair's recipe"
@@ -128,10 +128,11 @@ class OptimisationConfig(Checked):
     clip: float | None = option(None, "Largest gradient norm of each network [default: no clipping].", above=0)
     precision: Precision = option("32", "Arithmetic of forward and backward; weights stay float32.")
     device: Device = option("auto", "Where to run; auto takes a GPU where there is one.")
-    memory_format: MemoryFormat | None = option(
-        None,
-        "Layout of kernels and activations, for speed [default: channels-last, on the CPU where its gradients proved "
-        "right; contiguous on mps, with --fsdp and in meta-training].",
+    memory_format: Layout = option(
+        "auto",
+        "Layout of kernels and activations; auto: on the CPU the quicker one in a short trial, remembered for machine "
+        "and shape, of those whose gradients proved right; channels-last on cuda; contiguous on mps, with --fsdp and "
+        "in meta-training.",
     )
 
     def __post_init__(self) -> None:

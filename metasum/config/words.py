@@ -14,6 +14,7 @@ Heads = Literal["summed", "own"]
 HeldOut = Literal["test", "validation"]
 Precision = Literal["32", "bf16-mixed", "16-mixed"]
 MemoryFormat = Literal["contiguous", "channels-last"]
+Layout = Literal["auto", "contiguous", "channels-last"]
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Schedule = Literal["constant", "linear", "cosine"]
 

@@ -12,7 +12,7 @@ from torch import nn
 from metasum.errors import ArchitectureError
 from metasum.networks.build import start_of
 from metasum.results.run import RunResult
-from metasum.run.description import describe, describe_dataset, reopen
+from metasum.run.description import describe, describe_dataset, layout_before, reopen
 from metasum.run.finishing import finish, reported
 from metasum.run.parts import further_data, make_learner, make_networks
 from metasum.run.plan import Plan
@@ -69,7 +69,10 @@ class Course:
         self._initial = {name: tensor.detach().clone() for name, tensor in networks.target.state_dict().items()}
         self._networks = networks
         self._further = further_data(plan)
-        self._learner = make_learner(networks, plan, together.fabric, further=self._further, note=display.note)
+        before = None if where.resume is False else layout_before(where.path)
+        self._learner, self._layout = make_learner(
+            networks, plan, together.fabric, further=self._further, before=before, note=display.note
+        )
         alone = Sides(self._learner.target_network(), self._learner.support_network())
         _check_network(alone.target, self._initial, plan)
         policy = together.agreed(lambda: statistics_of(self._learner, alone, plan.evaluation.statistics))
@@ -94,7 +97,7 @@ class Course:
         """The run's folder, made or found, and this process's own while the block runs."""
         plan, where = self._plan, self._where
         data = {side: describe_dataset(dataset).plain() for side, dataset in self._datasets._asdict().items()}
-        description = describe(plan.to_json(), data, initial_checksum=self._start)
+        description = describe(plan.to_json(), data, initial_checksum=self._start, layout=self._layout)
         if self._further:
             further = {name: describe_dataset(each).plain() for name, each in self._further.items()}
             description["further_data"] = further
@@ -146,7 +149,7 @@ class Course:
             if where.resume is not False:
                 harness.resume()
             told = " and ".join(f"{data.name} ({len(data.train):,} images, {data.source})" for data in self._datasets)
-            display.note(f"{told}; {self._parameters:,} parameters a network")
+            display.note(f"{told}; {self._parameters:,} parameters a network, {self._layout}")
             harness.train(title=f"{plan.learner} {plan.data.target}+{plan.data.support}")
         wanted = {"keep_weights": where.keep_weights, "report": where.report}
         return together.agreed(lambda: finish(harness, plan, self._networks, endpoints, **wanted))

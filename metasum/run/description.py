@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -14,11 +15,13 @@ from metasum import __version__
 from metasum.baselines.registry import LEARNERS
 from metasum.config import Option, options_of
 from metasum.errors import CheckpointError, UsageError
-from metasum.files import reading
+from metasum.files import read_json, reading
 from metasum.learners.learner import Learner
 from metasum.results.surroundings import DatasetFacts
 from metasum.run.plan import Plan, fill
 from metasum.run.request import COMMON, SECTIONS
+from metasum.training.layout import CHANNELS_LAST, CONTIGUOUS
+from metasum.training.layout_trial import AUTO
 from metasum.training.run_folder import RunFolder
 from metasum.types import Dataset
 
@@ -32,9 +35,24 @@ FORMAT = 2
 """Of config.json; `plan_of` reads older ones, too."""
 
 
-def describe(settings: Mapping[str, Any], data: Mapping[str, Any], **checksums: str) -> dict[str, Any]:
-    """What config.json holds: "format", "settings", "data", checksums of what it starts from, "versions", "machine"."""
-    return {"format": FORMAT, "settings": dict(settings), "data": dict(data), **checksums, **describe_surroundings()}
+def describe(settings: Mapping[str, Any], data: Mapping[str, Any], **facts: str) -> dict[str, Any]:
+    """What config.json holds: "format", "settings", "data", "versions", "machine", and further facts.
+
+    Args:
+        settings: of the run.
+        data: what `describe_dataset` says of each of its datasets.
+        facts: checksums of what it starts from; "layout", of its kernels.
+    """
+    return {"format": FORMAT, "settings": dict(settings), "data": dict(data), **facts, **describe_surroundings()}
+
+
+def layout_before(path: Path) -> str | None:
+    """The layout that the kernels of the run at `path` had when it began; None where there is no run."""
+    with contextlib.suppress(CheckpointError):  # who opens the run says what is wrong with it
+        if (path / "config.json").is_file():
+            told = read_json(path / "config.json").get("layout", CHANNELS_LAST)  # once nothing else was tried
+            return CONTIGUOUS if told == CONTIGUOUS else CHANNELS_LAST
+    return None
 
 
 def describe_dataset(dataset: Dataset) -> DatasetFacts:
@@ -77,7 +95,15 @@ def plan_of(description: Mapping[str, Any], *, any_learner: bool = False) -> Pla
     if number not in (1, FORMAT):
         raise CheckpointError(f"these settings are of format {number!r}, of a later version of metasum.")
     settings = _from_format_1(description.get("settings")) if number == 1 else description.get("settings", {})
-    return Plan.from_json(settings, any_learner=any_learner)
+    return Plan.from_json(_with_auto(settings), any_learner=any_learner)
+
+
+def _with_auto(settings: Any) -> Any:
+    """Earlier files have null for the layout that nobody chose."""
+    moving = settings.get("optimisation") if isinstance(settings, Mapping) else None
+    if not isinstance(moving, Mapping) or moving.get("memory_format", AUTO) is not None:
+        return settings
+    return {**settings, "optimisation": {**moving, "memory_format": AUTO}}
 
 
 def _of_a_run(description: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from metasum.run.request import Request
 from metasum.tasks.loading import load_dataset
 from metasum.training.episodes import EpisodeEvaluator
 from metasum.training.harness import Harness
-from metasum.training.layout import checked_layout
+from metasum.training.layout import CONTIGUOUS, checked_layout
+from metasum.training.layout_trial import AUTO
 from metasum.training.memory import peak_bytes
 from metasum.training.opening import check_name, opened
 from metasum.training.optimisation import make_fabric, place
@@ -96,8 +97,9 @@ class _Course:
         self._plan, self._datasets, self._display = plan, datasets, display
         self._fabric = make_fabric(plan.optimisation.device, plan.optimisation.precision)
         self._networks = make_shared_networks(plan)
+        asked = plan.optimisation.memory_format
         self._layout, _ = checked_layout(
-            plan.optimisation.memory_format or "contiguous",  # a backward's own backward is slower in channels last
+            CONTIGUOUS if asked == AUTO else asked,  # a backward's own backward is slower in channels last
             (self._networks.target,),
             (plan.own.meta_batch_size, plan.data.in_channels, *[plan.network.image_size] * 2),
             self._fabric.device,
@@ -106,7 +108,7 @@ class _Course:
         )
         data = {dataset.name: describe_dataset(dataset).plain() for dataset in datasets.values()}
         start = checksum(parameters_of(self._networks.target))
-        self._description = describe(plan.to_json(), data, initial_checksum=start)
+        self._description = describe(plan.to_json(), data, initial_checksum=start, layout=self._layout)
         self._tasks, self._kept = (
             task_distribution(plan, datasets, self._fabric.device, held_out=held_out) for held_out in (False, True)
         )

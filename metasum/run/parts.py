@@ -24,7 +24,8 @@ from metasum.run.plan import Plan
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import statistics_of
-from metasum.training.layout import checked_layout
+from metasum.training.layout import CONTIGUOUS
+from metasum.training.layout_trial import Surroundings, chosen_layout
 from metasum.training.optimisation import place
 from metasum.training.processes import Processes
 from metasum.types import Dataset, Sides
@@ -105,42 +106,41 @@ def make_learner(
     fabric: Fabric,
     *,
     further: Mapping[str, Dataset] | None = None,
+    before: str | None = None,
     note: Callable[[str], None] = lambda _: None,
-) -> TrainedLearner:
-    """The plan's learner, on the device or, with `--fsdp`, this process's piece of it.
+) -> tuple[TrainedLearner, str]:
+    """The plan's learner, on the device or, with `--fsdp`, this process's piece of it; and its kernels' layout.
 
     Args:
         networks: the pair at its start, on the CPU. With `--fsdp` it stays there, for the first process to measure.
         plan: whose learner it is.
         fabric: the device, and the processes.
         further: what `further_data` returns for the plan [default: loaded].
-        note: hears why kernels do not lie in the usual layout, where that is so.
+        before: the layout that the run began with, where it goes on.
+        note: hears what is wrong with channels last, where something is.
 
     Raises:
-        UsageError: `--memory-format channels-last` is not safe here; see `checked_layout`.
+        UsageError: `--memory-format channels-last` is not safe here; see `chosen_layout`.
     """
     learner = new_learner(plan, networks, further)
     if not plan.processes.fsdp:
         together = Processes(fabric)
+        images = max(1, plan.data.batch_size // together.count), plan.data.in_channels, *[plan.network.image_size] * 2
+        trained = Surroundings(images, fabric.device, plan.optimisation.precision)
+        own = networks.target, networks.support  # as the learner has made them
         layout, why = together.agreed(
-            lambda: checked_layout(
-                plan.optimisation.memory_format,
-                (networks.target, networks.support),  # as the learner has made them
-                (max(1, plan.data.batch_size // together.count), plan.data.in_channels, *[plan.network.image_size] * 2),
-                fabric.device,
-                precision=plan.optimisation.precision,
-            )
+            lambda: chosen_layout(plan.optimisation.memory_format, own, trained, before=before)
         )
         if why is not None:
             note(why)
         place(learner, fabric.device, layout)
-        return learner
+        return learner, layout
     from torch.distributed.device_mesh import init_device_mesh
 
     mesh = init_device_mesh(fabric.device.type, (fabric.world_size,))
     narrow = torch.bfloat16 if plan.optimisation.precision == "bf16-mixed" else None
     pieces = new_learner(plan, ShardedMetaSum(networks, mesh, precision=narrow))
-    return ShardedLearner(pieces, learner, device=fabric.device, first=fabric.global_rank == 0)
+    return ShardedLearner(pieces, learner, device=fabric.device, first=fabric.global_rank == 0), CONTIGUOUS
 
 
 def check_pieces(plan: Plan, together: Processes) -> None:

@@ -18,7 +18,7 @@ from metasum.networks.build import start_of
 from metasum.networks.fitting import check_fits
 from metasum.networks.heads import head_of
 from metasum.results.joint_training import AccuracyByDataset, JointTrainingResult
-from metasum.run.description import describe, describe_dataset, reopen
+from metasum.run.description import describe, describe_dataset, layout_before, reopen
 from metasum.run.parts import initial_network
 from metasum.run.plan import Plan
 from metasum.strangers.measuring import measure
@@ -26,7 +26,7 @@ from metasum.tasks.sampler import JointSampler
 from metasum.tasks.task import ImageTask
 from metasum.training.evaluation import Autocast, accuracy
 from metasum.training.harness import Harness
-from metasum.training.layout import checked_layout
+from metasum.training.layout_trial import Surroundings, chosen_layout
 from metasum.training.memory import peak_bytes
 from metasum.training.opening import opened
 from metasum.training.optimisation import make_fabric, place
@@ -69,7 +69,7 @@ def train_jointly(
         DivergenceError: a loss or weight became NaN or infinite.
         OccupiedError: another process works there.
     """
-    course = _Course(plans, datasets, kind, display)
+    course = _Course(plans, datasets, kind, display, layout_before(path))
     with course.opened(path) as run:
         if run.finished:
             display.note(f"{path} is finished already.")
@@ -89,7 +89,12 @@ class _Course:
     """Joint training under way: its network at its start. Nothing is written yet."""
 
     def __init__(
-        self, plans: Mapping[str, Plan], datasets: Mapping[str, Dataset], kind: type[JointTraining], display: Display
+        self,
+        plans: Mapping[str, Plan],
+        datasets: Mapping[str, Dataset],
+        kind: type[JointTraining],
+        display: Display,
+        before: str | None,
     ) -> None:
         self._plans, self._kind, self._display = plans, kind, display
         first = next(iter(plans.values()))
@@ -114,7 +119,14 @@ class _Course:
         }
         data = {name: describe_dataset(datasets[name]).plain() for name in plans}
         settings = {"learner": kind.name, "beside": {name: own.to_json() for name, own in plans.items()}}
-        self._description = describe(settings, data, initial_checksum=start)
+        trained = Surroundings(
+            tuple(self._black(sum(self._sizes)).shape), self._fabric.device, plan.optimisation.precision
+        )
+        asked, networks = plan.optimisation.memory_format, tuple(self._joint.networks)
+        self._layout, why = chosen_layout(asked, networks, trained, before=before)
+        if why is not None:
+            display.note(why)
+        self._description = describe(settings, data, initial_checksum=start, layout=self._layout)
 
     def _black(self, count: int) -> torch.Tensor:
         size = self._plan.network.image_size
@@ -128,17 +140,7 @@ class _Course:
     def go(self, run: RunFolder, troubles: TrackerTroubles | None) -> JointTrainingResult:
         """Trains and measures; what is left to do of a run that was stopped."""
         plan, fabric, display = self._plan, self._fabric, self._display
-        shape = tuple(self._black(sum(self._sizes)).shape)
-        layout, why = checked_layout(
-            plan.optimisation.memory_format,
-            tuple(self._joint.networks),
-            shape,
-            fabric.device,
-            precision=plan.optimisation.precision,
-        )
-        if why is not None:
-            display.note(why)
-        place(self._joint, fabric.device, layout)
+        place(self._joint, fabric.device, self._layout)
         generator = torch.Generator().manual_seed(plan.seed)
         with tracked(plan.tracking, run, display.note, job_type="joint training", troubles=troubles) as tracker:
             harness = Harness(
@@ -152,7 +154,7 @@ class _Course:
                 record=tracker.record,
             )
             harness.resume()
-            display.note(f"one network on {', '.join(self._plans)}, together")
+            display.note(f"one network on {', '.join(self._plans)}, together, {self._layout}")
             harness.train(title=f"{self._kind.name} {'+'.join(self._plans)}")
             result = self._finish(harness, run)
             tracker.finish(run)

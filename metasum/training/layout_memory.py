@@ -7,14 +7,16 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from metasum.errors import MetaSumError
-from metasum.files import cache_folder, make_folder, read_json, write_json
+from metasum.files import NO_LINK, cache_folder, make_folder, read_json, write_json
+from metasum.locks import lock
 from metasum.training.layout_probe import Convolution
 
 
@@ -69,10 +71,41 @@ def remember(surroundings: dict[str, Any], convolutions: Sequence[Convolution], 
         fault: what is wrong with one of them; None where all are right.
     """
     learnt = map(digest, convolutions) if fault is None else [digest(convolutions)]
-    with contextlib.suppress(MetaSumError, OSError, RuntimeError):  # then it is tried again the next time
-        file = _file(surroundings)
-        make_folder(file.parent)
-        write_json(file, recall(surroundings) | dict.fromkeys(learnt, fault))
+    with contextlib.suppress(MetaSumError, OSError, RuntimeError), _alone():  # else it is tried again the next time
+        write_json(_file(surroundings), recall(surroundings) | dict.fromkeys(learnt, fault))
+
+
+def settled(surroundings: dict[str, Any], key: str, find: Callable[[], str]) -> str:
+    """What was found for `key` in these surroundings, by whichever process was the first to find it.
+
+    Args:
+        surroundings: what it holds for.
+        key: a digest of what it is about.
+        find: is called where nothing is known; what it returns is remembered, where something can be written.
+    """
+    known = recall(surroundings).get(key)
+    if known is not None:
+        return known
+    found = find()
+    with contextlib.suppress(MetaSumError, OSError, RuntimeError), _alone():
+        others = recall(surroundings)  # another process, of the same study perhaps, may have been the first
+        if (first := others.get(key)) is not None:
+            return first
+        write_json(_file(surroundings), {**others, key: found})
+    return found
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """For the block, which reads a file and writes it anew, no other process does so."""
+    folder = cache_folder()
+    make_folder(folder)
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | NO_LINK, 0o666)
+    try:
+        lock(handle, wait=True)
+        yield
+    finally:
+        os.close(handle)
 
 
 def digest(value: Any) -> str:

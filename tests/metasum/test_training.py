@@ -179,6 +179,8 @@ def test_a_run_goes_on_in_another_layout(metasum, tiny, tmp_path, monkeypatch, o
 
     monkeypatch.setattr(JointLearner, "training_step", stopped)
     assert metasum("train", *tiny, *flags, "--name", "moved", "--memory-format", "contiguous").code == 130
+    config = run_folder(tmp_path, "moved") / "config.json"
+    config.write_text(config.read_text().replace('"layout": "contiguous"', '"layout": "channels-last"'))
     assert metasum("train", *tiny, *flags, "--name", "moved", "--resume").code == 0
     for name in ("target", "support"):
         one, other = (load_file(run_folder(tmp_path, run) / f"{name}.safetensors") for run in ("straight", "moved"))

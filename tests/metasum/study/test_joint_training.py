@@ -17,6 +17,7 @@ from metasum.results.experiment import ExperimentResult
 from metasum.results.joint_training import JointTrainingResult
 from metasum.results.kinds import read_result
 from metasum.run.plan import resolve
+from metasum.strangers import joint_training
 from metasum.strangers.joint_training import joint_batches, train_jointly
 from metasum.study.comparing import compare
 from metasum.study.engine.processes import Processes
@@ -25,6 +26,7 @@ from metasum.study.joint_training import joint_training_cells
 from metasum.study.request import StudyRequest
 from metasum.tasks import ImageTask, load_dataset
 from metasum.tasks.task import UnionTask
+from metasum.training import layout, layout_trial
 from metasum.training.evaluation import accuracy
 from metasum.training.progress import SilentDisplay
 from metasum.types import Batch, Sides
@@ -141,6 +143,23 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_network(asked, tmp_path):
     assert second.accuracy == first.accuracy
     one, other = (load_network(folder / "network.safetensors").state_dict() for folder in (whole, stopped))
     assert all(torch.equal(own, other[name]) for name, own in one.items())
+
+
+def test_a_run_that_was_stopped_goes_on_in_the_layout_that_it_began_with(asked, tmp_path, monkeypatch):
+    made, datasets = plans(asked)
+    made = {name: plan.having(memory_format="auto") for name, plan in made.items()}
+    laid, place = [], joint_training.place
+    monkeypatch.setattr(layout, "ask_probe", lambda request: (None, True))
+    monkeypatch.setattr(
+        joint_training, "place", lambda module, device, how: (laid.append(how), place(module, device, how))
+    )
+    monkeypatch.setattr(layout_trial, "_quicker", lambda network, where: layout.CONTIGUOUS)
+    with pytest.raises(OSError, match="full"):
+        train_jointly(tmp_path / "run", made, datasets, kind=JointTraining, display=Stopping())
+    assert read_json(tmp_path / "run" / "config.json")["layout"] == layout.CONTIGUOUS
+    monkeypatch.setattr(layout_trial, "_quicker", lambda network, where: layout.CHANNELS_LAST)
+    train_jointly(tmp_path / "run", made, datasets, kind=JointTraining, display=SilentDisplay())
+    assert laid == [layout.CONTIGUOUS] * 2
 
 
 def test_runs_of_other_lengths_are_equalled_in_images(asked):
