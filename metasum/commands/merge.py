@@ -193,10 +193,10 @@ def _layers(texts: Sequence[str], kind: type[Method]) -> list[tuple[str, Any]]:
     pairs = []
     for text in texts:
         pattern, _, value = text.rpartition("=")
-        numbers: tuple[float, ...] = ()
+        numbers: list[float] = []
         with contextlib.suppress(ValueError):
-            numbers = tuple(float(word) for word in value.split(","))
+            numbers = [float(word) for word in value.split(",")]
         if not pattern or not numbers or (option and not option.many and len(numbers) > 1):
             raise UsageError(f"--layers takes PATTERN=VALUE, for instance '*.bias=0.5', not {text!r}.")
-        pairs.append((pattern, numbers if option and option.many else numbers[0]))
+        pairs.append((pattern, tuple(numbers) if option and option.many else numbers[0]))
     return pairs
