@@ -19,6 +19,8 @@ P = ParamSpec("P")
 R = TypeVar("R")
 WORDS: dict[Any, str] = {int: "a whole number", float: "a finite number", str: "text", bool: "True or False"}
 WORDS |= {Path: "a path", type(None): "None", types.NoneType: "None"}
+NAMED = {"Module": "an nn.Module", "Tensor": "a tensor", "Method": "a method of merging"}
+"""By name, since nothing here imports PyTorch."""
 NOT_SEVERAL = (str, bytes, bytearray, Mapping)
 
 
@@ -26,7 +28,8 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     """The function, which refuses an argument that is not of the kind that its signature names.
 
     `X | None`, words (`Literal`), sequences, mappings and callables are looked at, and what is in the first two of
-    them; of a type that is a protocol, whether there is all that it names.
+    them; of a type that is a protocol, whether there is all that it names. What is annotated with `Any` is the
+    function's own business, alone or in a list: it says more of that than could be said here.
 
     Raises:
         UsageError: (when it is called) an argument is of another kind; it is named, and what it should be.
@@ -39,11 +42,15 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     def door(*args: P.args, **kwargs: P.kwargs) -> R:
         kinds = _kinds(function)
         for name, value in (*zip(positional, args, strict=False), *kwargs.items()):
-            if name in named and name in kinds and not fits(value, kinds[name]):
+            if name in named and name in kinds and not _open(kinds[name]) and not fits(value, kinds[name]):
                 raise refusal(name, value, kinds[name])
         return function(*args, **kwargs)
 
     return door
+
+
+def _open(kind: Any) -> bool:
+    return any(entry is Any for own in _alternatives(kind) for entry in (own, *_entries(own)))
 
 
 def check_fields(value: Any) -> None:
@@ -62,8 +69,24 @@ def check_between(name: str, value: int, minimum: int, maximum: int = 2**63 - 1)
 
 
 def refusal(name: str, value: Any, kind: Any) -> UsageError:
-    """The sentence for an argument of another kind."""
-    return UsageError(f"{name}= takes {in_words(kind)}, not {told(value)}.")
+    """The sentence for an argument of another kind; of a list or dictionary, what is wrong in it."""
+    inside = (
+        value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, list | tuple) else ()
+    )
+    entries = {own for alternative in _alternatives(kind) for own in _entries(alternative)}
+    wrong = next(((key, own) for key, own in inside if not any(fits(own, entry) for entry in entries)), None)
+    found = told(value) if wrong is None or not entries else f"{told(wrong[1])} at {name}[{wrong[0]!r}]"
+    return UsageError(f"{name}= takes {in_words(kind)}, not {found}.")
+
+
+def _entries(kind: Any) -> tuple[Any, ...]:
+    """What a list or dictionary of a kind holds."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    return (
+        inner[-1:]
+        if isinstance(origin, type) and issubclass(origin, Sequence | Mapping) and origin is not tuple
+        else ()
+    )
 
 
 def told(value: Any) -> str:
@@ -150,13 +173,14 @@ def in_words(kind: Any) -> str:
     if origin is tuple and inner[-1:] != (...,):
         return f"a pair of {in_words(inner[0])} each" if len(inner) == 2 else f"{len(inner)} values"
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return f"a dictionary of {in_words(inner[1])} by name"
+        return "a dictionary" if inner[1] in (Any, object) else f"a dictionary of {in_words(inner[1])} by name"
     if origin is Callable:
         return "a function"
     if isinstance(origin, type) and issubclass(origin, Sequence):
-        return f"a list, of {in_words(inner[0])} each"
+        entry = in_words(inner[0])
+        return "a list" if "anything" in entry else f"a list (each entry {entry})"
     name = str(getattr(origin or kind, "__name__", kind))
-    return "anything" if kind in (Any, object) else f"{'an' if name[0] in 'AEIO' else 'a'} {name}"
+    return "anything" if kind in (Any, object) else NAMED.get(name, f"{'an' if name[0] in 'AEIO' else 'a'} {name}")
 
 
 def _alternatives(kind: Any) -> tuple[Any, ...]:

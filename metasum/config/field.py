@@ -11,7 +11,6 @@ import dataclasses
 import functools
 import math
 import operator
-import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -20,7 +19,6 @@ from typing import Any
 from metasum.arguments import told
 from metasum.errors import UsageError, shown, unknown
 
-LARGEST = 2**63  # what no whole number reaches: PyTorch has 64 bits for one
 UNSET: Any = dataclasses.MISSING
 """The default of a field that has none: it is filled in when a run is planned."""
 BOUNDS = {
@@ -125,11 +123,11 @@ class Option:
         return value
 
     def _check_range(self, value: float) -> None:
-        if not abs(value) < (LARGEST if self.kind is int else math.inf):
-            kind = "smaller" if isinstance(value, int) else "finite"
-            raise UsageError(f"{self.flag} takes a {kind} number, not {shown(value)}.")
-        if isinstance(value, int) and self.kind is float and abs(value) > sys.float_info.max:
-            raise UsageError(f"{self.flag} takes a smaller number, not {shown(value)}.")
+        bits = 63 if self.kind is int else 1023  # PyTorch's whole numbers; what a float may be
+        if isinstance(value, int) and abs(value) >= 2**bits:
+            raise UsageError(f"{self.flag} must be less than 2**{bits}, not {shown(value)}.")
+        if not math.isfinite(value):
+            raise UsageError(f"{self.flag} takes a finite number, not {shown(value)}.")
         for name, (holds, words) in BOUNDS.items():
             bound = self.metadata["bounds"][name]
             if bound is not None and not holds(value, bound):

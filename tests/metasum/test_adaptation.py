@@ -151,7 +151,7 @@ def test_what_does_not_go_together_is_refused(keywords, words):
 
 
 def test_one_clone_makes_no_sum():
-    with pytest.raises(UsageError, match="at least two"):
+    with pytest.raises(UsageError, match="2 to 1024, not 1"):
         MetaSum(small_network(), shared=True).clone(1)
 
 

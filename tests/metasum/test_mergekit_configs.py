@@ -432,7 +432,7 @@ def test_nothing_is_left_of_what_failed(models, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("metasum.merging.mergekit.folder.shutil.copyfile", full)
+    monkeypatch.setattr("metasum.merging.mergekit.folder.Path.write_bytes", full)
     with pytest.raises(StorageError, match="cannot write out: No space left on device"):
         merge_config("c.yml", "out", overwrite=True)
     assert left(models) == ["out"]

@@ -10,7 +10,6 @@ from users import AnswersAnObject, Trunk, classes, inputs, loader, same, seeded,
 
 from metasum import compare, evaluate, merge
 from metasum.errors import ArchitectureError, DivergenceError, StorageError, UsageError
-from metasum.files import write_json
 from metasum.merging import METHODS
 from metasum.merging.ties import TIES
 from metasum.report import networks_page
@@ -216,18 +215,9 @@ def test_nan_among_the_data_is_an_error_of_that_data():
     assert "NaN" in left_out["average"]
 
 
-def test_numbers_that_are_not_finite_are_null_in_json(tmp_path):
-    found = compare(networks(), DATA, methods=["average"], metric=lambda outputs, targets: math.nan)
-    write_json(tmp_path / "results.json", found.to_json())
-
-    def refuse(word):
-        raise AssertionError(word)
-
-    plain = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
-    assert plain["rows"][0]["on"]["data of network 1"]["metric"] is None
-    again = NetworksResult.read(tmp_path / "results.json")
-    assert math.isnan(again.rows[0].mean)
-    assert again.page(tmp_path / "page.html").is_file()
+def test_a_metric_that_is_no_number_is_no_result():
+    with pytest.raises(DivergenceError, match="data of network 1: metric= answers with NaN, which is no result"):
+        compare(networks(), DATA, methods=["average"], metric=lambda outputs, targets: math.nan)
 
 
 def test_what_is_said_of_many_methods_is_said_once():

@@ -69,7 +69,7 @@ def test_it_is_drawn(metric):
 
 
 def test_what_has_no_line_is_one_sentence():
-    with pytest.raises(UsageError, match="at least 3 points"):
+    with pytest.raises(UsageError, match="3 to 1001 points"):
         line(nn.Linear(6, 2), nn.Linear(6, 2), loader(), points=2)
     with pytest.raises(ArchitectureError, match=r"'weight' is \[2, 6\] float32 in network 1"):
         line(nn.Linear(6, 2), nn.Linear(6, 3), loader())

@@ -179,13 +179,16 @@ def test_statistics_of_the_common_trunk_are_of_all_images_and_kept_ones_of_their
     ("change", "words"),
     [
         ({"method": "tise"}, "did you mean 'ties'"),
-        ({"method": 3}, "method is a int"),
+        ({"method": 3}, "method= takes text or a method of merging, not 3"),
         ({"method": "ties"}, "ties works on differences from a common start: give it as base="),
         ({"method": "regmean"}, r"regmean looks at images of each network's data: give a loader for each as images="),
         ({"density": 0.5}, "density"),
         ({"method": TIES(), "density": 0.5}, "density= is a setting of ties, which was made with its own already"),
         ({"networks": [seeded(Trunk, 1)]}, "average takes at least 2 networks, not 1"),
-        ({"networks": [seeded(Trunk, 1), {}]}, "network 2 is a dict, and should be an nn.Module"),
+        (
+            {"networks": [seeded(Trunk, 1), {}]},
+            r"each entry an nn.Module.*, not an empty dict at networks\[1\]",
+        ),
         ({"networks": [nn.LazyLinear(3), nn.LazyLinear(3)]}, "has no weights before its first batch"),
         ({"images": [loader()]}, "images= takes a loader for each of the 2 networks, in a list; not 1"),
         ({"images": loader()}, "a loader for each of the 2 networks, in a list; not a DataLoader"),

@@ -67,7 +67,7 @@ MAY_BE_MISSING = {"format", "kind", "endpoints", "export"}
 
 
 def test_there_is_a_file_of_every_kind():
-    assert {path.stem for path in FILES} - {"merging-run"} == set(KINDS)
+    assert {path.stem for path in FILES} - {"merging-run"} == set(KINDS) - {"joint training"}  # which is newer
 
 
 @every_file

@@ -142,7 +142,7 @@ def test_what_has_no_head_of_its_own_is_refused(metasum, runs, tmp_path):
     refused(refusal(*runs, "--operator", "side-by-side"), 2, "side-by-side makes a network of another architecture")
     train(settings(target="rows", support="lines", learner="slots", **TINY), report=False)
     refused(refusal(runs[0].parent / "slots-seed0", runs[1]), 2, "learner 'slots'", "channels of its own")
-    with pytest.raises(UsageError, match="unknown --heads 'mine'"):
+    with pytest.raises(UsageError, match="heads= takes 'summed' or 'own', not 'mine'"):
         SumRequest(heads="mine")
     assert not Path("runs/sums").exists()
 
