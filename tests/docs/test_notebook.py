@@ -42,6 +42,7 @@ def shows_what_it_should(notebook):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_it_runs_from_top_to_bottom(stored, tmp_path, monkeypatch):
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")  # this environment's kernel, whatever the user has

@@ -34,6 +34,7 @@ def folder(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_every_learner_lands_in_one_table(compare, folder):
     outcome = compare("--json", "--report", "--meta-steps", 1, "--meta-batch-size", 4)
     assert outcome.code == 0, outcome.err
