@@ -20,7 +20,8 @@ GROUPS = ("of_modules", "of_weights", "of_runs", "of_registries")
 
 
 @pytest.fixture
-def calls(tmp_path, data_root, finished):
+def calls(tmp_path, data_root, finished, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where what is accepted as a folder's name is made
     return Calls(tmp_path, data_root, finished, {**TINY, "data_root": str(data_root), "steps": 1})
 
 
