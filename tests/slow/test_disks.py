@@ -48,6 +48,11 @@ def arguments_of(name, root):
     return words if begun else [word for word in words if word != "--resume"]
 
 
+def train_both(metasum, root):
+    for needed in ("train", "train another"):
+        assert metasum(*commands(root)[needed], "--no-report").code == 0
+
+
 def told(outcome, root, words, of):
     lines = [line for line in outcome.err.splitlines() if line.startswith("metasum: ")]
     assert "Traceback" not in outcome.err, (of, outcome.err)
@@ -65,8 +70,7 @@ def test_a_full_disk(metasum, tmp_path, disk, name):
     root, draw, full = disk.folder / "root", random.Random(name), 0
     prepared(root)
     if name in ("sum", "merge"):
-        for needed in ("train", "train another"):
-            assert metasum(*commands(root)[needed], "--no-report").code == 0
+        train_both(metasum, root)
     kept = tmp_path / "kept"
     shutil.copytree(root, kept)
     whole = metasum(*arguments_of(name, root))
@@ -94,8 +98,7 @@ def test_a_full_disk(metasum, tmp_path, disk, name):
 def test_a_read_only_disk(metasum, disk, name):
     root = disk.folder / "root"
     prepared(root)
-    for needed in ("train", "train another"):
-        assert metasum(*commands(root)[needed], "--no-report").code == 0
+    train_both(metasum, root)
     disk("ro")
     outcome = metasum(*arguments_of(name, root))
     disk("rw")
@@ -105,8 +108,7 @@ def test_a_read_only_disk(metasum, disk, name):
 def test_a_read_only_disk_is_read_from(metasum, disk, tmp_path):
     root = disk.folder / "root"
     prepared(root)
-    for needed in ("train", "train another"):
-        assert metasum(*commands(root)[needed], "--no-report").code == 0
+    train_both(metasum, root)
     disk("ro")
     first, second = root / "runs" / "rows+lines" / "first", root / "runs" / "lines+rows" / "second"
     files = [first / "target.safetensors", second / "target.safetensors"]
