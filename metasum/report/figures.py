@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metasum.report.canvas import INK, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, line_styles, svg
+from metasum.report.canvas import INK, SUM, SUM_SUPPORT, SUPPORT, TARGET, canvas, legend_above, line_styles, short, svg
 from metasum.results.accuracy import Spread
 from metasum.results.pictures import LayerGeometry
 
@@ -90,7 +90,7 @@ def line_curves(lines: Lines, *, ends: tuple[str, str], among: Sequence[str] = (
         ends: what the networks are called.
         among: all labels of the page, where a picture has some of them: each has one colour in all pictures.
     """
-    return svg(*_accuracies(lines, f"α: {ends[0]} at 0, {ends[1]} at 1", "accuracy (%)", among))
+    return svg(*_accuracies(lines, f"α: {short(ends[0])} at 0, {short(ends[1])} at 1", "accuracy (%)", among))
 
 
 def sum_curves(lines: Lines) -> str:
@@ -155,5 +155,5 @@ def accuracy_dots(
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
     axes.set_xlim(0, 103)
-    figure.legend(frameon=False, labelcolor=INK, fontsize=9, loc="outside upper center", ncols=len(series))
+    legend_above(figure, series.values())
     return svg(figure, axes, legend=False)
