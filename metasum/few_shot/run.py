@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from metasum.few_shot.conclusion import conclude
 from metasum.few_shot.page import write_few_shot_report
 from metasum.few_shot.request import FewShotRequest
-from metasum.few_shot.study import conclude, plan_study
+from metasum.few_shot.study import plan_study
 from metasum.files import write_json
 from metasum.plugins import load_entry_points
 from metasum.results.few_shot import FewShotResult

@@ -18,12 +18,13 @@ from metasum.run.parts import further_data, make_learner, make_networks
 from metasum.run.plan import Plan
 from metasum.tasks.sampler import PairSampler
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import Evaluator, statistics_of
+from metasum.training.evaluation import Evaluator
 from metasum.training.harness import Harness
 from metasum.training.opening import opened
 from metasum.training.processes import Processes
 from metasum.training.progress import Display
 from metasum.training.run_folder import RunFolder
+from metasum.training.settling import statistics_of
 from metasum.training.tracking import Tracker, tracked
 from metasum.training.wandb_runs import TrackerTroubles
 from metasum.types import Dataset, Parameters, Sides

@@ -13,7 +13,7 @@ from metasum.plugins import load_entry_points
 from metasum.results.evaluation import EvaluationResult
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import confusion, share_right
+from metasum.training.confusion import confusion, share_right
 from metasum.training.optimisation import make_fabric
 from metasum.weights.statistics import recalibrate
 

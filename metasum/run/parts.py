@@ -23,11 +23,11 @@ from metasum.networks.synchronised import synchronise
 from metasum.run.plan import Plan
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import statistics_of
 from metasum.training.layout import CONTIGUOUS
 from metasum.training.layout_trial import Surroundings, chosen_layout
 from metasum.training.optimisation import place
 from metasum.training.processes import Processes
+from metasum.training.settling import statistics_of
 from metasum.types import Dataset, Sides
 from metasum.weights.composition import OPERATORS
 from metasum.weights.storage import load_into

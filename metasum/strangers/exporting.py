@@ -11,8 +11,8 @@ from metasum.errors import UsageError
 from metasum.files import json_text
 from metasum.networks.beside import metadata_of
 from metasum.results.strangers import SumResult
+from metasum.strangers.datasets import union_of
 from metasum.strangers.heads import owners
-from metasum.strangers.measuring import union_of
 from metasum.strangers.runs import FinishedRun
 from metasum.types import Task
 from metasum.weights.statistics import recalibrate

@@ -24,7 +24,8 @@ from metasum.run.plan import Plan
 from metasum.strangers.measuring import measure
 from metasum.tasks.sampler import JointSampler
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import Autocast, accuracy
+from metasum.training.confusion import accuracy
+from metasum.training.evaluation import Autocast
 from metasum.training.harness import Harness
 from metasum.training.layout_trial import Surroundings, chosen_layout
 from metasum.training.memory import peak_bytes

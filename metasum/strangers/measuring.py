@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from metasum.errors import UsageError
 from metasum.merging.endpoints import WideningMethod
 from metasum.merging.method import Method
 from metasum.networks.cutting import in_blocks
@@ -18,64 +14,18 @@ from metasum.results.strangers import (
     AloneAndSum,
     DatasetAccuracy,
     DatasetAccuracyAndAlone,
-    LineBetween,
-    PairGeometry,
     StrangersAccuracy,
     StrangersAccuracyAndAlone,
     UnionAccuracy,
 )
-from metasum.strangers.heads import owners
-from metasum.strangers.runs import FinishedRun, same_start
-from metasum.tasks.loading import load_dataset
-from metasum.tasks.task import ImageTask, UnionTask
-from metasum.training.analysis import as_rows, interpolate
-from metasum.training.evaluation import accuracy, confusion, share_right
-from metasum.training.progress import Display
+from metasum.strangers.datasets import union_of
+from metasum.strangers.runs import FinishedRun
+from metasum.training.analysis import as_rows
+from metasum.training.confusion import accuracy, confusion, share_right
 from metasum.types import Buffers, Task
 from metasum.weights.copies import copy_of
-from metasum.weights.geometry import layer_geometry
 from metasum.weights.parameters import buffers_of
 from metasum.weights.statistics import normalisers, recalibrate, settle_statistics, side_by_side
-
-
-def tasks_of(
-    runs: Sequence[FinishedRun], names: Sequence[str], *, data_root: Path | None, device: torch.device, download: bool
-) -> dict[str, ImageTask]:
-    """The datasets called `names`, prepared as the runs saw theirs.
-
-    Args:
-        runs: finished runs that can be added.
-        names: of datasets.
-        data_root: where they lie [default: where each run found its own, or the first run's for others].
-        device: where batches are made.
-        download: let torchvision fetch what is not there.
-
-    Raises:
-        UsageError: a dataset is not the one that a run was trained on, though it has its name; or it has more
-            classes than the networks.
-    """
-    tasks = {}
-    first = runs[0].plan
-    for name in dict.fromkeys(names):
-        trained = [run for run in runs if run.target == name]
-        plan = trained[0].plan if trained else first
-        root = data_root or Path(plan.data.data_root)
-        dataset = load_dataset(name, root=root, download=download)
-        other = next((run for run in trained if run.data_checksum != dataset.checksum), None)
-        if other is not None:
-            raise UsageError(
-                f"dataset {name!r} in {root} is not the one that {other.folder} was trained on (other checksum)."
-            )
-        if dataset.num_classes > (classes := plan.network.num_classes):
-            raise UsageError(f"dataset {name!r} has {dataset.num_classes} classes, more than the networks' {classes}.")
-        tasks[name] = ImageTask(
-            dataset,
-            in_channels=first.data.in_channels,
-            device=device,
-            evaluate_on=first.data.evaluate_on,
-            image_size=first.network.image_size,
-        )
-    return tasks
 
 
 def kept_statistics(runs: Sequence[FinishedRun], method: Method, merged: nn.Module) -> dict[str, Tensor] | None:
@@ -150,11 +100,6 @@ def _each_once(networks: Mapping[str, nn.Module], change: Callable[[nn.Module], 
     return {name: changed[network] for name, network in networks.items()}
 
 
-def union_of(tasks: Mapping[str, Task]) -> Task:
-    """All datasets as one."""
-    return UnionTask(list(tasks.values()))
-
-
 def _pooled(matrices: Mapping[str, Tensor]) -> float:
     """The accuracy over all datasets' images."""
     right, images = (sum(int(own) for own in each) for each in zip(*map(_counts, matrices.values()), strict=True))
@@ -225,31 +170,3 @@ def beside_alone(found: MeasuredNetwork, networks: Sequence[NetworkAlone]) -> di
             for name, matrix in found.confusion.items()
         },
     }
-
-
-def lines_between(runs: Sequence[FinishedRun], tasks: Mapping[str, Task], display: Display) -> tuple[LineBetween, ...]:
-    """Accuracy along the line between every two networks; where they keep heads, each dataset is shown its own's."""
-    lines = []
-    heads = {name: runs[index].network for name, index in owners(runs, tasks).items()} if runs[0].kept else None
-    for first, second in itertools.combinations(runs, 2):
-        display.note(f"along the line from {second.target} to {first.target} …")
-        line = interpolate(first.network, second.network, tasks, heads=heads)
-        lines.append(LineBetween(line.alphas, line.accuracy, ends=(second.target, first.target)))
-    return tuple(lines)
-
-
-def geometry_of(runs: Sequence[FinishedRun]) -> tuple[PairGeometry, ...]:
-    """Angles and lengths between every two networks' summed layers, and of what they are apart from a shared start."""
-    found = []
-    for first, second in itertools.combinations(runs, 2):
-        ours, theirs = ({n: t.detach().cpu() for n, t in run.summed.items()} for run in (first, second))
-        moved = ({n: t - run.initial[n] for n, t in own.items()} for own, run in ((ours, first), (theirs, second)))
-        found.append(
-            PairGeometry(
-                first=first.target,
-                second=second.target,
-                weights=tuple(layer_geometry(ours, theirs)),
-                differences=tuple(layer_geometry(*moved)) if same_start(runs) else (),
-            )
-        )
-    return tuple(found)

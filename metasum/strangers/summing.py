@@ -19,18 +19,11 @@ from metasum.plugins import load_entry_points
 from metasum.report.sum_page import write_sum_report
 from metasum.results.strangers import SummedRun, SumResult
 from metasum.run.description import describe_surroundings
+from metasum.strangers.datasets import tasks_of
 from metasum.strangers.exporting import files_for, write_networks
-from metasum.strangers.measuring import (
-    MeasuredNetwork,
-    beside_alone,
-    geometry_of,
-    kept_statistics,
-    lines_between,
-    measure,
-    networks_alone,
-    tasks_of,
-)
+from metasum.strangers.measuring import MeasuredNetwork, beside_alone, kept_statistics, measure, networks_alone
 from metasum.strangers.opinions import opinions_of
+from metasum.strangers.pairs import geometry_of, lines_between
 from metasum.strangers.request import SumRequest
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run, same_start
 from metasum.tasks.task import ImageTask

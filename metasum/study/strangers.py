@@ -16,7 +16,8 @@ from metasum.results.strangers import Opinions, StrangersAccuracy
 from metasum.results.surroundings import Failed, Settings
 from metasum.results.value import LEFT_OUT, Value, to_plain
 from metasum.run.request import Request
-from metasum.strangers.measuring import kept_statistics, measure, tasks_of
+from metasum.strangers.datasets import tasks_of
+from metasum.strangers.measuring import kept_statistics, measure
 from metasum.strangers.opinions import opinions_of
 from metasum.strangers.runs import FinishedRun, check_addable, endpoints_of, merge_runs, open_run
 from metasum.study.choosing import Choose, chosen, in_words

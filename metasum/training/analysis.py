@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from metasum.networks.cutting import in_blocks
 from metasum.networks.heads import head_of, with_trunk
 from metasum.results.pictures import Analysis, Confusions, Line, Matrix, Mistake
-from metasum.training.evaluation import FinalEvaluation, accuracy
+from metasum.training.confusion import accuracy
+from metasum.training.evaluation import FinalEvaluation
 from metasum.types import Sides, Task
 from metasum.weights.guesses import guesses
 from metasum.weights.parameters import parameters_of

@@ -5,13 +5,11 @@ Both are measured alike: where the sum's statistics are recalibrated on the imag
 
 from __future__ import annotations
 
-import copy
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from metasum.config.sections import EvaluationConfig
@@ -19,16 +17,12 @@ from metasum.learners.trainable import TrainedLearner
 from metasum.networks.cutting import in_blocks
 from metasum.networks.heads import head_of
 from metasum.results.accuracy import BeforeAfter, Evaluation
-from metasum.types import Batch, Buffers, Sides, Task
-from metasum.weights.copies import copy_of
-from metasum.weights.guesses import guesses
+from metasum.training.confusion import accuracy, confusion, share_right
+from metasum.training.settling import settled_alone, settled_sum, statistics_of
+from metasum.types import Sides, Task
 from metasum.weights.statistics import (
     RECALIBRATE,
     normalisers,
-    recalibrate,
-    settle_statistics,
-    settled_policy,
-    sources_of,
 )
 
 Autocast = Callable[[], AbstractContextManager[object]]
@@ -56,33 +50,6 @@ class FinalEvaluation(NamedTuple):
     confusion_after: Sides[Tensor]
     sum_seconds: float
     """What making the sum took, or the merging, with both sides' statistics."""
-
-
-def confusion(network: nn.Module, batches: Iterable[Batch]) -> Tensor:
-    """How often images of each class (row) were taken for each class (column): int64 `[classes, classes]`, on the CPU.
-
-    No gradient is recorded. Raises DivergenceError where a logit is NaN.
-    """
-    counts: Tensor | None = None
-    with torch.inference_mode():
-        for images, labels in batches:
-            logits = network(images)
-            classes = logits.shape[1]
-            found = (classes * labels + guesses(logits)).bincount(minlength=classes**2)
-            counts = found if counts is None else counts + found
-    if counts is None:
-        raise ValueError("accuracy needs at least one batch")
-    return counts.reshape(classes, classes).cpu()
-
-
-def accuracy(network: nn.Module, batches: Iterable[Batch]) -> float:
-    """Share of images whose largest logit is their label's, in [0, 1], to six digits. No gradient is recorded."""
-    return share_right(confusion(network, batches))
-
-
-def share_right(matrix: Tensor) -> float:
-    """The accuracy that a confusion matrix tells, in [0, 1], to six digits."""
-    return round(int(matrix.diagonal().sum()) / int(matrix.sum()), 6)
 
 
 class Evaluator:
@@ -179,72 +146,6 @@ class Evaluator:
 def _some(batches: Sequence[Tensor], limit: int) -> Sequence[Tensor]:
     """The first half of them, as far as that is no more than `limit` images; one at least."""
     return batches[: max(1, min(len(batches) // 2, limit // len(batches[0])))]
-
-
-def statistics_of(learner: TrainedLearner, alone: Sides[nn.Module], policy: str | None) -> str:
-    """The policy, or the one that suits the learner's networks where there is none; see `settled_policy`.
-
-    Raises:
-        UsageError: "own" where the networks have channels in common, or under an operator that does not keep functions.
-    """
-    return settled_policy(policy, _sources(learner, alone, None))
-
-
-def settled_alone(alone: Sides[nn.Module], images: Sides[Sequence[Tensor]], statistics: str) -> Sides[nn.Module]:
-    """Each network as it is measured on its own dataset: under "recalibrate" a copy with statistics of these images.
-
-    Args:
-        alone: target and support network, which are left as they are.
-        images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
-        statistics: the policy; under any other, a network has its running ones.
-    """
-    if statistics != RECALIBRATE:
-        return alone
-    return Sides(*(recalibrate(copy_of(network), own) for network, own in zip(alone, images, strict=True)))
-
-
-def _sources(learner: TrainedLearner, alone: Sides[nn.Module], operator: str | None) -> dict[str, Buffers]:
-    """Whose statistics the learner's sum can have."""
-    return sources_of(
-        alone._asdict(), learned=learner.sum_statistics(), own=learner.own_statistics(alone, operator=operator)
-    )
-
-
-def settled_sum(
-    learner: TrainedLearner,
-    alone: Sides[nn.Module],
-    images: Sides[Sequence[Tensor]],
-    *,
-    operator: str | None = None,
-    statistics: str | None = None,
-    whole: bool = True,
-    head: frozenset[str] | None = None,
-) -> Sides[nn.Module]:
-    """The third network as each side measures it, with batch-norm statistics of its own: a module each, in eval mode.
-
-    Args:
-        learner: composes it.
-        alone: target and support network, whose statistics it gets with the policies "target", "support" and "own".
-        images: unlabelled training images of each dataset, batches `[N, C, H, W]`.
-        operator: one of the learner's [default: its first].
-        statistics: the policy, as `--statistics` takes it.
-        whole: with all the learner's channels; else, with recalibrated statistics, in as few as compute the same.
-        head: names of parameters that each side's network keeps for itself [default: all are composed].
-
-    Raises:
-        UsageError: "learned" where training never ran the sum; or "own" where the sum cannot have them.
-    """
-    sources = {} if statistics == RECALIBRATE else _sources(learner, alone, operator)
-    if head is None:
-        target, support = learner.compose(images, operator=operator)
-    else:
-        target, support = learner.compose_trunk(images, head, operator=operator)
-    pair = Sides(target, copy.deepcopy(support) if support is target else support)
-    if not whole:
-        pair = Sides(*map(in_blocks, pair))
-    return Sides(
-        *(settle_statistics(own, statistics, batches, sources) for own, batches in zip(pair, images, strict=True))
-    )
 
 
 def _evaluation(before: Sides[Tensor], after: Sides[Tensor], running: Sides[float | None] = UNKNOWN) -> Evaluation:

@@ -15,7 +15,7 @@ from metasum.merging.endpoints import Endpoint
 from metasum.merging.memory import merge
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.weights.composition import average_parameters
 from metasum.weights.parameters import with_parameters
 

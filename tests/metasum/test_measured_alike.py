@@ -23,7 +23,8 @@ from metasum.run.meta_plan import meta_plan
 from metasum.tasks.loading import load_dataset
 from metasum.tasks.task import ImageTask
 from metasum.training.analysis import _png
-from metasum.training.evaluation import Evaluator, confusion, share_right
+from metasum.training.confusion import confusion, share_right
+from metasum.training.evaluation import Evaluator
 from metasum.types import Batch
 from metasum.weights.statistics import recalibrate, side_by_side
 

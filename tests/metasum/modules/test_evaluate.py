@@ -15,7 +15,7 @@ from metasum.errors import DivergenceError, UsageError
 from metasum.modules import measuring
 from metasum.strangers import opinions
 from metasum.training import episodes
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.weights.guesses import guesses
 
 X, Z, Y = inputs(0), inputs(1, size=3), classes()

@@ -9,7 +9,7 @@ from metasum.strangers.measuring import measure
 from metasum.tasks import ImageTask, load_dataset
 from metasum.tasks.task import UnionTask
 from metasum.training.analysis import interpolate, mistakes
-from metasum.training.evaluation import accuracy, confusion
+from metasum.training.confusion import accuracy, confusion
 from metasum.types import Batch
 
 

@@ -14,10 +14,10 @@ from metasum import SumRequest, load_network, recalibrate, settings, sum_runs, t
 from metasum.errors import ArchitectureError, UsageError
 from metasum.networks.heads import head_of, with_trunk
 from metasum.results.strangers import SumResult
-from metasum.strangers.measuring import union_of
+from metasum.strangers.datasets import union_of
 from metasum.strangers.runs import open_run
 from metasum.tasks import ImageTask, load_dataset
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.weights.parameters import parameters_of
 from metasum.weights.storage import read_metadata, save_weights
 

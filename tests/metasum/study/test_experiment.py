@@ -22,7 +22,7 @@ from metasum.study import strangers
 from metasum.study.experimenting import experiment as run_experiment
 from metasum.study.experimenting import refusal
 from metasum.study.request import StudyRequest
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.weights.statistics import recalibrate
 
 

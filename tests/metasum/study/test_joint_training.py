@@ -27,7 +27,7 @@ from metasum.study.request import StudyRequest
 from metasum.tasks import ImageTask, load_dataset
 from metasum.tasks.task import UnionTask
 from metasum.training import layout, layout_trial
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.training.progress import SilentDisplay
 from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of

@@ -18,7 +18,7 @@ from metasum.study.comparing import compare
 from metasum.study.experimenting import experiment
 from metasum.study.request import StudyRequest
 from metasum.tasks import ImageTask, load_dataset
-from metasum.training.evaluation import accuracy
+from metasum.training.confusion import accuracy
 from metasum.types import Sides
 
 TINY = {"width": 0.04, "steps": 6, "batch_size": 8, "evaluate_every": 3, "checkpoint_every": 2, "log_every": 2}
