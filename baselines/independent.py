@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from metasum.config import Checked
-from metasum.learners.learner import Learner, OperatorConfig, PlainOperatorConfig, Start
+from metasum.learners.learner import Learner, Start
+from metasum.learners.settings import OperatorConfig, PlainOperatorConfig
 
 
 class IndependentLearner(Learner):

@@ -14,8 +14,9 @@ import torch
 
 from metasum.config import option
 from metasum.errors import UsageError
-from metasum.learners.learner import Learner, OperatorConfig, Start
+from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import OperatorConfig
 from metasum.learners.trainable import Backward, Terms
 from metasum.types import Batch
 from metasum.weights.parameters import layers_of, parameters_of

@@ -7,7 +7,7 @@ import torch
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.config import Checked, option
-from metasum.learners.learner import OperatorConfig
+from metasum.learners.settings import OperatorConfig
 from metasum.merging.tensors import TensorMethod
 
 

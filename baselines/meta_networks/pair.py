@@ -15,9 +15,10 @@ from torch.nn.functional import cross_entropy
 from metasum.baselines.meta_networks.fast_weights import ExampleLevel
 from metasum.baselines.sharing import share_parameters
 from metasum.config import NoSettings
-from metasum.learners.learner import Start, WrittenLearner
+from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
 from metasum.learners.trainable import Backward, Terms
+from metasum.learners.written import WrittenLearner
 from metasum.networks.augmented import Augmented, augmented, augmented_names, last_parts
 from metasum.types import Batch, Sides
 from metasum.weights.parameters import parameters_of, with_parameters

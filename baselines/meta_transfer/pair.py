@@ -16,9 +16,11 @@ from metasum.baselines.meta_transfer.scale_shift import ScaleShift
 from metasum.baselines.sharing import share_parameters
 from metasum.config import UNSET, option
 from metasum.errors import ArchitectureError
-from metasum.learners.learner import PlainOperatorConfig, Start, WrittenLearner
+from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import PlainOperatorConfig
 from metasum.learners.trainable import Backward, Terms
+from metasum.learners.written import WrittenLearner
 from metasum.types import Batch
 from metasum.weights.parameters import parameters_of, with_parameters
 

@@ -9,8 +9,8 @@ from metasum.benchmark.conditions import Conditions
 from metasum.benchmark.racing import race
 from metasum.benchmark.steps import random_pair
 from metasum.config.sections import EvaluationConfig
-from metasum.learners.learner import OperatorConfig
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import OperatorConfig
 from metasum.results.benchmark import EvaluationRow
 from metasum.tasks.task import EVALUATION_BATCH, ImageTask
 from metasum.training.evaluation import Evaluator

@@ -10,8 +10,9 @@ import dataclasses
 from metasum.config import option
 from metasum.config.words import usual_backend
 from metasum.learners.joint import JointLearner, WeightsConfig
-from metasum.learners.learner import OperatorConfig, Start
+from metasum.learners.learner import Start
 from metasum.learners.regularised import RegularisationConfig
+from metasum.learners.settings import OperatorConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

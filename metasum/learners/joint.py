@@ -14,9 +14,10 @@ from torch.nn.functional import cross_entropy
 from metasum.config import Checked, option
 from metasum.errors import UsageError
 from metasum.learners.detached import DetachedSum
-from metasum.learners.learner import BackendConfig, Learner, OperatorConfig
+from metasum.learners.learner import Learner
 from metasum.learners.networks import MetaSum
 from metasum.learners.regularised import RegularisationConfig, distance, keep_quiet, sharpness_aware
+from metasum.learners.settings import BackendConfig, OperatorConfig
 from metasum.learners.trainable import Backward, Terms
 from metasum.types import Batch, Parameters
 from metasum.weights.parameters import BufferSet, parameters_of

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from metasum.config import Checked, option, options_of
-from metasum.config.words import Backend, Operator, usual_backend
+from metasum.config import Checked, options_of
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import PlainOperatorConfig
 from metasum.learners.trainable import Backward, Terms
 from metasum.networks.heads import with_trunk
 from metasum.types import Batch, Buffers, ImageSource, Sides
-from metasum.weights.composition import OPERATORS, keeps_functions, operator_named
-from metasum.weights.parameters import parameters_of, with_parameters
-from metasum.weights.statistics import side_by_side
+from metasum.weights.composition import OPERATORS, keeps_functions
+from metasum.weights.parameters import with_parameters
+from metasum.weights.statistics_policy import side_by_side
 
 
 class Start(enum.Enum):
@@ -30,34 +28,6 @@ class Start(enum.Enum):
     SHARED = "from one initialisation"
     OWN = "from two initialisations"
     LEARNT = "from one initialisation, which is meta-learnt first unless one is given"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OperatorConfig(Checked):
-    """What the third network is made of two trained ones by."""
-
-    operator: Operator = option(
-        "sum",
-        "What the third network is: θ_t + θ_s; half of that; θ_0 and λ (--scaling) times what both have learnt; or a "
-        "sum with learned coefficients for each network and layer.",
-    )
-    scaling: float = option(0.4, "λ of task arithmetic: factor on the task vectors' sum.", above=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PlainOperatorConfig(Checked):
-    """The same for a learner whose networks share no initialisation, or are not trained themselves."""
-
-    operator: Literal["sum", "average"] = option("sum", "What the third network is: θ_t + θ_s, or half of that.")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BackendConfig(Checked):
-    """Which library runs the third network while training."""
-
-    backend: Backend = option(
-        usual_backend(), "Library that runs the network with summed parameters; learn2learn where it is installed."
-    )
 
 
 class Learner(nn.Module):
@@ -220,36 +190,6 @@ class Learner(nn.Module):
 
     def before_measuring(self) -> None:
         """Nothing to do, where every process holds whole networks."""
-
-
-class WrittenLearner(Learner, ABC):
-    """A learner whose target and support network are written from what it trains; those are what it adds."""
-
-    @abstractmethod
-    def written(self, side: str) -> nn.Module:
-        """The network of "target" or "support", in eval mode, cut off from the gradient."""
-
-    def target_network(self) -> nn.Module:
-        return self.written("target")
-
-    def support_network(self) -> nn.Module:
-        return self.written("support")
-
-    def compose(self, images: Sides[Sequence[Tensor]], *, operator: str | None = None) -> Sides[nn.Module]:
-        target, support = self.target_network(), self.support_network()
-        network = with_parameters(target, self._composed([target, support], operator))
-        return Sides(network, network)
-
-    def compose_trunk(
-        self, images: Sides[Sequence[Tensor]], head: frozenset[str], *, operator: str | None = None
-    ) -> Sides[nn.Module]:
-        alone = self.target_network(), self.support_network()
-        trunk = {name: own for name, own in self._composed(alone, operator).items() if name not in head}
-        return Sides(*(with_trunk(own, trunk) for own in alone))
-
-    def _composed(self, alone: Sequence[nn.Module], operator: str | None) -> dict[str, Tensor]:
-        compose = operator_named(operator or self.networks.operator)
-        return compose([parameters_of(own) for own in alone])
 
 
 def settings_read_by(learner: type[Learner]) -> frozenset[str]:

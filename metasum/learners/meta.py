@@ -18,8 +18,9 @@ from metasum.config import option
 from metasum.config.words import Operator
 from metasum.learners.adaptation import Clones
 from metasum.learners.joint import ObjectiveConfig, sum_loss
-from metasum.learners.learner import BackendConfig, Learner, OperatorConfig, Start
+from metasum.learners.learner import Learner, Start
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import BackendConfig, OperatorConfig
 from metasum.learners.trainable import Backward
 from metasum.types import Batch
 

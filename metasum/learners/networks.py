@@ -18,7 +18,7 @@ from metasum.weights.inputs import Inputs
 from metasum.weights.parameters import BufferSet, buffers_of, check_same_architecture, parameters_of, with_parameters
 from metasum.weights.runner import Runner
 from metasum.weights.shared_parts import check_equal, check_still_frozen, frozen_parts, keep_shared
-from metasum.weights.statistics import settle_statistics, side_by_side, sources_of
+from metasum.weights.statistics_policy import settle_statistics, side_by_side, sources_of
 from metasum.weights.structure import summable_copy
 
 MOST_CLONES = 1024

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 
 from metasum.config import option
 from metasum.errors import UsageError
-from metasum.learners.learner import PlainOperatorConfig, Start, WrittenLearner
+from metasum.learners.learner import Start
 from metasum.learners.networks import MetaSum
+from metasum.learners.settings import PlainOperatorConfig
 from metasum.learners.silence import SilenceConfig, SilentLearner
+from metasum.learners.written import WrittenLearner
 from metasum.networks.slots import Slot
 from metasum.types import Sides
 

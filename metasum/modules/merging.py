@@ -30,7 +30,8 @@ from metasum.weights.parameters import (
 )
 from metasum.weights.randomness import same_randomness
 from metasum.weights.shared_parts import check_equal, is_weight
-from metasum.weights.statistics import recalibrate_together, side_by_side
+from metasum.weights.statistics import recalibrate_together
+from metasum.weights.statistics_policy import side_by_side
 
 FEW = 8  # images that a network of another architecture is compared with the networks on
 

@@ -8,17 +8,9 @@ from operator import attrgetter
 from statistics import fmean
 
 from metasum.results.anchors import anchor_columns, anchor_notes
-from metasum.results.experiment import (
-    MEASURES,
-    OPTIONAL,
-    RECALIBRATED,
-    ExperimentResult,
-    ExperimentRow,
-    ExperimentSummary,
-    OpinionSpread,
-    TargetAccuracy,
-    TargetSpread,
-)
+from metasum.results.experiment import ExperimentResult
+from metasum.results.experiment_rows import MEASURES, OPTIONAL, RECALIBRATED, ExperimentRow, TargetAccuracy
+from metasum.results.experiment_summary import ExperimentSummary, OpinionSpread, TargetSpread
 from metasum.results.heads import heads_column, heads_told
 from metasum.results.settled import alone_over_seeds, unsettled
 from metasum.results.table import HUNDREDTHS, NUMBER, SHARE, WHOLE, Column, Kind, Table, attributes

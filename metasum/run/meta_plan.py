@@ -16,7 +16,7 @@ from metasum.tasks.distribution import TaskDistribution, Variations
 from metasum.tasks.pairs import Recipe
 from metasum.tasks.task import ImageTask, validation_split
 from metasum.types import Dataset
-from metasum.weights.statistics import RECALIBRATE
+from metasum.weights.statistics_policy import RECALIBRATE
 
 EVALUATION_SEED = 2**62  # of the tasks of an evaluation: none that a --meta-seed is likely to have
 

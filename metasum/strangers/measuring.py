@@ -25,7 +25,8 @@ from metasum.training.confusion import accuracy, confusion, share_right
 from metasum.types import Buffers, Task
 from metasum.weights.copies import copy_of
 from metasum.weights.parameters import buffers_of
-from metasum.weights.statistics import normalisers, recalibrate, settle_statistics, side_by_side
+from metasum.weights.statistics import normalisers, recalibrate
+from metasum.weights.statistics_policy import settle_statistics, side_by_side
 
 
 def kept_statistics(runs: Sequence[FinishedRun], method: Method, merged: nn.Module) -> dict[str, Tensor] | None:

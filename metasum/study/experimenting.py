@@ -12,7 +12,9 @@ from metasum.learners.learner import Start
 from metasum.merging import METHODS
 from metasum.plugins import load_entry_points
 from metasum.report.study_pages import write_experiment_report
-from metasum.results.experiment import ExperimentResult, ExperimentRow, summarise
+from metasum.results.experiment import ExperimentResult
+from metasum.results.experiment_rows import ExperimentRow
+from metasum.results.experiment_summary import summarise
 from metasum.results.experiment_tables import rows_table
 from metasum.results.exports import as_csv
 from metasum.results.pictures import Line
@@ -30,7 +32,7 @@ from metasum.study.request import OWN_HEADS, Study, StudyRequest
 from metasum.study.strangers import Measurement, measurement_name, operator_of, strangers_cells, strangers_failures
 from metasum.study.tracking import track_study
 from metasum.study.training import Outcomes, failures_of, runs_of, training_cells, tuning_of
-from metasum.weights.statistics import RECALIBRATE
+from metasum.weights.statistics_policy import RECALIBRATE
 
 TARGETS = ("digits", "printed-digits")
 

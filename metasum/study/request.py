@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import learner_named
-from metasum.learners.learner import WrittenLearner
+from metasum.learners.written import WrittenLearner
 from metasum.run.request import Request
 from metasum.study.choosing import combinations, in_words
 from metasum.study.tracking import tracking_of

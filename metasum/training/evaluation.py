@@ -21,9 +21,9 @@ from metasum.training.confusion import accuracy, confusion, share_right
 from metasum.training.settling import settled_alone, settled_sum, statistics_of
 from metasum.types import Sides, Task
 from metasum.weights.statistics import (
-    RECALIBRATE,
     normalisers,
 )
+from metasum.weights.statistics_policy import RECALIBRATE
 
 Autocast = Callable[[], AbstractContextManager[object]]
 UNKNOWN: Sides[float | None] = Sides(None, None)

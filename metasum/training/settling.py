@@ -11,13 +11,8 @@ from metasum.learners.trainable import TrainedLearner
 from metasum.networks.cutting import in_blocks
 from metasum.types import Buffers, Sides
 from metasum.weights.copies import copy_of
-from metasum.weights.statistics import (
-    RECALIBRATE,
-    recalibrate,
-    settle_statistics,
-    settled_policy,
-    sources_of,
-)
+from metasum.weights.statistics import recalibrate
+from metasum.weights.statistics_policy import RECALIBRATE, settle_statistics, settled_policy, sources_of
 
 
 def statistics_of(learner: TrainedLearner, alone: Sides[nn.Module], policy: str | None) -> str:

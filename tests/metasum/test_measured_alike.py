@@ -26,7 +26,8 @@ from metasum.training.analysis import _png
 from metasum.training.confusion import confusion, share_right
 from metasum.training.evaluation import Evaluator
 from metasum.types import Batch
-from metasum.weights.statistics import recalibrate, side_by_side
+from metasum.weights.statistics import recalibrate
+from metasum.weights.statistics_policy import side_by_side
 
 NO_AUTOCAST = torch.no_grad
 

@@ -19,7 +19,7 @@ from metasum.baselines.independent import IndependentLearner
 from metasum.config import Checked, option
 from metasum.merging.tensors import TensorMethod
 from metasum.networks.build import register_network
-from metasum.learners.learner import OperatorConfig
+from metasum.learners.settings import OperatorConfig
 from torch import nn
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ from metasum.learners.slots import SlotsConfig, SlotsLearner
 from metasum.networks.build import build_network
 from metasum.networks.slots import Slot
 from metasum.types import Batch
-from metasum.weights.statistics import recalibrate, side_by_side
+from metasum.weights.statistics import recalibrate
+from metasum.weights.statistics_policy import side_by_side
 
 TARGET, SUPPORT = Batch(images(seed=1), labels(seed=1)), Batch(images(seed=2), labels(seed=2))
 

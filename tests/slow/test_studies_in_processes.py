@@ -15,7 +15,7 @@ import numpy as np
 from metasum.baselines import register
 from metasum.baselines.independent import IndependentLearner
 from metasum.config import option
-from metasum.learners.learner import OperatorConfig
+from metasum.learners.settings import OperatorConfig
 from metasum.tasks import register_dataset
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from metasum.report.page import _environment
 from metasum.results import comparison_tables, experiment_tables, strangers_tables
 from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.results.comparison import ComparisonRow, summarise
-from metasum.results.experiment import summarise as summarise_experiment
+from metasum.results.experiment_summary import summarise as summarise_experiment
 from metasum.results.exports import as_csv
 from metasum.results.kinds import read_result
 from metasum.results.run import accuracy_table

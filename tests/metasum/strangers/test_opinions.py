@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from metasum.results.experiment import OpinionSpread
+from metasum.results.experiment_summary import OpinionSpread
 from metasum.results.strangers import Opinion, Opinions
 from metasum.strangers.opinions import _auroc, opinions_of
 from metasum.types import Batch

@@ -11,7 +11,8 @@ from metasum import settings
 from metasum.baselines.independent import IndependentLearner
 from metasum.baselines.registry import register
 from metasum.config import option
-from metasum.learners.learner import OperatorConfig, Start
+from metasum.learners.learner import Start
+from metasum.learners.settings import OperatorConfig
 from metasum.results.surroundings import Tried, Tuned
 from metasum.study.checks import study_of
 from metasum.study.choosing import Choose, chosen
