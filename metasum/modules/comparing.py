@@ -2,55 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from metasum.arguments import checked
 from metasum.errors import MetaSumError, UsageError, worded
 from metasum.merging import METHODS
 from metasum.merging.method import Method
+from metasum.modules.comparison_rows import Compared, label_of, lines_of, row_merged, rows_alone, rows_of_ensemble
 from metasum.modules.given import check_alike, kept_names, loaders_of, method_of, networks_of
-from metasum.modules.lines import line
-from metasum.modules.measuring import Metric, evaluate_on, measured
-from metasum.modules.merging import merge_by
-from metasum.modules.tasks import MergedTasks
+from metasum.modules.measuring import Metric
 from metasum.plugins import load_entry_points
-from metasum.results.modules import LineBetweenModules, Measured
-from metasum.results.networks import NetworksResult, NetworksRow
-from metasum.weights.batches import Asked, Batches, Forward, Together, device_of
-from metasum.weights.calling import answer_and_labels
-from metasum.weights.modes import in_eval_mode
+from metasum.results.networks import NetworksResult
+from metasum.weights.batches import Forward, device_of
 from metasum.weights.randomness import same_randomness
 from metasum.weights.statistics import normalisers
-
-
-class Compared(NamedTuple):
-    """What is compared, on what, and how networks are asked."""
-
-    networks: dict[str, nn.Module]
-    data: dict[str, Any]
-    """Loaders by dataset; the networks' own in their order where networks keep heads."""
-    keep: tuple[str, ...]
-    own: bool
-    """Whether there is a dataset for each network, in their order."""
-    metric: Metric | None
-    forward: Forward | None
-
-    def batches(self, name: str, loader: Any, network: nn.Module) -> Batches:
-        return Batches(loader, what=name, forward=self.forward, device=device_of(network))
-
-    def measure(self, networks: Sequence[nn.Module | None]) -> dict[str, Measured]:
-        """What a network for each dataset does on it; there may be none for one."""
-        return {
-            name: evaluate_on(network, self.batches(name, loader, network), self.metric, self.forward)
-            for network, (name, loader) in zip(networks, self.data.items(), strict=True)
-            if network is not None
-        }
 
 
 @checked
@@ -102,16 +70,16 @@ def compare(
     loaders_of(images, len(asked.networks), what="images", forward=None, device=None)
     _check_read_again(images or (), "images")
     with same_randomness(device_of(next(iter(asked.networks.values())))):
-        rows, left_out = _alone(asked), {}
+        rows, left_out = rows_alone(asked), {}
         for method in _methods(methods, seed):
             try:
-                rows.append(_merged(asked, method, images=images, base=base))
+                rows.append(row_merged(asked, method, images=images, base=base))
             except MetaSumError as error:
-                left_out[_label(method)] = str(error)
+                left_out[label_of(method)] = str(error)
         if methods and all(row.what == "alone" for row in rows):
             raise UsageError(f"there is nothing to compare, for no method merges these networks: {_reasons(left_out)}")
-        rows += _ensemble(asked)
-        lines = _lines(asked, images)
+        rows += rows_of_ensemble(asked)
+        lines = lines_of(asked, images)
     whose = "recomputed on all images" if images is not None else "the mean of the networks' own, for want of images"
     return NetworksResult(
         networks=tuple(asked.networks),
@@ -181,72 +149,3 @@ def _methods(methods: Sequence[str | Method] | None, seed: int) -> list[Method]:
 
 def _reasons(left_out: Mapping[str, str]) -> str:
     return " ".join(reason if reason.startswith(name) else f"{name}: {reason}" for name, reason in left_out.items())
-
-
-def _label(method: Method) -> str:
-    """Its name, with the settings that are not its default's."""
-    settings = {
-        field.name: getattr(method.config, field.name)
-        for field in dataclasses.fields(method.config)
-        if getattr(method.config, field.name) != field.default
-    }
-    told = ", ".join(f"{name}={value}" for name, value in settings.items())
-    return f"{method.name} ({told})" if told else method.name
-
-
-def _alone(asked: Compared) -> list[NetworksRow]:
-    rows = []
-    for index, (name, network) in enumerate(asked.networks.items()):
-        own = [network if number == index or not asked.keep else None for number in range(len(asked.data))]
-        rows.append(NetworksRow(name, "alone", asked.measure(own)))
-    if not asked.own:
-        return rows
-    each = {name: row.on[name] for name, row in zip(asked.data, rows, strict=True)}
-    together = NetworksRow("each alone, on its own data", "alone", each)
-    return [together] if asked.keep else [*rows, together]
-
-
-def _merged(asked: Compared, method: Method, *, images: Any, base: Any) -> NetworksRow:
-    if method.knows_task and not asked.own:
-        raise UsageError(
-            f"{method.name} has to know which network's data an input is of: give "
-            + worded(
-                "data= a loader for each, in a list.",
-                "--on a file for each checkpoint, in their order, and --images, too, or files of the Keras layout.",
-            )
-        )
-    started = time.perf_counter()
-    networks, count = list(asked.networks.values()), len(asked.data)
-    found = merge_by(method, networks, images=images, base=base, forward=asked.forward, keep=asked.keep)
-    seconds = round(time.perf_counter() - started, 3)
-    tasks = map(found.for_task, range(count)) if isinstance(found, MergedTasks) else [found] * count
-    what: Any = method.no_merge() or "merged"
-    return NetworksRow(_label(method), what, asked.measure(list(tasks)), seconds)
-
-
-def _ensemble(asked: Compared) -> list[NetworksRow]:
-    """All networks' logits, added up; none where their heads are of different tasks."""
-    networks = list(asked.networks.values())
-    if asked.keep:
-        return []
-    on = {}
-
-    def answer(batch: Asked) -> tuple[Tensor, Any]:
-        pairs = [answer_and_labels(network, batch, asked.forward) for network in networks]
-        return torch.stack([logits for logits, _ in pairs]).sum(dim=0), pairs[0][1]
-
-    with in_eval_mode(*networks):
-        for name, loader in asked.data.items():
-            on[name] = measured(answer, asked.batches(name, loader, networks[0]), asked.metric)
-    return [NetworksRow("ensemble", "ensemble", on)]
-
-
-def _lines(asked: Compared, images: Sequence[Any] | None) -> dict[str, LineBetweenModules]:
-    if asked.keep or len(asked.networks) != 2:
-        return {}
-    first, second = asked.networks.values()
-    together = None if images is None else Together(images)
-    return {
-        name: line(first, second, loader, images=together, metric=asked.metric, forward=asked.forward)
-        for name, loader in asked.data.items()
-    }
