@@ -118,11 +118,11 @@ def test_cells_are_given_what_they_need_and_outcomes_come_in_the_given_order(eng
 def test_a_failure_is_a_sentence_and_fails_only_what_needs_it(how, engine):
     cells = [Cell("y", Add(), ("x",)), Cell("x", Add(), ("bad",)), Cell("bad", Fail(how)), Cell("good", Add(1))]
     assert run(engine, *cells, Cell("all", Take(), after=("bad", "x", "good"))) == {
-        "y": Failure("y", "it needs x, which failed.", "x"),
-        "x": Failure("x", "it needs bad, which failed.", "bad"),
+        "y": Failure("y", because := f"it needs bad, which failed: {SAID[how]}", "x"),
+        "x": Failure("x", because, "bad"),
         "bad": (bad := Failure("bad", SAID[how])),
         "good": 1,
-        "all": {"bad": bad, "x": Failure("x", "it needs bad, which failed.", "bad"), "good": 1},
+        "all": {"bad": bad, "x": Failure("x", because, "bad"), "good": 1},
     }
 
 

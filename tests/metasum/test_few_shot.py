@@ -287,7 +287,7 @@ def test_a_failure_is_told_and_the_others_go_on(metasum, flags, tmp_path):
     more = ("--pretraining-steps", 2, "--learner", "fine-tuning,prototypical", "--test-ways", 3, "--report")
     outcome = metasum("few-shot", *flags, *more)
     assert outcome.code == 1
-    assert "a run failed, fine-tuning-seed0: it needs pretrained-seed0, which failed." in outcome.err
+    assert f"a run failed, fine-tuning-seed0: it needs pretrained-seed0, which failed: {in_the_way}" in outcome.err
     result = json.loads((folder(tmp_path) / "results.json").read_text())
     assert [row["learner"] for row in result["rows"]] == ["prototypical"]
     assert [row["learner"] for row in result["failed"]] == ["fine-tuning"]

@@ -84,7 +84,7 @@ class Schedule:
             for other in list(self._open.values()):  # in order: what needs it comes before what needs that
                 lost = next((name for name in other.needs if isinstance(news.get(name), Failure)), None)
                 if lost is not None:
-                    news[other.name] = Failure(other.name, f"it needs {lost}, which failed.", lost)
+                    news[other.name] = Failure(other.name, _told(news[lost]), lost)
                     del self._open[other.name]
         self._ended |= news
         for name, ended in news.items():
@@ -109,3 +109,8 @@ class Schedule:
             f"stopped with {len(self._ended)} of {len(self._given)} cells ended; what was under way goes on from its "
             "last saved state."
         )
+
+
+def _told(lost: Failure) -> str:
+    """What is said of a cell that needs a failed one: the one that failed by itself, and why."""
+    return lost.error if lost.because is not None else f"it needs {lost.cell}, which failed: {lost.error}"

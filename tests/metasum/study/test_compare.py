@@ -216,7 +216,9 @@ def test_failing_endpoints_are_trained_once_and_named_once(compare):
     failed = json.loads(outcome.out)["failed"]
     assert sorted(cell["learner"] for cell in failed) == ["average", "independent", "slerp", "ties"]
     assert "diverged" in failed[0]["error"]
-    assert {cell["error"] for cell in failed[1:]} == {"it needs rows+lines/independent-seed0, which failed."}
+    assert {cell["error"] for cell in failed[1:]} == {
+        f"it needs rows+lines/independent-seed0, which failed: {failed[0]['error']}"
+    }
 
 
 def test_the_settings_shown_are_those_that_ran(compare):
