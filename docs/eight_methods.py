@@ -6,6 +6,7 @@ RUNS holds the folders that `metasum train --evaluate-on validation` left for th
 the commands). Merging sees 256 unlabelled training images of each. Settings that a method has candidates for are chosen
 on 256 validation images of each, on which no network was trained. Accuracies are of 1,000 test images of each dataset:
 with one network and one set of statistics for all, and with own heads and own statistics, where the task is known.
+Networks may come from one start or each from its own; methods that need a common one are refused then.
 """
 
 import itertools
@@ -15,6 +16,8 @@ import sys
 import time
 from pathlib import Path
 from statistics import fmean
+
+import torch
 
 import metasum
 from metasum.merging import METHODS
@@ -74,7 +77,9 @@ def main(runs, seed, out, *options):
     data, found = Data(), {}
     folders = [Path(runs) / f"{name}+cifar10" / f"independent-seed{seed}" for name in DATASETS]
     networks = [metasum.load_network(folder / "target.safetensors") for folder in folders]
-    base = metasum.load_network(folders[0] / "initial.safetensors").state_dict()
+    starts = [metasum.load_network(folder / "initial.safetensors").state_dict() for folder in folders]
+    shared = all(torch.equal(own[name], starts[0][name]) for own in starts for name in own)
+    base = starts[0] if shared else None  # methods that work on differences from it are refused without
     for heads, keep in (("summed", ()), ("own", OWN)):
         rows = found[heads] = {}
         if heads == "summed":
