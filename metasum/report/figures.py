@@ -90,7 +90,7 @@ def line_curves(lines: Lines, *, ends: tuple[str, str], among: Sequence[str] = (
         ends: what the networks are called.
         among: all labels of the page, where a picture has some of them: each has one colour in all pictures.
     """
-    return svg(*_accuracies(lines, f"α: {short(ends[0])} at 0, {short(ends[1])} at 1", "accuracy (%)", among))
+    return svg(*_accuracies(lines, f"α: {short(ends[0], 26)} at 0, {short(ends[1], 26)} at 1", "accuracy (%)", among))
 
 
 def sum_curves(lines: Lines) -> str:
