@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metasum.baselines.registry import learner_named
 from metasum.config import options_of
+from metasum.errors import CheckpointError
 from metasum.files import make_folder, read_json, reading, write_json
 from metasum.merging import METHODS
 from metasum.results.pictures import Line
@@ -43,6 +45,18 @@ class Measurement(Value):
     """None with own heads, which say nothing of foreign images."""
     line: Line | None = dataclasses.field(default=None, metadata=LEFT_OUT)
     """Between the first two networks, where it was asked for."""
+
+    def is_of(self, targets: Sequence[str]) -> bool:
+        """Whether all of it is of these datasets, and of no other."""
+        named = [self.accuracy.datasets]
+        if self.opinions is not None:
+            named.append(self.opinions.ensemble)
+            pairs = sorted((opinion.network, opinion.dataset) for opinion in self.opinions.each)
+            if pairs != sorted(itertools.product(targets, targets)):
+                return False
+        if self.line is not None:
+            named.append(self.line.accuracy)
+        return all(set(names) == set(targets) for names in named)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +93,7 @@ class StrangersSum:
             "evaluate_on": runs[0].plan.data.evaluate_on,
             **({"heads": heads} if heads == "own" else {}),  # earlier versions summed all, and did not say so
         }
-        found = _kept_in(self.file, identity)
+        found = _kept_in(self.file, identity, [run.target for run in runs])
         if found is not None and (found.line is not None or not self.line):
             return found
         display.note(f"adding the networks of {', '.join(run.target for run in runs)} …")
@@ -112,12 +126,19 @@ class StrangersSum:
         )
 
 
-def _kept_in(file: Path, identity: Settings) -> Measurement | None:
-    """The measurement in a file, where it is about these networks and settings."""
+def _kept_in(file: Path, identity: Settings, targets: Sequence[str]) -> Measurement | None:
+    """The measurement in a file, where it is about these networks and settings.
+
+    Raises:
+        CheckpointError: it is damaged: no measurement, or one of other datasets than the networks'.
+    """
     if not file.is_file():
         return None
     with reading(file):
-        return _about(file, read_json(file), identity)
+        found = _about(file, read_json(file), identity)
+    if found is not None and not found.is_of(targets):
+        raise CheckpointError(f"{file} is damaged: it is not of the datasets {', '.join(targets)}.")
+    return found
 
 
 def _about(file: Path, before: dict[str, Any], identity: Settings) -> Measurement | None:

@@ -322,3 +322,17 @@ def test_a_measurement_of_the_last_release_is_taken_as_it_is(done, experiment):
     known["identity"]["merging"]["position"] = 0.3
     file.write_text(json.dumps(known))
     assert "adding the networks" in experiment("--no-tune", learners="slerp").err
+
+
+@pytest.mark.parametrize("place", [("opinions", "each", 0, "network"), ("opinions", "ensemble"), ("accuracy",)])
+def test_a_measurement_that_tells_of_other_datasets_is_damaged(done, experiment, place):
+    file = done / "experiments" / "rows+third+lines" / "slerp-seed0.json"
+    inner = measurement = json.loads(file.read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inside = inner[place[-1]]
+    inner[place[-1]] = "elsewhere" if isinstance(inside, str) else {"elsewhere": inside["rows"], **inside}
+    file.write_text(json.dumps(measurement))
+    outcome = experiment("--learners", "independent,slerp", "--no-tune")
+    assert outcome.code == 1
+    assert f"{file} is damaged: it is not of the datasets rows, third" in outcome.err
