@@ -34,9 +34,10 @@ MORE = {
 """What is killed beside a training, and with which flags."""
 
 
-def begun(arguments):
+def begun(arguments, slow=False):
+    """A child that runs a command, on a slow disk or not."""
     CONTEXT.set_forkserver_preload(PRELOADED)
-    child = CONTEXT.Process(target=started.command, args=([str(argument) for argument in arguments],))
+    child = CONTEXT.Process(target=started.command, args=([str(argument) for argument in arguments], slow))
     child.start()
     return child
 
@@ -62,7 +63,7 @@ def test_whenever_it_is_killed(tiny, tmp_path):
         run = folder / f"killed-{number}"
         for _ in range(1 + number % 3):
             resume = ["--resume"] if (run / "config.json").is_file() else []
-            child = begun([*flags, "--name", run.name, *resume])
+            child = begun([*flags, "--name", run.name, *resume], slow=draw.random() < 0.5)
             time.sleep(draw.uniform(0, took))
             child.kill()
             child.join()
@@ -97,6 +98,7 @@ def test_any_other_command_whenever_it_is_killed(tmp_path, name):
     if name == "merge":
         ended([*commands(root)["train"], "--no-report"])
     shutil.copytree(root, kept)
+    ended(["learners"])  # starts the process that children come from
     before = time.monotonic()
     ended(words_of(name, root))
     whole, took = left(root), time.monotonic() - before
@@ -104,7 +106,7 @@ def test_any_other_command_whenever_it_is_killed(tmp_path, name):
         shutil.rmtree(root)
         shutil.copytree(kept, root)
         for _ in range(1 + number % 2):
-            child = begun(words_of(name, root))
+            child = begun(words_of(name, root), slow=draw.random() < 0.5)
             time.sleep(draw.uniform(0, took))
             child.kill()
             child.join()
