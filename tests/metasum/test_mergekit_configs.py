@@ -221,6 +221,16 @@ def test_a_folder_has_all_that_belongs_to_the_base(models):
     assert left(models) == ["out"]
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_what_belongs_to_the_base_and_cannot_be_read_is_told(metasum, models, name):
+    path = models / "base" / name
+    path.unlink(missing_ok=True)
+    path.symlink_to(path)  # a right that is missing does not stop root
+    Path("c.yml").write_text(text_of("ties"))
+    refused(metasum("merge", "c.yml", "-o", "out"), 1, str(Path("base") / name))
+    assert left(models) == []
+
+
 def test_out_dtype_is_what_is_written(models):
     text = text_of("linear", "float32") + "out_dtype: float16\n"
     assert {tensor.dtype for tensor in merged(text).values()} == {torch.float16}

@@ -119,7 +119,7 @@ def check_donor(asked: Asked) -> dict[str, Any] | None:
         CheckpointError: a configuration is damaged, or does not say how many layers there are.
     """
     path = asked.donor / CONFIG
-    if not path.is_file():
+    if not os.path.lexists(path):
         return None
     config = read_json(path)
     if asked.dtype != "keep":
@@ -154,7 +154,7 @@ def fill(folder: Path, asked: Asked, config: dict[str, Any] | None) -> None:
     donor = asked.donor
     for file in sorted(donor.iterdir()) if donor.is_dir() else ():
         belongs = file.suffix in COPIED or file.stem in LICENCES
-        if belongs and file.is_file() and ".index." not in file.name and not file.name.startswith("."):
+        if belongs and not file.is_dir() and ".index." not in file.name and not file.name.startswith("."):
             try:
                 content = file.read_bytes()
             except OSError as error:
