@@ -2,9 +2,10 @@
 
     python docs/merge_benchmark.py --folder /tmp/big --gigabytes 2 --dtype bfloat16
 
-Needs mergekit's `mergekit-pytorch` beside this Python, or named by --mergekit, and room for five checkpoints. Each
-command is a process of its own, timed from its start to its end; the commands take turns, and what is not yet on the
-disk is written there before each.
+Needs mergekit's `mergekit-pytorch` beside this Python, or named by --mergekit, and room for six checkpoints. Each
+command is a process of its own, timed from its start to its end, and once more until all that it wrote is on the disk;
+the commands take turns, and what is not yet on the disk is written there before each. --cold has the inputs read from
+the disk, too: the kernel is told to forget them before each command.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import TextIO, TypeVar
+from typing import NamedTuple, TextIO, TypeVar
 
 import click
 
@@ -58,8 +59,21 @@ def make(paths: list[Path], gigabytes: float, dtype_name: str) -> None:
         save_file(state, path)
 
 
-def run(command: list[str], log: TextIO) -> tuple[float, int]:
-    """Seconds, and the most memory that the process ever held, in bytes.
+class Taken(NamedTuple):
+    """What a command took."""
+
+    seconds: float
+    """From its start to its end."""
+    stored: float
+    """Seconds from its start until all is on the disk."""
+    processor: float
+    """Seconds of a core."""
+    peak: int
+    """Bytes that the process held at most."""
+
+
+def run(command: list[str], log: TextIO) -> Taken:
+    """Runs a command to its end.
 
     A child starts with its parent's peak: this process holds little, and imports torch in others only.
     """
@@ -70,7 +84,17 @@ def run(command: list[str], log: TextIO) -> tuple[float, int]:
     child.returncode = status
     if status:
         raise SystemExit(f"{' '.join(command)} failed; see {log.name}")
-    return time.perf_counter() - started, usage.ru_maxrss * 1024
+    ended = time.perf_counter()
+    os.sync()
+    processor = usage.ru_utime + usage.ru_stime
+    return Taken(ended - started, time.perf_counter() - started, processor, usage.ru_maxrss * 1024)
+
+
+def forget(paths: list[Path]) -> None:
+    """Has the kernel drop what it holds of these files."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def elsewhere(function: Callable[..., T], *arguments: object) -> T:
@@ -92,7 +116,7 @@ def commands(folder: Path, paths: list[Path], mergekit: str) -> dict[str, list[s
     theirs = {name: [mergekit, str(folder / f"{name}.yaml"), str(folder / "mergekit")] for name in ("linear", "ties")}
     return {
         "python -c 'import torch'": [sys.executable, "-c", "import torch"],
-        "cp of one file": [str(shutil.which("cp")), a, str(folder / "copy.safetensors")],
+        "cp of both files": [str(shutil.which("cp")), a, b, str(folder / "copies")],
         "metasum merge average": [*ours, "average", a, b, *end],
         "mergekit-pytorch, linear": theirs["linear"],
         "metasum merge ties": [*ours, "ties", a, b, "--base", base, *end],
@@ -128,6 +152,7 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=2.0, help="of each checkpoint")
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--cold", action="store_true", help="have the inputs read from the disk each time")
     parser.add_argument("--mergekit", default=str(Path(sys.executable).with_name("mergekit-pytorch")))
     parser.add_argument("--without", action="append", default=[], help="leave out the commands that are called so")
     given = parser.parse_args()
@@ -144,25 +169,37 @@ def measure(given: argparse.Namespace) -> None:
     elsewhere(make, paths, given.gigabytes, given.dtype)
     todo = commands(given.folder, paths, given.mergekit)
     names = [name for name in todo if not any(word in name for word in given.without)]
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    peaks = dict.fromkeys(names, 0)
+    took: dict[str, list[Taken]] = {name: [] for name in names}
     for name in names * given.repeats:
-        (given.folder / "copy.safetensors").unlink(missing_ok=True)
-        if "mergekit" not in name:
-            (given.folder / "metasum.safetensors").unlink(missing_ok=True)
+        clear(given.folder, keep_merged="mergekit" in name)
+        if given.cold:
+            forget(paths)
         with (given.folder / "log.txt").open("w") as log:
-            took, peak = run(todo[name], log)
-        seconds[name].append(took)
-        peaks[name] = max(peaks[name], peak)
-        click.echo(f"{name}: {took:.1f} s, {peak / 2**20:.0f} MiB")
-        if "mergekit" in name:
+            own = run(todo[name], log)
+        took[name].append(own)
+        click.echo(f"{name}: {own.seconds:.1f} s, on the disk in {own.stored:.1f} s, {own.peak / 2**20:.0f} MiB")
+        if "mergekit" in name and (given.folder / "metasum.safetensors").exists():
             click.echo(f"  {elsewhere(difference, given.folder):.2%} of the entries differ from metasum's")
-            shutil.rmtree(given.folder / "mergekit")
-    bare = peaks["python -c 'import torch'"]
-    click.echo(f"\n{paths[0].stat().st_size / 1e9:.2f} GB of {given.dtype}\n")
-    click.echo("| command | seconds | MiB above torch alone |\n| --- | --- | --- |")
-    for name in names:
-        click.echo(f"| {name} | {statistics.median(seconds[name]):.1f} | {(peaks[name] - bare) / 2**20:.0f} |")
+    show(took, f"{paths[0].stat().st_size / 1e9:.2f} GB of {given.dtype}{', cold' if given.cold else ''}")
+
+
+def clear(folder: Path, *, keep_merged: bool) -> None:
+    """Removes what the commands before have written; mergekit's result is compared with metasum's, which may stay."""
+    for written in ("copies", "mergekit"):
+        shutil.rmtree(folder / written, ignore_errors=True)
+    (folder / "copies").mkdir()
+    if not keep_merged:
+        (folder / "metasum.safetensors").unlink(missing_ok=True)
+
+
+def show(took: dict[str, list[Taken]], what: str) -> None:
+    """The medians, and the most memory, as a table."""
+    bare = max(own.peak for own in took["python -c 'import torch'"])
+    click.echo(f"\n{what}\n\n| command | seconds | on the disk | processor | MiB above torch |\n|{' --- |' * 5}")
+    for name, every in took.items():
+        seconds, stored, processor, _ = (statistics.median(column) for column in zip(*every, strict=True))
+        above = (max(own.peak for own in every) - bare) / 2**20
+        click.echo(f"| {name} | {seconds:.1f} | {stored:.1f} | {processor:.1f} | {above:.0f} |")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,18 @@ always come out the same.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from metasum.tasks.shapes import SIZE, Arrays
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from PIL.ImageFont import FreeTypeFont
 
 TRAIN_FONTS = (
     "DejaVuSans", "DejaVuSans-Bold", "DejaVuSans-Oblique", "DejaVuSansMono", "DejaVuSansMono-BoldOblique",
@@ -93,11 +98,9 @@ def _paint(mask: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.fl
 
 def draw_character(character: str, fonts: tuple[str, ...], rng: np.random.Generator) -> NDArray[np.float64]:
     """A character in a random font under a random affine map: `[32, 32]`, 0 to 1."""
-    from PIL import Image, ImageDraw
+    from PIL import Image
 
-    canvas = Image.new("L", (2 * SIZE, 2 * SIZE))
-    draw = ImageDraw.Draw(canvas)
-    draw.text((SIZE, SIZE), character, fill=255, font=_font(fonts[rng.integers(len(fonts))]), anchor="mm")
+    canvas = _large(character, fonts[rng.integers(len(fonts))])
     angle, shear, scale = rng.normal(0, 0.15), rng.normal(0, 0.15), rng.uniform(1.3, 1.9, 2)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.array([[1, shear], [0, 1]]) @ np.diag(scale)  # from the small image to the large canvas
@@ -107,8 +110,18 @@ def draw_character(character: str, fonts: tuple[str, ...], rng: np.random.Genera
     return np.asarray(small, dtype=np.float64) / 255
 
 
+@lru_cache(256)  # letters and printed digits take 160 of them, again and again
+def _large(character: str, font: str) -> Image:
+    """The character in the middle of a canvas of 64x64, not to be drawn on; `font` is a file that matplotlib ships."""
+    from PIL import Image, ImageDraw
+
+    canvas = Image.new("L", (2 * SIZE, 2 * SIZE))
+    ImageDraw.Draw(canvas).text((SIZE, SIZE), character, fill=255, font=_font(font), anchor="mm")
+    return canvas
+
+
 @cache
-def _font(name: str):  # type: ignore[no-untyped-def]
+def _font(name: str) -> FreeTypeFont:
     import matplotlib
     from PIL import ImageFont
 
