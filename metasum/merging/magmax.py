@@ -45,7 +45,7 @@ class MagMax(TensorMethod):
 def furthest(vectors: Sequence[Tensor]) -> Tensor:
     """Of each entry that of largest magnitude, of several as large the last vector's; new, `[n]`.
 
-    By the largest and the smallest entry, which take a tenth of the time of choosing between two vectors entry by entry.
+    By the largest and the smallest one: PyTorch takes ten times as long to choose between two vectors entry by entry.
 
     Args:
         vectors: `[n]` each, one or more.
