@@ -34,6 +34,41 @@ def seen_by(module: nn.Module, inputs: Tensor) -> Tensor:
     return patches.transpose(1, 2).flatten(0, 1)
 
 
+class Products:
+    """The sum of AᵀA over the rows of A, and of AᵀB, that come chunk by chunk.
+
+    A product is as large for a few rows as for many: rows wait until there are as many as columns. Products are of the
+    rows' dtype, and summed in float64.
+    """
+
+    def __init__(self) -> None:
+        self._count, self._sums = 0, list["Tensor"]()
+        self._waiting: list[tuple[Tensor, ...]] = []
+
+    def add(self, *chunk: Tensor) -> None:
+        """Rows `[n, K]` of A, and `[n, outputs]` of B where there is one; copies of those that wait are kept."""
+        enough = len(chunk[0]) + sum(len(own[0]) for own in self._waiting) >= chunk[0].shape[1]
+        self._waiting.append(chunk if enough else tuple(own.clone() for own in chunk))
+        if enough:
+            self._multiply()
+
+    def means(self) -> list[Tensor]:
+        """AᵀA, and AᵀB where there is one, divided by the number of rows, float64."""
+        self._multiply()
+        return [own / self._count for own in self._sums]
+
+    def _multiply(self) -> None:
+        import torch
+
+        if not self._waiting:
+            return
+        rows, *others = (torch.cat(own) if len(own) > 1 else own[0] for own in zip(*self._waiting, strict=True))
+        self._waiting = []
+        new = [(rows.T @ own).double() for own in (rows, *others)]
+        self._sums = [total.add_(own) for total, own in zip(self._sums, new, strict=True)] if self._count else new
+        self._count += len(rows)
+
+
 def solution(total: Tensor, wanted: Tensor, towards: Tensor, *, ridge: float = 0.0, what: str) -> Tensor:
     """The X of least ‖A X - B‖², given AᵀA and AᵀB, with a ridge towards `towards`.
 

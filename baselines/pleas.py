@@ -7,7 +7,7 @@ by layer, the weights that do: of the mean of the permuted networks' inputs they
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -92,10 +92,10 @@ def mean_products(endpoints: Sequence[Endpoint], count: int) -> dict[str, tuple[
     """
     import torch
 
-    from metasum.baselines.least_squares import seen_by
+    from metasum.baselines.least_squares import Products, seen_by
     from metasum.weights.batches import limited
 
-    layers, totals = _layers(endpoints), dict[str, tuple["Tensor", "Tensor", int]]()
+    layers, totals = _layers(endpoints), defaultdict[str, Products](Products)
     for chunk in (chunk for end in endpoints for chunk in limited(end.images, count, size=CHUNK)):
         heard: list[list[tuple[str, Tensor, Tensor]]] = []
         for end in endpoints:
@@ -109,9 +109,8 @@ def mean_products(endpoints: Sequence[Endpoint], count: int) -> dict[str, tuple[
             x, y = seen_by(module, inputs), outputs.movedim(_channels(module), -1).flatten(0, -2)
             if module.bias is not None:
                 x = torch.cat([x, x.new_ones(len(x), 1)], dim=1)
-            total, wanted, number = totals.get(name, (0, 0, 0))
-            totals[name] = (total + (x.T @ x).double(), wanted + (x.T @ y).double(), number + len(x))
-    return {name: (total / number, wanted / number) for name, (total, wanted, number) in totals.items()}
+            totals[name].add(x, y)
+    return {name: (total, wanted) for name, (total, wanted) in ((name, own.means()) for name, own in totals.items())}
 
 
 def _channels(module: nn.Module) -> int:

@@ -7,10 +7,11 @@ xᵀx over the layer's inputs in network i, its off-diagonals shrunk. All other 
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from metasum.baselines.least_squares import is_solvable, seen_by, solution
+from metasum.baselines.least_squares import Products, is_solvable, seen_by, solution
 from metasum.config import option
 from metasum.merging.endpoints import Endpoint, NetworkMethod
 from metasum.merging.method import ImagesConfig
@@ -87,24 +88,24 @@ def input_products(
     import torch
     from torch import nn
 
-    totals: dict[str, tuple[Tensor, int]] = {}
+    totals = defaultdict[str, Products](Products)
 
     def hear(name: str, module: nn.Module, inputs: tuple[Tensor]) -> None:
         whole = inputs[0].detach()
         for some in torch.split(whole, CHUNK) if isinstance(module, nn.Conv2d) else (whole,):
-            rows = seen_by(module, some)
-            total, count = totals.get(name, (torch.zeros((), device=rows.device), 0))
-            totals[name] = (total + (rows.T @ rows).double(), count + len(rows))
+            totals[name].add(seen_by(module, some))
 
     listened = solved_layers(endpoint) if layers is None else layers
     with torch.no_grad(), listening(listened, given=hear):
         for batch in batches:
             endpoint.logits(batch)
-    return {name: total / count for name, (total, count) in totals.items()}
+    return {name: own.means()[0] for name, own in totals.items()}
 
 
 def _shrunk(product: Tensor, shrinkage: float) -> Tensor:
-    return shrinkage * product + (1 - shrinkage) * product.diagonal().diag()
+    shrunk = shrinkage * product
+    shrunk.diagonal().copy_(product.diagonal())
+    return shrunk
 
 
 def _solve(products: list[Tensor], weights: list[Tensor]) -> Tensor:

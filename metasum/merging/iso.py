@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from metasum.config import option
-from metasum.merging.matrices import MatrixMethod, orthogonal, side_by_side, triples
+from metasum.merging.matrices import MatrixMethod, isotropic, orthogonal, side_by_side, triples
 from metasum.merging.task_arithmetic import SCALINGS, UnitScalingConfig
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class IsoC(MatrixMethod):
     def joined(self, matrices: list[Tensor]) -> Tensor:
         from metasum.weights.composition import total
 
-        left, values, right = triples(total(matrices))
-        return _mean(values) * left @ right
+        values, directions = isotropic(total(matrices))
+        return directions.mul_(_mean(values))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class IsoCTS(MatrixMethod):
         apart = [matrix - (common.left @ (common.left.mT @ matrix.to(common.left))).to(matrix) for matrix in matrices]
         own = [triples(a, each, size=float(m.norm())) for a, m in zip(apart, matrices, strict=True)]
         left, values, right = side_by_side([common, *own])
-        return _mean(values) * orthogonal(left) @ orthogonal(right)
+        return orthogonal(left).mul_(_mean(values)) @ orthogonal(right)
 
 
 def _mean(values: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from metasum.merging.task_arithmetic import SCALINGS, TaskArithmeticConfig
 from metasum.merging.tensors import Chunk, Formula, TensorMethod, Tensors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
 
@@ -34,9 +36,30 @@ class MagMax(TensorMethod):
 
     def formula(self, tensors: Tensors) -> Formula:
         def merge(chunk: Chunk) -> Tensor:
-            largest, *others = chunk.differences()
-            for other in others:
-                largest.copy_(other.where(other.abs() >= largest.abs(), largest))
+            largest = furthest(chunk.differences())
             return largest.mul_(self.setting(chunk.part.name)).add_(chunk.start_values)
 
         return merge
+
+
+def furthest(vectors: Sequence[Tensor]) -> Tensor:
+    """Of each entry that of largest magnitude, of several as large the last vector's; new, `[n]`.
+
+    By the largest and the smallest one: PyTorch takes ten times as long to choose between two vectors entry by entry.
+
+    Args:
+        vectors: `[n]` each, one or more.
+    """
+    import torch
+
+    high, low = vectors[0].clone(), vectors[0].clone()
+    for vector in vectors[1:]:
+        torch.maximum(high, vector, out=high)
+        torch.minimum(low, vector, out=low)
+    sign = high + low
+    even = (sign == 0).nonzero().flatten()  # x and -x, or nothing but 0
+    found = torch.copysign(torch.maximum(high, low.neg_(), out=high), sign)
+    if len(even):
+        some = torch.stack([vector[even] for vector in vectors]).flip(0)
+        found[even] = some.gather(0, some.abs().argmax(dim=0, keepdim=True))[0]
+    return found

@@ -62,8 +62,8 @@ class Triples(NamedTuple):
 def triples(matrix: Tensor, most: int | None = None, *, size: float | None = None) -> Triples:
     """The singular triples of a matrix, `most` at most, in float64.
 
-    Those whose value is 0, to the last digits of the matrix's dtype, are left out: their vectors are the platform's
-    choice. Of a float32 matrix they are the eigenvectors of its float64 Gram matrix, which is as exact and quicker.
+    Those whose value is 0 (`digits_of`) are left out: their vectors are the platform's choice. Of a float32 matrix they
+    are the eigenvectors of its float64 Gram matrix, which is as exact and quicker.
 
     Args:
         matrix: `[m, n]`.
@@ -72,26 +72,59 @@ def triples(matrix: Tensor, most: int | None = None, *, size: float | None = Non
     """
     import torch
 
-    digits = torch.finfo(matrix.dtype).eps * max(matrix.shape)
+    digits = digits_of(matrix)
     if matrix.dtype != torch.float64:
-        return _by_gram(matrix.double(), most, digits, size)
+        wide = matrix.double()
+        if wide.shape[0] > wide.shape[1]:
+            right, values = _by_gram(wide.mT, most, digits, size)
+            return Triples((wide @ right) / values, values, right.mT)
+        left, values = _by_gram(wide, most, digits, size)
+        return Triples(left, values, (left.mT @ wide) / values[:, None])
     left, values, right = torch.linalg.svd(matrix, full_matrices=False)
     kept = _count(values, most, digits, size)
     return Triples(left[:, :kept], values[:kept], right[:kept])
 
 
-def _by_gram(matrix: Tensor, most: int | None, digits: float, size: float | None) -> Triples:
-    """From the eigenvectors of the smaller of A Aᵀ and Aᵀ A; `digits` well above 1e-8."""
+def digits_of(matrix: Tensor) -> float:
+    """The share of the largest singular value up to which one is taken to be 0.
+
+    What is left of a float64 matrix's directions is the rounding of their arithmetic, at most ε · max(m, n). A float32
+    matrix is computed with in float64, so that it is the rounding of its own entries, which is no direction's: ε times
+    the root.
+    """
     import torch
 
-    if matrix.shape[0] > matrix.shape[1]:
-        right, values, left = _by_gram(matrix.mT, most, digits, size)
-        return Triples(left.mT, values, right.mT)
+    worst = float(max(matrix.shape))
+    return float(torch.finfo(matrix.dtype).eps) * (worst if matrix.dtype == torch.float64 else worst**0.5)
+
+
+def isotropic(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """The singular values of a matrix `[m, n]`, those that are 0 left out, and U Vᵀ of its triples, float64."""
+    import torch
+
+    if matrix.dtype != torch.float64:
+        return _polar(matrix.double(), digits_of(matrix), None)
+    left, values, right = triples(matrix)
+    return values, left @ right
+
+
+def _by_gram(matrix: Tensor, most: int | None, digits: float, size: float | None) -> tuple[Tensor, Tensor]:
+    """Left singular vectors and values of a wide float64 matrix, from A Aᵀ; `digits` well above 1e-8."""
+    import torch
+
     squares, left = torch.linalg.eigh(matrix @ matrix.mT)
-    values, left = squares.clamp(min=0).sqrt().flip(0), left.flip(1)
+    values = squares.clamp(min=0).sqrt().flip(0)
     kept = _count(values, most, digits, size)
-    left, values = left[:, :kept], values[:kept]
-    return Triples(left, values, (left.mT @ matrix) / values[:, None])
+    return left.flip(1)[:, :kept], values[:kept]
+
+
+def _polar(matrix: Tensor, digits: float, size: float | None) -> tuple[Tensor, Tensor]:
+    """Singular values, and U Vᵀ = (A Aᵀ)^(-1/2) A: the triples' right vectors are not needed."""
+    if matrix.shape[0] > matrix.shape[1]:
+        values, turned = _polar(matrix.mT, digits, size)
+        return values, turned.mT
+    left, values = _by_gram(matrix, None, digits, size)
+    return values, ((left / values) @ left.mT) @ matrix
 
 
 def _count(values: Tensor, most: int | None, digits: float, size: float | None) -> int:
@@ -106,8 +139,7 @@ def orthogonal(vectors: Tensor) -> Tensor:
     Args:
         vectors: of norm 1, float64, the rows or the columns; where some coincide, they share one direction.
     """
-    left, _, right = _by_gram(vectors, None, OVERLAP, 1.0)
-    return left @ right
+    return _polar(vectors, OVERLAP, 1.0)[1]
 
 
 def side_by_side(some: list[Triples]) -> Triples:

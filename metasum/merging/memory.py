@@ -1,7 +1,7 @@
 """Methods of merging on networks and parameter sets in memory, on any device: the bits that files give.
 
-A method's arithmetic is the same there; a tensor is one chunk, and PyTorch's threads rest, since how many there are
-decides in which order a long sum is taken.
+A method's arithmetic is the same there, and PyTorch's threads rest, since how many there are decides in which order a
+long sum is taken.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from metasum.merging.endpoints import Endpoint, NetworkMethod, WideningMethod
 from metasum.merging.for_tasks import TaskMethod
 from metasum.merging.kinds import statistics_among
 from metasum.merging.method import Method
-from metasum.merging.tensors import Chunk, Part, TensorMethod, Tensors
+from metasum.merging.tensors import Chunk, Formula, Part, TensorMethod, Tensors
 from metasum.types import Parameters
 from metasum.weights.composition import average_
 from metasum.weights.parameters import check_same_architecture, parameters_of, with_parameters
 from metasum.weights.shared_parts import check_equal, is_weight
+
+SPAN = 1 << 17  # entries that are merged at once on a processor, as of files: they stay in a core's cache
 
 
 def merged_network(method: Method, endpoints: Sequence[Endpoint], initial: Parameters) -> nn.Module:
@@ -130,10 +132,10 @@ def merge_parameters(
     check_equal(sets, integers, "of integers, which cannot be merged")
     floats = {name: tensor for name, tensor in sets[0].items() if tensor.is_floating_point() and tensor.numel()}
     statistics = statistics_among({name: tuple(tensor.shape) for name, tensor in floats.items()})
-    tensors = InMemory(sets, base, [name for name in floats if name not in statistics])
+    tensors = InMemory(sets, base, [name for name in floats if name not in statistics], whole=method.needs_whole)
     with torch.no_grad(), _one_thread():
         formula = method.formula(tensors)
-        merged = {part.name: formula(tensors.chunk(part)) for part in tensors.parts}
+        merged = {part.name: tensors.merged(part, formula) for part in tensors.parts}
         merged |= {name: average_(tensors.chunk(_part(name, floats[name])).values) for name in statistics}
         return {
             name: merged[name].view(tensor.shape).to(tensor.dtype) if name in merged else tensor.detach().clone()
@@ -146,27 +148,50 @@ def _part(name: str, tensor: Tensor) -> Part:
 
 
 class InMemory(Tensors):
-    """Some of the tensors of parameter sets in memory, each one chunk.
+    """Some of the tensors of parameter sets in memory.
 
     Args:
         sets: of one architecture.
         base: θ_0, for what works on differences.
         names: of the tensors, which hold floating-point numbers.
+        whole: whether a tensor has to be one chunk; others are cut where that is quicker.
     """
 
-    def __init__(self, sets: Sequence[Parameters], base: Parameters | None, names: Iterable[str]) -> None:
+    def __init__(
+        self,
+        sets: Sequence[Parameters],
+        base: Parameters | None,
+        names: Iterable[str],
+        *,
+        whole: Callable[[Part], bool] = lambda part: True,
+    ) -> None:
         self.parts, self.count = [_part(name, sets[0][name]) for name in names], len(sets)
-        self._sets, self._base = sets, base
+        self._sets, self._base, self._whole = sets, base, whole
 
     def show(self, see: Callable[[Chunk], None], parts: Sequence[Part] | None = None) -> None:
         for part in self.parts if parts is None else parts:
-            see(self.chunk(part))
+            for chunk in self._chunks(part):
+                see(chunk)
 
     def chunk(self, part: Part) -> Chunk:
         """All of a tensor, copied."""
-        values = [own[part.name].detach().to(part.dtype, copy=True).flatten() for own in self._sets]
-        base = None if self._base is None else self._base[part.name].detach().to(part.dtype).flatten()
-        return Chunk(part, 0, values, base)
+        return next(self._chunks(part, size=part.entries))
+
+    def merged(self, part: Part, formula: Formula) -> Tensor:
+        """What a formula makes of all of a tensor, `[entries]`."""
+        found = [formula(chunk) for chunk in self._chunks(part)]
+        return found[0] if len(found) == 1 else torch.cat(found)
+
+    def _chunks(self, part: Part, size: int | None = None) -> Iterator[Chunk]:
+        """Copies of neighbouring entries, `size` at once [default: as many as is best]."""
+        flat = [own[part.name].detach().flatten() for own in self._sets]
+        base = None if self._base is None else self._base[part.name].detach().flatten()
+        if size is None:
+            size = part.entries if self._whole(part) or flat[0].device.type != "cpu" else SPAN
+        for start in range(0, part.entries, size):
+            here = slice(start, start + size)
+            values = [own[here].to(part.dtype, copy=True) for own in flat]
+            yield Chunk(part, start, values, None if base is None else base[here].to(part.dtype))
 
 
 @contextmanager

@@ -61,6 +61,25 @@ def test_products_are_the_mean_over_what_each_output_sees():
     assert not network[0]._forward_pre_hooks, "no hook is left"
 
 
+class Adding(nn.Module):
+    """A layer, whose input is changed behind it."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(6, 6)
+
+    def forward(self, x):
+        hidden = x.clone()
+        return hidden.add_(self.layer(hidden))
+
+
+def test_products_are_the_same_however_the_images_come():
+    network, x = Adding().double().eval(), torch.randn(20, 6, dtype=torch.float64)
+    for size in (1, 4, 5, 20):
+        products = input_products(Endpoint(network, [x]), x.split(size))
+        torch.testing.assert_close(products["layer.weight"], x.T @ x / 20)
+
+
 def test_the_same_network_twice_is_that_network_and_no_off_diagonal_is_a_weighted_mean():
     network = small_network(1)
     ends = ends_of([network, network], [images(seed=1), images(seed=2)])

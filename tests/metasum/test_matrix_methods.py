@@ -108,6 +108,14 @@ def test_directions_in_which_nobody_moved_stay_still(method):
     torch.testing.assert_close(merged(method, own, start)[2:], start[2:], atol=1e-5, rtol=0)
 
 
+def test_a_small_direction_is_one_as_long_as_it_is_no_rounding():
+    start, (one, *_) = tensors(1, (64, 64), dtype=torch.float64)
+    u, _, v = torch.linalg.svd(one - start)
+    delta = (u @ torch.diag(torch.logspace(0, -5.5, 64, dtype=torch.float64)) @ v).float()
+    expected = (IsoC().config.scaling * iso_c([delta.double()])).float()
+    torch.testing.assert_close(merged(IsoC(), [delta], torch.zeros(64, 64)), expected, atol=1e-6, rtol=1e-4)
+
+
 def test_iso_c_keeps_the_sum_of_singular_values():
     start, own = tensors(2, (6, 8))
     before, after = sum(own) - 2 * start, merged(IsoC(), own, start) - start

@@ -45,6 +45,27 @@ def test_a_network_repaired_to_itself_is_itself_and_a_constant_unit_stays_finite
         torch.testing.assert_close(tensor, network.get_parameter(name))
 
 
+class Twice(nn.Module):
+    """A layer that runs twice, which cannot be mended on the way."""
+
+    def __init__(self):
+        super().__init__()
+        self.hidden, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        return self.head(self.hidden(self.hidden(x).relu()).relu())
+
+
+@pytest.mark.parametrize("make", [mlp, cnn, Twice])
+def test_all_images_at_once_and_one_layer_after_the_other_come_to_the_same(make, monkeypatch):
+    pair = [seeded(make, seed) for seed in (1, 2)]
+    at_once = repair(merge(pair), pair, loader(0, batch=7))
+    monkeypatch.setattr("metasum.modules.repairing.ROOM", 0)
+    in_turn = repair(merge(pair), pair, loader(0, batch=7))
+    for name, tensor in in_turn.named_parameters():
+        torch.testing.assert_close(at_once.get_parameter(name), tensor)
+
+
 def test_networks_are_asked_as_everywhere():
     pair = [seeded(AnswersAnObject, seed) for seed in (1, 2)]
     repaired = repair(merge(pair), pair, [("id", inputs())], forward=lambda net, batch: net(batch[1]))
