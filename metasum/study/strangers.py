@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Measurement(Value):
 
     def is_of(self, targets: Sequence[str]) -> bool:
         """Whether all of it is of these datasets, and of no other."""
-        named = [self.accuracy.datasets]
+        named: list[Iterable[str]] = [self.accuracy.datasets]
         if self.opinions is not None:
             named.append(self.opinions.ensemble)
             pairs = sorted((opinion.network, opinion.dataset) for opinion in self.opinions.each)
