@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=8)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--methods", default=",".join(RECIPES), help="some of them, separated by commas")
     given = parser.parse_args()
     warnings.simplefilter("ignore")
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -91,7 +92,7 @@ def main() -> None:
     options = MergeOptions(copy_tokenizer=False, quiet=True, write_model_card=False)
     file, ours, theirs = (given.folder / name for name in ("c.yml", "ours", "theirs"))
     click.echo(f"{'method':<18}{'metasum':>9}{'mergekit':>10}{'ratio':>8}")
-    for method in RECIPES:
+    for method in given.methods.split(","):
         content = asked(given.folder, method, given.layers)
         file.write_text(yaml.safe_dump(content))
         pairs = []
