@@ -1,5 +1,6 @@
 """Networks side by side in one as wide as all of them."""
 
+import copy
 import json
 
 import pytest
@@ -43,6 +44,19 @@ def test_side_by_side_networks_add_their_logits_and_cost_what_they_cost(architec
     assert (count_beside(wide), count_beside(parts[0])) == (3, 1)
     for part, own in zip(parts, before, strict=True):
         assert all(torch.equal(tensor, own[name]) for name, tensor in part.state_dict().items())
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_logits_that_cancel_are_no_reason_to_refuse(precision):
+    first = networks_of(VGG16, 1)[0].float()
+    second = copy.deepcopy(first)
+    with torch.no_grad():
+        for parameter in second.classifier[-1].parameters():
+            parameter.mul_(-1).add_(1e-5)
+    with torch.autocast("cpu", dtype=precision, enabled=precision is torch.bfloat16):
+        wide = beside([first, second])
+    with torch.no_grad():
+        assert wide(X.float()).abs().max() < 1e-2 * first(X.float()).abs().max()
 
 
 def test_the_wide_network_can_be_trained():
