@@ -89,8 +89,6 @@ class _Matching:
                 if axis.name in self._other:
                     self._holding[axis].append(index)
         self._inner = [self._within(group) if group.of_blocks else [] for group in groups]
-        self._names = [{axis.name for axis in self._axes(index)} for index in range(len(groups))]
-        self._unseen = set(range(len(groups)))  # groups of which something has changed since they were last looked at
         self._moved: dict[tuple[str, int], tuple[Tensor, Tensor]] = {
             axis: self._composed(axis) for axis in self._holding
         }
@@ -108,9 +106,6 @@ class _Matching:
         if group.size == 1:
             return False
         if not group.of_blocks and len(names) == len(set(names)):
-            if index not in self._unseen:
-                return False
-            self._unseen.discard(index)
             return self._put_in_best_order(index)
         names += [axis.name for inner in self._inner[index] for axis in self._axes(inner)]
         state, before = (list(self.orders), dict(self._moved)), self._likeness(set(names))
@@ -151,9 +146,6 @@ class _Matching:
         self.orders[index] = order
         for axis in self._axes(index):
             self._moved[axis] = self._composed(axis)
-        self._unseen |= {
-            other for other, names in enumerate(self._names) if other != index and names & self._names[index]
-        }
 
     def _composed(self, axis: Axis) -> tuple[Tensor, Tensor]:
         """Which entry comes where along an axis: by the groups of blocks, and after them by the others."""
@@ -170,18 +162,23 @@ class _Matching:
 
     def _rows(self, index: int, axis: Axis) -> tuple[Tensor, Tensor]:
         """Of each channel all that the reference has, and the other with this axis in its order: `[channels, n, …]`."""
-        positions, (blocks, _) = self._groups[index].positions[axis], self._moved[axis]
-        ours = _taken(self._reference[axis.name], axis.dimension, positions.flatten())
-        theirs = _taken(self._other[axis.name], axis.dimension, blocks[positions.flatten()])
+        positions = self._groups[index].positions[axis]
+        blocks, _ = self._moved[axis]
+        ours = self._reference[axis.name].index_select(axis.dimension, positions.flatten().to(self._device))
+        theirs = self._other[axis.name].index_select(axis.dimension, blocks[positions.flatten()].to(self._device))
         theirs = self._in_order(axis.name, theirs, but=axis.dimension)
         one, two = (own.movedim(axis.dimension, 0).reshape(*positions.shape, -1) for own in (ours, theirs))
         return one, two
+
+    @property
+    def _device(self) -> torch.device:
+        return next(iter(self._other.values())).device
 
     def _in_order(self, name: str, tensor: Tensor, but: int | None = None) -> Tensor:
         for dimension in range(tensor.ndim):
             moved = self._moved.get((name, dimension))
             if moved is not None and dimension != but:
-                tensor = _taken(tensor, dimension, moved[0][moved[1]])
+                tensor = tensor.index_select(dimension, moved[0][moved[1]].to(tensor.device))
         return tensor
 
     def _likeness(self, names: Collection[str]) -> float:
@@ -190,15 +187,6 @@ class _Matching:
             float((self._reference[name] * self._in_order(name, self._other[name])).double().sum())
             for name in sorted(names)
         )
-
-
-def _taken(tensor: Tensor, dimension: int, where: Tensor) -> Tensor:
-    """Some of a tensor's entries along a dimension; the tensor itself where they are all of them, in their order."""
-    import torch
-
-    if torch.equal(where, torch.arange(tensor.shape[dimension])):
-        return tensor
-    return tensor.index_select(dimension, where.to(tensor.device))
 
 
 def _likeness_of_blocks(ours: Tensor, theirs: Tensor) -> Tensor:
