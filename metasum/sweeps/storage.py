@@ -84,6 +84,12 @@ def _journal(where: str | None, folder: Path) -> BaseStorage:
     from metasum.sweeps.journal import Journal
 
     path = folder / "journal.log" if where is None else Path(where)
+    written = path.is_file() and path.stat().st_size > 0
+    if not written and where is None and any((folder / "trials").glob("*")):
+        raise StorageError(
+            f"{path} is empty or missing, though {folder / 'trials'} holds trials: name the --storage that tells of "
+            "them, or take another --name."
+        )
     make_folder(path.parent)
     try:
         return JournalStorage(Journal(path))
