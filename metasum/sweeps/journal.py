@@ -52,6 +52,14 @@ class Journal(JournalFileBackend):
             raise StorageError(f"cannot write {self.path}: {error.strerror or error}.") from error
 
 
+def holds_a_line(path: Path) -> bool:
+    """Whether a journal tells anything: it is there, and not only a torn line."""
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return _end_of_lines(file) > 0
+
+
 def _append(file: BinaryIO, data: bytes) -> None:
     """Writes behind the last whole line, all or nothing."""
     end = _end_of_lines(file)

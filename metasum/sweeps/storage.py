@@ -81,17 +81,16 @@ def _database(url: str, clock: Clock) -> BaseStorage:
 def _journal(where: str | None, folder: Path) -> BaseStorage:
     from optuna.storages import JournalStorage
 
-    from metasum.sweeps.journal import Journal
+    from metasum.sweeps.journal import Journal, holds_a_line
 
     path = folder / "journal.log" if where is None else Path(where)
-    written = path.is_file() and path.stat().st_size > 0
-    if not written and where is None and any((folder / "trials").glob("*")):
-        raise StorageError(
-            f"{path} is empty or missing, though {folder / 'trials'} holds trials: name the --storage that tells of "
-            "them, or take another --name."
-        )
     make_folder(path.parent)
     try:
+        if where is None and any((folder / "trials").glob("*")) and not holds_a_line(path):
+            raise StorageError(
+                f"{path} tells nothing, though {folder / 'trials'} holds trials: name the --storage that tells of "
+                "them, or take another --name."
+            )
         return JournalStorage(Journal(path))
     except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
         raise StorageError(f"{path} cannot be opened as a sweep's journal: {reason(error)}.") from error

@@ -139,14 +139,16 @@ def test_another_file_under_the_same_name_is_refused(run):
         run(seed=1)
 
 
-@pytest.mark.parametrize("lost", ["emptied", "missing"])
+@pytest.mark.parametrize("lost", ["emptied", "torn", "missing"])
 def test_trials_of_which_no_journal_tells_are_not_begun_anew(lost, run, tmp_path):
     run()
     folder = tmp_path / "runs" / "sweeps" / "mine"
     (folder / "trials" / "0000").mkdir(parents=True, exist_ok=True)
     journal = folder / "journal.log"
-    journal.write_bytes(b"") if lost == "emptied" else journal.unlink()
-    with pytest.raises(StorageError, match=r"journal\.log is empty or missing, though .*trials holds trials"):
+    journal.unlink()
+    if lost != "missing":
+        journal.write_text("" if lost == "emptied" else '{"op_code":0')
+    with pytest.raises(StorageError, match=r"journal\.log tells nothing, though .*trials holds trials"):
         run()
 
 

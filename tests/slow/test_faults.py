@@ -24,6 +24,12 @@ def tree(root):
     return {path: path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
 
 
+def version(path):
+    """Changes where a file is written anew, be it with the same bytes."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
+
+
 def all_once(metasum, root):
     """Runs every command, so that all its files are there."""
     root.mkdir()
@@ -41,11 +47,11 @@ class Whole:
     """What a command does where nothing is damaged: its answer, the files that it reads, those that it writes."""
 
     def __init__(self, metasum, root, words):
-        before = tree(root)
+        before = {path: version(path) for path in tree(root)}
         with files_used(root) as used:
             outcome = metasum(*words)
         assert outcome.code == 0, (words, outcome.err)
-        after = tree(root)
+        after = {path: version(path) for path in tree(root)}
         self.words, self.answer = words, numbers(outcome.out)
         self.written = used.written | {path for path in before if after.get(path) != before[path]}
         self.reads = sorted(path for path in used.read if path in before and path.suffix != ".py")
