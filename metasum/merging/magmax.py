@@ -61,5 +61,6 @@ def furthest(vectors: Sequence[Tensor]) -> Tensor:
     found = torch.copysign(torch.maximum(high, low.neg_(), out=high), sign)
     if len(even):
         some = torch.stack([vector[even] for vector in vectors]).flip(0)
-        found[even] = some.gather(0, some.abs().argmax(dim=0, keepdim=True))[0]
+        sizes = some.abs()
+        found[even] = some.gather(0, sizes.argmax(dim=0, keepdim=True))[0]
     return found

@@ -55,7 +55,7 @@ class Course:
     def __post_init__(self) -> None:
         cores = usable_cores()
         if self.jobs > cores:
-            self.display.note(f"--jobs {self.jobs}: there are {cores} cores, so {cores} at a time.")
+            self.display.note(f"--jobs {self.jobs}: cores here: {cores}, so {cores} at a time.")
             self.jobs = cores
         self.threads = max(1, cores // self.jobs)
 

@@ -211,7 +211,7 @@ def test_so_many_run_at_a_time(tmp_path, monkeypatch):
 def test_more_jobs_than_cores_are_not_taken(monkeypatch):
     said = io.StringIO()
     run(several(usable_cores() + 5), Cell("a", Add()), display=StudyLines(said))
-    assert f"there are {usable_cores()} cores, so {usable_cores()} at a time" in said.getvalue()
+    assert f"cores here: {usable_cores()}, so {usable_cores()} at a time" in said.getvalue()
 
 
 def test_without_memory_cells_run_one_at_a_time(tmp_path, monkeypatch):

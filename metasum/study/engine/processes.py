@@ -69,7 +69,7 @@ class _Course:
     def run(self, interruption: Interruption) -> None:
         """Runs cells until all have ended; raises Interrupted where it is to stop, when all have saved their state."""
         if self._jobs < self._engine.jobs:
-            self._display.note(f"--jobs {self._engine.jobs}: there are {self._jobs} cores, so {self._jobs} at a time.")
+            self._display.note(f"--jobs {self._engine.jobs}: cores here: {self._jobs}, so {self._jobs} at a time.")
         while not self._schedule.over:
             if interruption.requested or self._stopped:
                 self._display.note("stopping: what runs saves its state (Ctrl-C again does not wait for that)")
