@@ -23,8 +23,10 @@ LAYOUT = ["--memory-format", "contiguous"]
 """No trial of what is quicker here: two runs could come to other ends."""
 MORE = {
     "compare-baselines": [*LAYOUT, "--no-report"],
+    "experiment": [*LAYOUT, "--no-report"],
     "few-shot": [],
     "meta-train": [],
+    "merge": [],
     "merge .pt": [],
     "merge YAML": [],
 }
@@ -92,6 +94,8 @@ def test_any_other_command_whenever_it_is_killed(tmp_path, name):
     root, kept, draw, midway = tmp_path / "root", tmp_path / "kept", random.Random(name), 0
     root.mkdir()
     prepared(root)
+    if name == "merge":
+        ended([*commands(root)["train"], "--no-report"])
     shutil.copytree(root, kept)
     ended(["learners"])  # starts the process that children come from
     before = time.monotonic()
