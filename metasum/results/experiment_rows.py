@@ -15,15 +15,9 @@ from metasum.results.value import LEFT_OUT, Value
 
 RECALIBRATED = "stranger_recalibrated"
 """The measure that only sums of networks without a channel in common have beside `stranger`."""
-
-
 RUNNING = "before_running"
 """The measure that only networks have whose `before` is with recalibrated statistics."""
-
-
 OPTIONAL = (RECALIBRATED, "ensemble", RUNNING)
-
-
 MEASURES = ("before", "after", "stranger", "retention", "stranger_union_statistics", *OPTIONAL)
 
 
@@ -61,7 +55,7 @@ class TargetAccuracy(Value):
         return {name: found for name, found in plain.items() if name != "retention"}
 
 
-class _UnionAmongTargets(Value):
+class UnionAmongTargets(Value):
     """Its JSON has the union among the targets, under "accuracy"."""
 
     def plain(self) -> dict[str, Any]:
@@ -78,7 +72,7 @@ class _UnionAmongTargets(Value):
 
 
 @dataclass(frozen=True)
-class ExperimentRow(_UnionAmongTargets):
+class ExperimentRow(UnionAmongTargets):
     """One learner and seed."""
 
     learner: str

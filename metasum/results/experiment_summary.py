@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from metasum.results.accuracy import Spread, retention
-from metasum.results.experiment_rows import MEASURES, OPTIONAL, ExperimentRow, _UnionAmongTargets
+from metasum.results.experiment_rows import MEASURES, OPTIONAL, ExperimentRow, UnionAmongTargets
 from metasum.results.strangers import Opinions, UnionAccuracy
 from metasum.results.value import LEFT_OUT, Value
 
@@ -77,7 +77,7 @@ class OpinionSpread(Value):
 
 
 @dataclass(frozen=True)
-class ExperimentSummary(_UnionAmongTargets):
+class ExperimentSummary(UnionAmongTargets):
     """One learner over its seeds."""
 
     learner: str

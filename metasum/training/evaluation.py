@@ -20,9 +20,7 @@ from metasum.results.accuracy import BeforeAfter, Evaluation
 from metasum.training.confusion import accuracy, confusion, share_right
 from metasum.training.settling import settled_alone, settled_sum, statistics_of
 from metasum.types import Sides, Task
-from metasum.weights.statistics import (
-    normalisers,
-)
+from metasum.weights.statistics import normalisers
 from metasum.weights.statistics_policy import RECALIBRATE
 
 Autocast = Callable[[], AbstractContextManager[object]]
